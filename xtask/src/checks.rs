@@ -1,0 +1,120 @@
+//! Tests, lints, formatting, documentation.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::run::{run, step};
+use crate::{ebpf, host, lab, toolchain};
+
+#[derive(Args)]
+pub(crate) struct TestArgs {
+    /// Only this suite; may be given more than once
+    #[arg(long, value_enum)]
+    suite: Vec<Suite>,
+    /// Only tests whose names contain one of these
+    filter: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Unit and property tests of all host crates
+    Unit,
+    /// What needs root: the real programs on packets, and end to end in network namespaces
+    E2e,
+    /// Unit tests of the packet engine, interpreted
+    Miri,
+}
+
+/// Host crates, without the suite that needs root.
+const HOST_CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "-p", "xtask"];
+
+/// Runs the tests that `args` select, by default all.
+///
+/// # Errors
+/// The machine cannot run them, something does not build, or a test fails: the failing step's name.
+pub(crate) fn test(args: &TestArgs) -> Result<()> {
+    let wants = |suite| args.suite.is_empty() || args.suite.contains(&suite);
+    if wants(Suite::E2e) {
+        host::prepare("test")?;
+    }
+    if wants(Suite::Unit) || wants(Suite::E2e) {
+        lab::build_all()?;
+    }
+    if wants(Suite::Unit) {
+        unit(&args.filter)?;
+    }
+    if wants(Suite::E2e) {
+        end_to_end(&args.filter)?;
+    }
+    if wants(Suite::Miri) {
+        miri(&args.filter)?;
+    }
+    Ok(())
+}
+
+/// Everything that has to pass before a change goes in.
+///
+/// # Errors
+/// The failing step's name.
+pub(crate) fn ci() -> Result<()> {
+    host::prepare("ci")?;
+    step("formatting (cargo fmt --check)", || {
+        run(toolchain::cargo()?.args(["fmt", "--all", "--check"]))
+    })?;
+    let object = ebpf::build()?;
+    ebpf::clippy()?;
+    step("clippy on the host crates", || {
+        run(host_wide("clippy")?
+            .args(["--all-targets", "--", "-D", "warnings"])
+            .env("VXLAN_EBPF_OBJECT", &object))
+    })?;
+    step("documentation without warnings", || {
+        run(host_wide("doc")?
+            .args(["--no-deps", "--document-private-items"])
+            .env("VXLAN_EBPF_OBJECT", &object)
+            .env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    test(&TestArgs { suite: Vec::new(), filter: Vec::new() })
+}
+
+fn unit(filter: &[String]) -> Result<()> {
+    let mut cargo = toolchain::cargo()?;
+    cargo.arg("test").args(HOST_CRATES).env("VXLAN_EBPF_OBJECT", ebpf::object());
+    with_filter(&mut cargo, filter);
+    step("unit and property tests of the host crates", || run(&mut cargo))
+}
+
+fn end_to_end(filter: &[String]) -> Result<()> {
+    let mut cargo = toolchain::cargo()?;
+    cargo
+        .args(["test", "--release", "-p", "vxlan-tests"])
+        .env("VXLAN_EBPF_OBJECT", ebpf::object());
+    with_filter(&mut cargo, filter);
+    step("packet tests on the real programs, end-to-end tests in namespaces", || run(&mut cargo))
+}
+
+fn miri(filter: &[String]) -> Result<()> {
+    let mut cargo = toolchain::nightly_cargo()?;
+    cargo
+        .args(["miri", "test", "-p", "vxlan-ebpf-common", "--lib", "--target-dir"])
+        .arg(crate::run::target_dir().join("miri"))
+        // The interpreter is some hundred times slower: fewer random cases.
+        .env("PROPTEST_CASES", "8")
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    with_filter(&mut cargo, filter);
+    step("tests of the packet engine under miri", || run(&mut cargo))
+}
+
+fn host_wide(command: &str) -> Result<Command> {
+    let mut cargo = toolchain::cargo()?;
+    cargo.args([command, "--workspace", "--exclude", "vxlan-ebpf"]);
+    Ok(cargo)
+}
+
+fn with_filter(cargo: &mut Command, filter: &[String]) {
+    if !filter.is_empty() {
+        cargo.arg("--").args(filter);
+    }
+}

@@ -1,0 +1,55 @@
+//! Developer commands: `cargo xtask <command>`.
+//!
+//! This crate builds with any recent stable Rust. It installs the pinned toolchain, the BPF linker
+//! and the distribution's packages that a command needs, and runs everything else with those.
+
+mod checks;
+mod ebpf;
+mod host;
+mod lab;
+mod linker;
+mod run;
+mod toolchain;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, try, measure and check the overlay", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lay out a lab of network namespaces, run one agent per node and show what it does (root)
+    Demo(lab::DemoArgs),
+    /// Measure no overlay, kernel VXLAN and ours side by side (root)
+    Bench(lab::BenchArgs),
+    /// Run all tests, including those that need root
+    Test(checks::TestArgs),
+    /// What has to pass before a change goes in: format, clippy, documentation, tests
+    Ci,
+    /// Build the BPF programs into target/bpf/vxlan-ebpf.o
+    BuildEbpf,
+    /// Build the agent with the BPF programs inside it: target/release/vxlan-agent
+    Build,
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(args) => lab::demo(&args),
+        Command::Bench(args) => lab::bench(&args),
+        Command::Test(args) => checks::test(&args),
+        Command::Ci => checks::ci(),
+        Command::BuildEbpf => ebpf::build().map(|_| ()),
+        Command::Build => lab::build_agent(),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
