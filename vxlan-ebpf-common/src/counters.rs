@@ -1,0 +1,156 @@
+//! What happened to a packet: one list for programs, counters, metrics and CLI.
+
+/// Where a program is attached.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// TC ingress on the host side of a pod's veth.
+    PodEgress = 0,
+    /// TC egress on the vxlan device.
+    TunnelEgress = 1,
+    /// TC ingress on the underlay interface.
+    UnderlayIngress = 2,
+    /// TC ingress on the vxlan device.
+    TunnelIngress = 3,
+}
+
+impl Hook {
+    /// All hooks, in the order of their numbers.
+    pub const ALL: [Self; 4] =
+        [Self::PodEgress, Self::TunnelEgress, Self::UnderlayIngress, Self::TunnelIngress];
+
+    /// The hook's name; also the name of its program.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::PodEgress => "pod_egress",
+            Self::TunnelEgress => "tunnel_egress",
+            Self::UnderlayIngress => "underlay_ingress",
+            Self::TunnelIngress => "tunnel_ingress",
+        }
+    }
+}
+
+/// What becomes of a packet with a given [`Reason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// Took the fast path.
+    Forwarded,
+    /// Left to the kernel, untouched.
+    Kernel,
+    /// Dropped for a violation; left to the kernel where the configuration tolerates it.
+    Violation,
+    /// Dropped.
+    Dropped,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal, $disposition:ident;)+) => {
+        /// Why a packet went the way it did.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The name in metrics and CLI.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label),+ }
+            }
+
+            /// What becomes of the packet.
+            #[inline(always)]
+            pub const fn disposition(self) -> Disposition {
+                match self { $(Self::$name => Disposition::$disposition),+ }
+            }
+
+            /// One sentence for people.
+            pub const fn describe(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+)),+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Encapsulated and sent out of the underlay.
+    Encapsulated = "encapsulated", Forwarded;
+    /// Decapsulated and handed to the pod.
+    Decapsulated = "decapsulated", Forwarded;
+    /// Decapsulated by the kernel's device, handed to the pod by us.
+    Delivered = "delivered", Forwarded;
+    /// Routed from pod to pod on this node.
+    Routed = "routed", Forwarded;
+    /// Switched from pod to pod on one bridge of this node.
+    Switched = "switched", Forwarded;
+
+    /// The fast path is switched off.
+    SwitchedOff = "switched_off", Kernel;
+    /// Not VXLAN to this node; not counted.
+    NotVxlan = "not_vxlan", Kernel;
+    /// Neither IPv4 nor IPv6, or tagged.
+    NotIp = "not_ip", Kernel;
+    /// The destination is not in the overlay.
+    NoRoute = "no_route", Kernel;
+    /// The destination is on this node, but no pod that we know.
+    NoEndpoint = "no_endpoint", Kernel;
+    /// The Ethernet destination is neither the node nor a pod of the same bridge.
+    NotForNode = "not_for_node", Kernel;
+    /// The source is no pod that we know (yet).
+    UnknownSource = "unknown_source", Kernel;
+    /// TTL or hop limit would reach zero: the kernel answers.
+    TtlExpired = "ttl_expired", Kernel;
+    /// IPv4 options, or an IPv6 extension header.
+    Options = "options", Kernel;
+    /// A fragment, inner or outer.
+    Fragment = "fragment", Kernel;
+    /// Larger than the MTU: the kernel answers or fragments.
+    TooBig = "too_big", Kernel;
+    /// A GSO or GRO aggregate that only the kernel's device can take apart.
+    Aggregate = "aggregate", Kernel;
+    /// Shorter than its headers.
+    Truncated = "truncated", Kernel;
+    /// Length fields contradict each other or the frame.
+    BadLength = "bad_length", Kernel;
+    /// IPv4 header checksum is wrong.
+    BadChecksum = "bad_checksum", Kernel;
+    /// VXLAN for a VNI that is not ours.
+    OtherVni = "other_vni", Kernel;
+    /// VXLAN with reserved bits set or without a VNI.
+    ReservedBits = "reserved_bits", Kernel;
+    /// The inner Ethernet destination is not our VTEP.
+    OtherMac = "other_mac", Kernel;
+    /// The kernel could not make or remove room in this packet.
+    NoRoom = "no_room", Kernel;
+    /// An outer UDP checksum is needed that only the kernel can compute.
+    NeedsChecksum = "needs_checksum", Kernel;
+    /// The overlay route leads to a VTEP that is not programmed.
+    NoVtep = "no_vtep", Kernel;
+    /// An inner ECN mark contradicts the outer one (RFC 6040 §4.2).
+    BadEcn = "bad_ecn", Kernel;
+
+    /// The outer source is not a VTEP of this network.
+    UnknownVtep = "unknown_vtep", Violation;
+    /// The inner source does not belong to the VTEP that sent it.
+    ForeignSource = "foreign_source", Violation;
+    /// A pod sent from an address that is not its own.
+    PodSpoofed = "pod_spoofed", Violation;
+
+    /// A write into room that had been made failed.
+    WriteFailed = "write_failed", Dropped;
+}
+
+/// Cells of COUNTERS per hook.
+pub const REASONS_PER_HOOK: u32 = 64;
+
+/// Cells of COUNTERS.
+pub const COUNTER_CELLS: u32 = REASONS_PER_HOOK * 8;
+
+const _: () = assert!(Reason::ALL.len() <= REASONS_PER_HOOK as usize);
+
+/// The cell of COUNTERS for a reason at a hook.
+#[inline(always)]
+pub const fn index(hook: Hook, reason: Reason) -> u32 {
+    hook as u32 * REASONS_PER_HOOK + reason as u32
+}

@@ -1,0 +1,118 @@
+//! From a packet on the underlay to an inner packet for a local pod.
+
+use crate::counters::Reason;
+use crate::ecn;
+use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
+use crate::inner::{Inner, largest_packet};
+use crate::maps::{Config, Endpoint, LocalVtep};
+use crate::packet::{ETH_LEN, Packet};
+use crate::tables::Tables;
+use crate::underlay::{self, OuterIp, Underlay};
+
+/// A VXLAN packet for this node from a VTEP of this network.
+pub(crate) struct Tunnelled {
+    outer: OuterIp,
+    from: u32,
+    /// EtherType of the inner packet.
+    pub(crate) inner_type: Be16,
+}
+
+/// Checks the outer headers. What is not VXLAN for us is left alone without a word.
+#[inline(always)]
+pub(crate) fn outer<P: Packet, T: Tables, U: Underlay>(
+    p: &P,
+    t: &T,
+    config: &Config,
+) -> Result<Tunnelled, Reason> {
+    let local = config.local(U::FAMILY);
+    let outer = U::parse(p, local)?;
+    let udp: Udp = p.load(U::UDP).ok_or(Reason::NotVxlan)?;
+    if udp.dst != config.port() {
+        return Err(Reason::NotVxlan);
+    }
+    let vxlan: Vxlan = p.load(U::VXLAN).ok_or(Reason::Truncated)?;
+    underlay::check_vxlan(config, &vxlan)?;
+    if !outer.valid {
+        return Err(Reason::BadChecksum);
+    }
+    let from = t.vtep_id(&outer.source).ok_or(Reason::UnknownVtep)?;
+    let inner: Eth = p.load(U::INNER_ETH).ok_or(Reason::Truncated)?;
+    if inner.dst != Mac::from_bytes(&local.mac) {
+        return Err(Reason::OtherMac);
+    }
+    if p.segment_size() == 0 && !outer.fragment {
+        let whole = p.length() - ETH_LEN as u32 - U::IP_LEN as u32;
+        if outer.payload != whole || u32::from(udp.len.get()) != whole {
+            return Err(Reason::BadLength);
+        }
+    }
+    Ok(Tunnelled { outer, from, inner_type: inner.ether_type })
+}
+
+/// Checks the inner packet and takes it out of the tunnel, ready for the pod that is returned.
+#[inline(always)]
+pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
+    p: &mut P,
+    t: &'t T,
+    tunnelled: &Tunnelled,
+) -> Result<&'t Endpoint, Reason> {
+    let ip: H = p.load(U::INNER_IP).ok_or(Reason::Truncated)?;
+    ip.check_version()?;
+    let outer = &tunnelled.outer;
+    let source = ip.source();
+    if H::route(t, source) != Some(tunnelled.from) && H::addr(source) != outer.source {
+        return Err(Reason::ForeignSource);
+    }
+    if outer.fragment {
+        return Err(Reason::Fragment);
+    }
+    if p.segment_size() != 0 {
+        return Err(Reason::Aggregate);
+    }
+    let len = p.length() - U::INNER_IP as u32;
+    ip.check(len)?;
+    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    if len > u32::from(endpoint.mtu) {
+        return Err(Reason::TooBig);
+    }
+    let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
+    let forwarded = ip.forwarded(tos)?;
+    p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
+    readdress(p, endpoint, &ip, &forwarded)?;
+    Ok(endpoint)
+}
+
+/// Routes a bare packet to the pod that it is for.
+#[inline(always)]
+pub(crate) fn route_to_pod<P: Packet, H: Inner>(
+    p: &mut P,
+    endpoint: &Endpoint,
+    ip: &H,
+) -> Result<(), Reason> {
+    let len = p.length() - ETH_LEN as u32;
+    if largest_packet(p, ip, ETH_LEN, len)? > u32::from(endpoint.mtu) {
+        return Err(Reason::TooBig);
+    }
+    let forwarded = ip.forwarded(ip.tos())?;
+    readdress(p, endpoint, ip, &forwarded)
+}
+
+/// Whether `mac` is that of this node's vxlan device.
+#[inline(always)]
+pub(crate) fn is_local_vtep(config: &Config, mac: Mac) -> bool {
+    let matches = |local: &LocalVtep| local.ifindex != 0 && mac == Mac::from_bytes(&local.mac);
+    matches(&config.local4) || matches(&config.local6)
+}
+
+#[inline(always)]
+fn readdress<P: Packet, H: Inner>(p: &mut P, endpoint: &Endpoint, old: &H, new: &H) -> Result<(), Reason> {
+    let eth = Eth {
+        dst: Mac::from_bytes(&endpoint.mac),
+        src: Mac::from_bytes(&endpoint.gateway_mac),
+        ether_type: H::ETHER_TYPE,
+    };
+    p.store(0, &eth).ok_or(Reason::WriteFailed)?;
+    old.replace(new, p, ETH_LEN).ok_or(Reason::WriteFailed)?;
+    p.address_to_host();
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! One entry point per hook.
+
+use crate::counters::Reason;
+use crate::decap::{self, Tunnelled};
+use crate::encap;
+use crate::headers::{ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
+use crate::inner::{Inner, largest_packet};
+use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep};
+use crate::packet::{ETH_LEN, Packet};
+use crate::tables::Tables;
+use crate::underlay::{Underlay, V4, V6};
+
+/// Bytes that the engine reads of a bare packet: up to the TCP header's offset field.
+const BARE_LEN: u32 = (ETH_LEN + size_of::<Ipv6>() + 14) as u32;
+/// Bytes that the engine reads of an encapsulated packet.
+const TUNNELLED_LEN: u32 = (V6::INNER_IP + size_of::<Ipv6>()) as u32;
+
+/// Where a rewritten packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward<'t> {
+    /// Out of the underlay, encapsulated for this VTEP.
+    Encapsulated(&'t Vtep),
+    /// Decapsulated, into this pod.
+    Decapsulated(&'t Endpoint),
+    /// Decapsulated by the kernel's device, into this pod.
+    Delivered(&'t Endpoint),
+    /// From a pod into this one, routed.
+    Routed(&'t Endpoint),
+    /// From a pod into this one, switched: not rewritten.
+    Switched(&'t Endpoint),
+}
+
+impl Forward<'_> {
+    /// How to count it.
+    #[inline(always)]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Encapsulated(_) => Reason::Encapsulated,
+            Self::Decapsulated(_) => Reason::Decapsulated,
+            Self::Delivered(_) => Reason::Delivered,
+            Self::Routed(_) => Reason::Routed,
+            Self::Switched(_) => Reason::Switched,
+        }
+    }
+}
+
+/// What a pod sent, on the host side of its veth.
+#[inline(always)]
+pub fn pod_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    let config = running(t)?;
+    p.linearize(BARE_LEN);
+    let eth = untagged(p)?;
+    match eth.ether_type {
+        ETH_P_IP => from_pod::<P, T, Ipv4>(p, t, config, &eth),
+        ETH_P_IPV6 => from_pod::<P, T, Ipv6>(p, t, config, &eth),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// What the host stack routed into the vxlan device.
+#[inline(always)]
+pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    let config = running(t)?;
+    p.linearize(BARE_LEN);
+    let eth = untagged(p)?;
+    match eth.ether_type {
+        ETH_P_IP => from_host::<P, T, Ipv4>(p, t, config, &eth),
+        ETH_P_IPV6 => from_host::<P, T, Ipv6>(p, t, config, &eth),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// What arrived on the underlay interface.
+#[inline(always)]
+pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    let config = running(t)?;
+    p.linearize(TUNNELLED_LEN);
+    let eth = untagged(p).map_err(|_| Reason::NotVxlan)?;
+    match eth.ether_type {
+        ETH_P_IP => from_underlay::<P, T, V4>(p, t, config),
+        ETH_P_IPV6 => from_underlay::<P, T, V6>(p, t, config),
+        _ => Err(Reason::NotVxlan),
+    }
+}
+
+/// What the kernel's vxlan device decapsulated.
+#[inline(always)]
+pub fn tunnel_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    let config = running(t)?;
+    p.linearize(BARE_LEN);
+    let eth = untagged(p)?;
+    if !decap::is_local_vtep(config, eth.dst) {
+        return Err(Reason::OtherMac);
+    }
+    match eth.ether_type {
+        ETH_P_IP => from_tunnel::<P, T, Ipv4>(p, t),
+        ETH_P_IPV6 => from_tunnel::<P, T, Ipv6>(p, t),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn running<T: Tables>(t: &T) -> Result<&Config, Reason> {
+    match t.config() {
+        Some(config) if config.mode != Mode::Off as u8 => Ok(config),
+        _ => Err(Reason::SwitchedOff),
+    }
+}
+
+#[inline(always)]
+fn untagged<P: Packet>(p: &P) -> Result<Eth, Reason> {
+    if p.tagged() {
+        return Err(Reason::NotIp);
+    }
+    p.load(0).ok_or(Reason::Truncated)
+}
+
+/// The checked IP header of a bare packet.
+#[inline(always)]
+fn checked<P: Packet, H: Inner>(p: &P) -> Result<H, Reason> {
+    let ip: H = p.load(ETH_LEN).ok_or(Reason::Truncated)?;
+    ip.check(p.length() - ETH_LEN as u32)?;
+    Ok(ip)
+}
+
+#[inline(always)]
+fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
+    p: &mut P,
+    t: &'t T,
+    config: &Config,
+    eth: &Eth,
+) -> Result<Forward<'t>, Reason> {
+    let ip: H = p.load(ETH_LEN).ok_or(Reason::Truncated)?;
+    let id = H::route(t, ip.destination()).ok_or(Reason::NoRoute)?;
+    let sender = sender::<P, T, H>(p, t, &ip)?;
+    ip.check(p.length() - ETH_LEN as u32)?;
+    let to_node = eth.dst == Mac::from_bytes(&sender.gateway_mac);
+    if id == LOCAL_VTEP {
+        return to_neighbour(p, t, eth, &ip, sender, to_node);
+    }
+    if !to_node {
+        return Err(Reason::NotForNode);
+    }
+    let forwarded = ip.forwarded(ip.tos())?;
+    encap::encapsulate(p, t, config, id, (&ip, &forwarded)).map(Forward::Encapsulated)
+}
+
+/// The pod that a packet came from, if it uses an address of its own.
+#[inline(always)]
+fn sender<'t, P: Packet, T: Tables, H: Inner>(p: &P, t: &'t T, ip: &H) -> Result<&'t Endpoint, Reason> {
+    match H::endpoint(t, ip.source()) {
+        Some(sender) if sender.ifindex == p.ifindex() => Ok(sender),
+        Some(_) => Err(Reason::PodSpoofed),
+        // An address of this node's that no pod is known for: a pod that has just come up.
+        None if H::route(t, ip.source()) == Some(LOCAL_VTEP) => Err(Reason::UnknownSource),
+        None => Err(Reason::PodSpoofed),
+    }
+}
+
+/// From pod to pod on this node: routed if addressed to the node, switched on a common bridge.
+#[inline(always)]
+fn to_neighbour<'t, P: Packet, T: Tables, H: Inner>(
+    p: &mut P,
+    t: &'t T,
+    eth: &Eth,
+    ip: &H,
+    sender: &Endpoint,
+    to_node: bool,
+) -> Result<Forward<'t>, Reason> {
+    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    if endpoint.ifindex == sender.ifindex {
+        return Err(Reason::NotForNode);
+    }
+    if to_node {
+        decap::route_to_pod(p, endpoint, ip)?;
+        return Ok(Forward::Routed(endpoint));
+    }
+    if eth.dst != Mac::from_bytes(&endpoint.mac) || endpoint.bridge == 0 || endpoint.bridge != sender.bridge {
+        return Err(Reason::NotForNode);
+    }
+    if largest_packet(p, ip, ETH_LEN, p.length() - ETH_LEN as u32)? > u32::from(endpoint.mtu) {
+        return Err(Reason::TooBig);
+    }
+    p.address_to_host();
+    Ok(Forward::Switched(endpoint))
+}
+
+#[inline(always)]
+fn from_host<'t, P: Packet, T: Tables, H: Inner>(
+    p: &mut P,
+    t: &'t T,
+    config: &Config,
+    eth: &Eth,
+) -> Result<Forward<'t>, Reason> {
+    let id = t.mac(&MacKey::of(config.vni, eth.dst)).ok_or(Reason::OtherMac)?;
+    let ip: H = checked(p)?;
+    encap::encapsulate(p, t, config, id, (&ip, &ip)).map(Forward::Encapsulated)
+}
+
+#[inline(always)]
+fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
+    p: &mut P,
+    t: &'t T,
+    config: &Config,
+) -> Result<Forward<'t>, Reason> {
+    let tunnelled: Tunnelled = decap::outer::<P, T, U>(p, t, config)?;
+    match tunnelled.inner_type {
+        ETH_P_IP => decap::decapsulate::<P, T, U, Ipv4>(p, t, &tunnelled),
+        ETH_P_IPV6 => decap::decapsulate::<P, T, U, Ipv6>(p, t, &tunnelled),
+        _ => Err(Reason::NotIp),
+    }
+    .map(Forward::Decapsulated)
+}
+
+#[inline(always)]
+fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    let ip: H = checked(p)?;
+    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    decap::route_to_pod(p, endpoint, &ip)?;
+    Ok(Forward::Delivered(endpoint))
+}

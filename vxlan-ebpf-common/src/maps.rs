@@ -1,0 +1,297 @@
+//! Keys and values of the BPF maps: the interface between agent, programs and `bpftool map dump`.
+//!
+//! Multi-byte protocol fields are byte arrays in network byte order; everything else is in the
+//! host's. Every type is `repr(C)` without implicit padding, because the kernel hashes key bytes.
+
+use crate::headers::{Be16, Be32, Mac};
+
+/// Changes with every incompatible change of a map's layout; part of the pin directory's name.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Names of the maps, as pinned.
+pub mod names {
+    /// Array of one [`Config`](super::Config).
+    pub const CONFIG: &str = "CONFIG";
+    /// Array of one `u32`: 0 lets the fast path run, 1 leaves every packet to the kernel.
+    pub const SWITCH: &str = "SWITCH";
+    /// LPM trie: inner IPv4 prefix → [`VtepId`](super::VtepId).
+    pub const ROUTES4: &str = "ROUTES4";
+    /// LPM trie: inner IPv6 prefix → [`VtepId`](super::VtepId).
+    pub const ROUTES6: &str = "ROUTES6";
+    /// Array: [`VtepId`](super::VtepId) → [`Vtep`](super::Vtep).
+    pub const VTEPS: &str = "VTEPS";
+    /// Hash: underlay address → [`VtepId`](super::VtepId), for source checks.
+    pub const VTEP_IDS: &str = "VTEP_IDS";
+    /// Hash: [`MacKey`](super::MacKey) → [`VtepId`](super::VtepId).
+    pub const MACS: &str = "MACS";
+    /// Hash: local pod's IPv4 address → [`Endpoint`](super::Endpoint).
+    pub const ENDPOINTS4: &str = "ENDPOINTS4";
+    /// Hash: local pod's IPv6 address → [`Endpoint`](super::Endpoint).
+    pub const ENDPOINTS6: &str = "ENDPOINTS6";
+    /// Per-CPU array of [`Counter`](super::Counter), indexed by
+    /// [`counters::index`](crate::counters::index).
+    pub const COUNTERS: &str = "COUNTERS";
+}
+
+/// Index into VTEPS. [`LOCAL_VTEP`] is this node.
+pub type VtepId = u32;
+
+/// The VTEP id of this node; routes to it are the node's own pod subnets.
+pub const LOCAL_VTEP: VtepId = 0;
+
+/// Remote nodes that fit into VTEPS unless the agent sizes it otherwise.
+pub const DEFAULT_VTEPS: u32 = 16_384;
+/// Prefixes per family that fit into ROUTES4 and ROUTES6.
+pub const MAX_ROUTES: u32 = 131_072;
+/// Local pod addresses per family.
+pub const MAX_ENDPOINTS: u32 = 8_192;
+
+/// An IP address of either family: IPv6 as it is, IPv4 mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2).
+///
+/// Aligned, because the verifier refuses a wide access to a misaligned copy on the stack.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Addr(pub [u8; 16]);
+
+impl Addr {
+    /// The mapped form of an IPv4 address.
+    #[inline(always)]
+    pub const fn v4(address: Be32) -> Self {
+        Self::v6([Be32(0), Be32(0), Be32::new(0xffff), address])
+    }
+
+    /// An IPv6 address.
+    #[inline(always)]
+    pub const fn v6(address: [Be32; 4]) -> Self {
+        // SAFETY: same size, no padding, valid for any bytes.
+        Self(unsafe { core::mem::transmute::<[Be32; 4], [u8; 16]>(address) })
+    }
+
+    /// As an IPv6 address.
+    #[inline(always)]
+    pub const fn as_v6(&self) -> [Be32; 4] {
+        // SAFETY: as above.
+        unsafe { core::mem::transmute::<[u8; 16], [Be32; 4]>(self.0) }
+    }
+
+    /// The IPv4 address in the last four bytes; meaningful only for a mapped address.
+    #[inline(always)]
+    pub const fn as_v4(&self) -> Be32 {
+        let [.., address] = self.as_v6();
+        address
+    }
+
+    /// Whether this is a mapped IPv4 address.
+    pub fn is_v4(&self) -> bool {
+        self.0.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff])
+    }
+}
+
+impl From<core::net::IpAddr> for Addr {
+    fn from(ip: core::net::IpAddr) -> Self {
+        match ip {
+            core::net::IpAddr::V4(a) => Self::v4(Be32::from_bytes(a.octets())),
+            core::net::IpAddr::V6(a) => Self(a.octets()),
+        }
+    }
+}
+
+impl From<Addr> for core::net::IpAddr {
+    fn from(addr: Addr) -> Self {
+        if addr.is_v4() {
+            core::net::Ipv4Addr::from(addr.as_v4().get()).into()
+        } else {
+            core::net::Ipv6Addr::from(addr.0).into()
+        }
+    }
+}
+
+/// Family of the underlay a VTEP is reached over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4 underlay: 50 bytes in front of the inner IP header.
+    V4,
+    /// IPv6 underlay: 70 bytes in front of the inner IP header.
+    V6,
+}
+
+/// This node's end of the tunnel over one underlay family.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LocalVtep {
+    /// Underlay address; all zero where the node has none of this family.
+    pub addr: Addr,
+    /// MAC of the vxlan device: inner source on send, inner destination on receive.
+    pub mac: [u8; 6],
+    /// Largest inner IP packet in bytes.
+    pub mtu: u16,
+    /// The underlay interface.
+    pub ifindex: u32,
+}
+
+/// [`Config::flags`]: count violations of the source checks, but leave the packets to the kernel.
+pub const TOLERATE_VIOLATIONS: u32 = 1 << 0;
+
+/// What every program of a network needs to know.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Config {
+    /// The VNI, 24 bits.
+    pub vni: u32,
+    /// UDP destination port in network byte order.
+    pub port: [u8; 2],
+    /// A [`Mode`].
+    pub mode: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// UDP source ports lie in `port_min..port_max`, as the kernel's device chooses them.
+    pub port_min: u16,
+    /// See `port_min`.
+    pub port_max: u16,
+    /// Or of [`TOLERATE_VIOLATIONS`].
+    pub flags: u32,
+    /// This node on the IPv4 underlay.
+    pub local4: LocalVtep,
+    /// This node on the IPv6 underlay.
+    pub local6: LocalVtep,
+}
+
+impl Config {
+    /// UDP destination port.
+    #[inline(always)]
+    pub const fn port(&self) -> Be16 {
+        let [a, b] = self.port;
+        Be16::of(a, b)
+    }
+
+    /// This node's end of the tunnel over `family`.
+    #[inline(always)]
+    pub const fn local(&self, family: Family) -> &LocalVtep {
+        match family {
+            Family::V4 => &self.local4,
+            Family::V6 => &self.local6,
+        }
+    }
+}
+
+/// Values of [`Config::mode`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Every packet is left to the kernel.
+    Off = 0,
+    /// Stateless bypass of the host stack.
+    Direct = 1,
+}
+
+/// The kernel's `struct bpf_redir_neigh`, so that a map value can be handed to
+/// `bpf_redirect_neigh` as it is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct NextHop {
+    /// `AF_INET` (2), `AF_INET6` (10), or 0: let the kernel look the route up.
+    pub family: u32,
+    /// Address in network byte order; IPv4 in the first four bytes.
+    pub addr: [u8; 16],
+}
+
+/// A remote node's end of the tunnel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Vtep {
+    /// Underlay address.
+    pub addr: Addr,
+    /// MAC of its vxlan device.
+    pub mac: [u8; 6],
+    /// 0: the entry is free; 4 or 6: family of `addr`.
+    pub family: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Interface that leads there.
+    pub ifindex: u32,
+    /// On-link neighbour that leads there.
+    pub next_hop: NextHop,
+}
+
+/// Key of MACS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MacKey {
+    /// The VNI, 24 bits.
+    pub vni: u32,
+    /// MAC of a remote VTEP.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+impl MacKey {
+    /// The key of `mac` in `vni`.
+    #[inline(always)]
+    pub const fn new(vni: u32, mac: [u8; 6]) -> Self {
+        Self { vni, mac, reserved: [0; 2] }
+    }
+
+    /// The key of `mac` in `vni`.
+    #[inline(always)]
+    pub const fn of(vni: u32, Mac(words): Mac) -> Self {
+        // SAFETY: same size, no padding, valid for any bytes.
+        Self::new(vni, unsafe { core::mem::transmute::<[Be16; 3], [u8; 6]>(words) })
+    }
+}
+
+/// A local pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Endpoint {
+    /// Host side of its veth.
+    pub ifindex: u32,
+    /// MAC of the pod.
+    pub mac: [u8; 6],
+    /// MAC under which the pod sees the node: the bridge's, or that of the veth's host side.
+    pub gateway_mac: [u8; 6],
+    /// Bridge that the veth is a port of, 0 for a routed veth. Pods of one bridge may be switched.
+    pub bridge: u32,
+    /// MTU of the veth in bytes.
+    pub mtu: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// One cell of COUNTERS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Counter {
+    /// Packets; a GSO or GRO aggregate counts once.
+    pub packets: u64,
+    /// Bytes from the Ethernet header on, before the program changed anything.
+    pub bytes: u64,
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    //! Every type is `repr(C)`, `Copy`, without padding, and valid for any bytes.
+    use super::*;
+
+    // SAFETY: see the module's first line; `layout` below checks the absence of padding.
+    unsafe impl aya::Pod for Addr {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Config {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Vtep {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for MacKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Counter {}
+}
+
+/// No type has padding: the sizes are the sums of the fields.
+const _: () = {
+    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4);
+    assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 2 * 28);
+    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20);
+    assert!(size_of::<MacKey>() == 4 + 6 + 2);
+    assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 2);
+};

@@ -1,0 +1,80 @@
+//! The seam between the engine and the bytes of a packet.
+
+use crate::headers::{Be16, Eth, Ipv4, Ipv4Head, Ipv6, Ipv6Head, Udp, Vxlan};
+use crate::maps::Family;
+
+/// Length of an untagged Ethernet header.
+pub const ETH_LEN: usize = size_of::<Eth>();
+
+/// A fixed-size piece of a packet, copied in and out as a whole.
+///
+/// # Safety
+///
+/// The type has no padding and is valid for any bytes.
+pub unsafe trait Wire: Copy {}
+
+// SAFETY: a byte.
+unsafe impl Wire for u8 {}
+// SAFETY: `repr(transparent)` over an integer.
+unsafe impl Wire for Be16 {}
+// SAFETY: `repr(C)` of seven 16-bit words.
+unsafe impl Wire for Eth {}
+// SAFETY: `repr(C)` of words, each at a multiple of its size.
+unsafe impl Wire for Ipv4 {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv4Head {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv6 {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv6Head {}
+// SAFETY: as above.
+unsafe impl Wire for Udp {}
+// SAFETY: as above.
+unsafe impl Wire for Vxlan {}
+
+/// A packet that begins with its Ethernet header.
+///
+/// Offsets are bytes from there. They are compile-time constants wherever the engine calls these
+/// methods, which is what lets the kernel's verifier follow them.
+pub trait Packet {
+    /// Length of the frame in bytes, all of an aggregate.
+    fn length(&self) -> u32;
+
+    /// Makes the first `len` bytes loadable, or as many as there are.
+    fn linearize(&mut self, len: u32);
+
+    /// The bytes at `offset`, or `None` past the end of what is loadable.
+    fn load<T: Wire>(&self, offset: usize) -> Option<T>;
+
+    /// Overwrites the bytes at `offset`; `None`, and nothing written, past the end.
+    fn store<T: Wire>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// Payload bytes per segment if this is a GSO or GRO aggregate, else 0.
+    fn segment_size(&self) -> u32;
+
+    /// Whether a VLAN tag is kept outside of the bytes.
+    fn tagged(&self) -> bool;
+
+    /// Interface that the hook belongs to.
+    fn ifindex(&self) -> u32;
+
+    /// The kernel's flow hash, from which it derives UDP source ports.
+    fn flow_hash(&self) -> u32;
+
+    /// A random number.
+    fn random(&self) -> u32;
+
+    /// Inserts room for an outer header of `family` plus an inner Ethernet header behind the
+    /// Ethernet header, which becomes the outer one. `None`: refused, nothing changed.
+    fn make_room(&mut self, family: Family) -> Option<()>;
+
+    /// Undoes [`make_room`](Self::make_room); `inner` is the family of what remains.
+    fn remove_room(&mut self, family: Family, inner: Family) -> Option<()>;
+
+    /// Marks the packet as addressed to this host, as the receiver of a redirected packet expects.
+    fn address_to_host(&mut self);
+
+    /// Replaces bytes that no checksum of their own covers in the device's sum over the packet, if
+    /// it brought one.
+    fn replace_in_sum(&mut self, from: u32, to: u32);
+}

@@ -1,0 +1,27 @@
+//! The seam between the engine and the maps.
+
+use crate::counters::{Hook, Reason};
+use crate::headers::Be32;
+use crate::maps::{Addr, Config, Endpoint, MacKey, Vtep, VtepId};
+
+/// Look-ups and counters of one network.
+pub trait Tables {
+    /// CONFIG, unless SWITCH has the fast path off.
+    fn config(&self) -> Option<&Config>;
+    /// Longest match in ROUTES4.
+    fn route4(&self, destination: Be32) -> Option<VtepId>;
+    /// Longest match in ROUTES6.
+    fn route6(&self, destination: [Be32; 4]) -> Option<VtepId>;
+    /// VTEPS.
+    fn vtep(&self, id: VtepId) -> Option<&Vtep>;
+    /// VTEP_IDS.
+    fn vtep_id(&self, address: &Addr) -> Option<VtepId>;
+    /// MACS.
+    fn mac(&self, key: &MacKey) -> Option<VtepId>;
+    /// ENDPOINTS4.
+    fn endpoint4(&self, address: Be32) -> Option<&Endpoint>;
+    /// ENDPOINTS6.
+    fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint>;
+    /// Adds a packet of `bytes` to a cell of COUNTERS.
+    fn count(&self, hook: Hook, reason: Reason, bytes: u32);
+}

@@ -1,0 +1,121 @@
+//! The programs, one per hook: the packet engine bound to the kernel's packets and maps.
+
+#![no_std]
+#![no_main]
+
+mod maps;
+mod skb;
+
+use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use vxlan_ebpf_common::maps::{Endpoint, NextHop, TOLERATE_VIOLATIONS, Vtep};
+use vxlan_ebpf_common::{Disposition, Forward, Hook, Packet, Reason, Tables, hooks};
+
+use crate::maps::Maps;
+use crate::skb::Skb;
+
+/// Leave the packet to the next program, and after the last to the kernel: `TCX_NEXT` on TCX,
+/// `TC_ACT_UNSPEC` on clsact.
+const NEXT: i32 = TC_ACT_UNSPEC;
+
+/// TC ingress on the host side of a pod's veth.
+#[classifier]
+fn pod_egress(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let bytes = skb.length();
+    finish(Hook::PodEgress, bytes, hooks::pod_egress(&mut skb, &Maps))
+}
+
+/// TC egress on the vxlan device.
+#[classifier]
+fn tunnel_egress(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let bytes = skb.length();
+    finish(Hook::TunnelEgress, bytes, hooks::tunnel_egress(&mut skb, &Maps))
+}
+
+/// TC ingress on the underlay interface.
+#[classifier]
+fn underlay_ingress(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let bytes = skb.length();
+    finish(Hook::UnderlayIngress, bytes, hooks::underlay_ingress(&mut skb, &Maps))
+}
+
+/// TC ingress on the vxlan device.
+#[classifier]
+fn tunnel_ingress(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let bytes = skb.length();
+    finish(Hook::TunnelIngress, bytes, hooks::tunnel_ingress(&mut skb, &Maps))
+}
+
+/// Counts the verdict and carries it out.
+#[inline(always)]
+fn finish(hook: Hook, bytes: u32, verdict: Result<Forward<'_>, Reason>) -> i32 {
+    let reason = match &verdict {
+        Ok(forward) => forward.reason(),
+        Err(reason) => *reason,
+    };
+    Maps.count(hook, reason, bytes);
+    match verdict {
+        Ok(Forward::Encapsulated(vtep)) => to_underlay(vtep),
+        Ok(
+            Forward::Decapsulated(endpoint)
+            | Forward::Delivered(endpoint)
+            | Forward::Routed(endpoint)
+            | Forward::Switched(endpoint),
+        ) => to_pod(endpoint),
+        Err(reason) => give_up(reason),
+    }
+}
+
+#[inline(always)]
+fn give_up(reason: Reason) -> i32 {
+    match reason.disposition() {
+        Disposition::Violation if !tolerated() => TC_ACT_SHOT,
+        Disposition::Dropped => TC_ACT_SHOT,
+        _ => NEXT,
+    }
+}
+
+#[inline(always)]
+fn tolerated() -> bool {
+    Maps.config().is_some_and(|config| config.flags & TOLERATE_VIOLATIONS != 0)
+}
+
+/// The kernel resolves the next hop's MAC, and keeps it fresh.
+#[inline(always)]
+fn to_underlay(vtep: &Vtep) -> i32 {
+    let next_hop: *const NextHop = &vtep.next_hop;
+    // SAFETY: `NextHop` has the layout of `struct bpf_redir_neigh`; the helper only reads it.
+    let action = unsafe {
+        if vtep.next_hop.family == 0 {
+            bpf_redirect_neigh(vtep.ifindex, core::ptr::null_mut(), 0, 0)
+        } else {
+            bpf_redirect_neigh(vtep.ifindex, next_hop.cast_mut().cast(), size_of::<NextHop>() as i32, 0)
+        }
+    };
+    action as i32
+}
+
+/// Into the pod's namespace, without a detour over the host's receive queue.
+#[inline(always)]
+fn to_pod(endpoint: &Endpoint) -> i32 {
+    // SAFETY: no pointers involved.
+    let action = unsafe { bpf_redirect_peer(endpoint.ifindex, 0) } as i32;
+    debug_assert!(action == TC_ACT_REDIRECT);
+    action
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier accepts no endless loop, so this compiles only as long as nothing panics.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

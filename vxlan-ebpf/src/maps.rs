@@ -1,0 +1,104 @@
+//! The maps, and the engine's view of them.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use vxlan_ebpf_common::counters::{self, COUNTER_CELLS};
+use vxlan_ebpf_common::headers::Be32;
+use vxlan_ebpf_common::maps::{
+    Addr, Config, Counter, DEFAULT_VTEPS, Endpoint, MAX_ENDPOINTS, MAX_ROUTES, MacKey, Vtep, VtepId,
+};
+use vxlan_ebpf_common::{Hook, Reason, Tables};
+
+const VTEPS_LEN: usize = DEFAULT_VTEPS as usize;
+const ROUTES_LEN: usize = MAX_ROUTES as usize;
+const ENDPOINTS_LEN: usize = MAX_ENDPOINTS as usize;
+
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+static SWITCH: Array<u32, 1> = Array::new();
+#[btf_map]
+static ROUTES4: LpmTrie<Be32, VtepId, ROUTES_LEN> = LpmTrie::new();
+#[btf_map]
+static ROUTES6: LpmTrie<[Be32; 4], VtepId, ROUTES_LEN> = LpmTrie::new();
+#[btf_map]
+static VTEPS: Array<Vtep, VTEPS_LEN> = Array::new();
+#[btf_map]
+static VTEP_IDS: HashMap<Addr, VtepId, VTEPS_LEN> = HashMap::new();
+#[btf_map]
+static MACS: HashMap<MacKey, VtepId, VTEPS_LEN> = HashMap::new();
+#[btf_map]
+static ENDPOINTS4: HashMap<Be32, Endpoint, ENDPOINTS_LEN> = HashMap::new();
+#[btf_map]
+static ENDPOINTS6: HashMap<[Be32; 4], Endpoint, ENDPOINTS_LEN> = HashMap::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<Counter, { COUNTER_CELLS as usize }> = PerCpuArray::new();
+
+/// The network's maps. Entries may change while a program holds a reference: the agent writes
+/// whole entries, and one packet seeing half of two generations goes to a place that either was
+/// right a moment ago or will be in a moment.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        if *SWITCH.get(0)? != 0 {
+            return None;
+        }
+        CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn route4(&self, destination: Be32) -> Option<VtepId> {
+        ROUTES4.get(&Key::new(32, destination)).copied()
+    }
+
+    #[inline(always)]
+    fn route6(&self, destination: [Be32; 4]) -> Option<VtepId> {
+        ROUTES6.get(&Key::new(128, destination)).copied()
+    }
+
+    #[inline(always)]
+    fn vtep(&self, id: VtepId) -> Option<&Vtep> {
+        VTEPS.get(id)
+    }
+
+    #[inline(always)]
+    fn vtep_id(&self, address: &Addr) -> Option<VtepId> {
+        // SAFETY: see `Maps`.
+        unsafe { VTEP_IDS.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn mac(&self, key: &MacKey) -> Option<VtepId> {
+        // SAFETY: see `Maps`.
+        unsafe { MACS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn endpoint4(&self, address: Be32) -> Option<&Endpoint> {
+        // SAFETY: see `Maps`.
+        unsafe { ENDPOINTS4.get(&address) }
+    }
+
+    #[inline(always)]
+    fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
+        // SAFETY: see `Maps`.
+        unsafe { ENDPOINTS6.get(&address) }
+    }
+
+    #[inline(always)]
+    fn count(&self, hook: Hook, reason: Reason, bytes: u32) {
+        if reason == Reason::NotVxlan {
+            return;
+        }
+        if let Some(counter) = COUNTERS.get_ptr_mut(counters::index(hook, reason)) {
+            // SAFETY: this CPU's cell; programs of one CPU do not interrupt each other at one hook.
+            unsafe {
+                (*counter).packets += 1;
+                (*counter).bytes += u64::from(bytes);
+            }
+        }
+    }
+}
