@@ -60,9 +60,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
 /// The failing step's name.
 pub(crate) fn ci() -> Result<()> {
     host::prepare("ci")?;
-    step("formatting (cargo fmt --check)", || {
-        run(toolchain::cargo()?.args(["fmt", "--all", "--check"]))
-    })?;
+    step("formatting (cargo fmt --check)", || run(toolchain::cargo()?.args(["fmt", "--all", "--check"])))?;
     let object = ebpf::build()?;
     ebpf::clippy()?;
     step("clippy on the host crates", || {
@@ -88,9 +86,7 @@ fn unit(filter: &[String]) -> Result<()> {
 
 fn end_to_end(filter: &[String]) -> Result<()> {
     let mut cargo = toolchain::cargo()?;
-    cargo
-        .args(["test", "--release", "-p", "vxlan-tests"])
-        .env("VXLAN_EBPF_OBJECT", ebpf::object());
+    cargo.args(["test", "--release", "-p", "vxlan-tests"]).env("VXLAN_EBPF_OBJECT", ebpf::object());
     with_filter(&mut cargo, filter);
     step("packet tests on the real programs, end-to-end tests in namespaces", || run(&mut cargo))
 }

@@ -35,9 +35,7 @@ const LAB_TOOLS: &[Tool] = &[
 /// One sentence that says what is missing.
 pub(crate) fn prepare(command: &str) -> Result<()> {
     if !geteuid().is_root() {
-        bail!(
-            "`cargo xtask {command}` makes network namespaces and loads BPF programs: run it as root"
-        );
+        bail!("`cargo xtask {command}` makes network namespaces and loads BPF programs: run it as root");
     }
     check_kernel(nix::sys::utsname::uname()?.release().to_string_lossy().as_ref())?;
     check_bpf()?;

@@ -56,10 +56,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// said.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let name = describe(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{name}`"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{name}`"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("`{name}` ended with {}: {}", output.status, said.trim());

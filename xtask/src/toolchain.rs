@@ -72,15 +72,16 @@ fn ensure(toolchain: &str, components: &[&str]) -> Result<()> {
         install.args(["-c", component]);
     }
     let extras = components.join(", ");
-    step(&format!("installing Rust {toolchain} ({extras}) with rustup"), || run(&mut install))
-        .map_err(|error| {
+    step(&format!("installing Rust {toolchain} ({extras}) with rustup"), || run(&mut install)).map_err(
+        |error| {
             let words = components.iter().map(|c| format!(" -c {c}")).collect::<String>();
             anyhow!(
                 "Rust {toolchain} is needed and could not be installed ({}); get it with \
                  `rustup toolchain install {toolchain} --profile minimal{words}`",
                 error.root_cause()
             )
-        })
+        },
+    )
 }
 
 fn is_complete(toolchain: &str, components: &[&str]) -> Result<bool> {

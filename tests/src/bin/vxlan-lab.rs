@@ -1,0 +1,35 @@
+//! `vxlan-lab`: what `cargo xtask demo` and `cargo xtask bench` run.
+
+use clap::{Parser, Subcommand};
+use vxlan_tests::lab::cleanup;
+
+#[derive(Parser)]
+#[command(about = "A cluster in network namespaces", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take down labs that were kept
+    Down,
+}
+
+fn main() -> std::process::ExitCode {
+    let result: anyhow::Result<()> = match Cli::parse().command {
+        Command::Down => {
+            for lab in cleanup::remove_kept() {
+                println!("took down lab {lab}");
+            }
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Agents of a lab: configuration, process, command line.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::os::unix::process::CommandExt;
+
+use super::cmd::{self, wait_until};
+use super::{Counters, DEVICE, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cleanup};
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+const STOPPED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Name of the network in the agents' configuration.
+pub const NETWORK: &str = "pods";
+
+/// How an agent is configured.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// The network's `fastpath` mode.
+    pub fastpath: String,
+    /// Further lines of the `[[network]]` section.
+    pub network: String,
+}
+
+impl Default for AgentOptions {
+    fn default() -> Self {
+        Self { fastpath: "direct".into(), network: String::new() }
+    }
+}
+
+/// An agent of a node; its process may be running or not.
+pub struct Agent {
+    node: String,
+    ns: Netns,
+    config: PathBuf,
+    log: PathBuf,
+    pin_dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// Writes the configuration for node `n`; starts nothing.
+    pub(super) fn new(lab: &Lab, spec: &LabSpec, n: u8, options: &AgentOptions) -> Result<Self> {
+        let node = format!("n{n}");
+        let run_dir = lab.run_dir().join(&node);
+        std::fs::create_dir_all(&run_dir)?;
+        let config = lab.run_dir().join(format!("{node}.toml"));
+        let pin_dir = cleanup::pin_dir(lab.prefix()).join(&node);
+        let text = format!(
+            "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\naddress = \"{address}\"\n\
+             pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n\n\
+             [[network]]\nname = \"{NETWORK}\"\nkind = \"l3\"\nvni = {VNI}\nport = {PORT}\n\
+             mtu = \"auto\"\ndevice = \"{DEVICE}\"\nfastpath = \"{mode}\"\n{extra}\n\
+             [state]\nsource = \"file\"\npath = {state:?}\n",
+            address = addr::underlay(spec.underlay, n),
+            mode = options.fastpath,
+            extra = options.network,
+            state = lab.state_path(),
+        );
+        std::fs::write(&config, text)?;
+        let ns = Netns::open(lab.node(n).namespace())?;
+        let log = lab.run_dir().join(format!("{node}.log"));
+        Ok(Self { node, ns, config, log, pin_dir, child: None })
+    }
+
+    /// Starts the process and returns at once.
+    ///
+    /// # Errors
+    /// It runs already, or there is no agent to run.
+    pub fn spawn(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the agent of {} runs already", self.node);
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let errors = log.try_clone()?;
+        let program = agent_binary()?;
+        // From a thread inside the namespace: `ip netns exec` would hide bpffs. In a process group
+        // of its own: Ctrl-C is for the lab, which then ends its agents.
+        let child = self.ns.run(|| {
+            Command::new(&program)
+                .args(["run", "--config"])
+                .arg(&self.config)
+                .stdin(Stdio::null())
+                .stdout(log)
+                .stderr(errors)
+                .process_group(0)
+                .spawn()
+        });
+        self.child = Some(child.with_context(|| format!("cannot start {}", program.display()))?);
+        Ok(())
+    }
+
+    /// Waits until the agent says that kernel and maps hold what the state asks for.
+    ///
+    /// # Errors
+    /// It ended or did not get ready in time; its log is printed.
+    pub fn wait_ready(&self) -> Result<()> {
+        let what = format!("the agent of {} is ready", self.node);
+        wait_until(&what, READY_WITHIN, || self.is_ready()).inspect_err(|_| self.print_log())
+    }
+
+    /// Starts the process and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Agent::spawn`] and [`Agent::wait_ready`].
+    pub fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_ready()
+    }
+
+    /// Ends the process with SIGTERM and waits for its end.
+    ///
+    /// # Errors
+    /// It does not run, ends with an error, or does not end in time.
+    pub fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        let mut child = self.child.take().context("it ran a moment ago")?;
+        let mut status = None;
+        let ended = wait_until("the agent ends on SIGTERM", STOPPED_WITHIN, || {
+            status = child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        if ended.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        ended?;
+        match status {
+            Some(status) if !status.success() => bail!("the agent of {} ended with {status}", self.node),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Agent::stop`], then [`Agent::start`].
+    ///
+    /// # Errors
+    /// As those.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start()
+    }
+
+    /// Ends the process with SIGKILL.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.reap();
+        Ok(())
+    }
+
+    /// Runs a subcommand of the agent's command line with this agent's configuration and returns
+    /// what it printed: `agent.cli(&["fastpath", "off"])`.
+    ///
+    /// # Errors
+    /// It ends with a status other than zero: the error quotes what it said.
+    pub fn cli(&self, args: &[&str]) -> Result<String> {
+        let program = agent_binary()?;
+        self.ns.run(|| cmd::run(Command::new(program).args(args).arg("--config").arg(&self.config)))
+    }
+
+    /// As [`Agent::cli`] with `--json`, parsed.
+    ///
+    /// # Errors
+    /// As [`Agent::cli`], or the output is not JSON.
+    pub fn json(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let text = self.cli(&[args, &["--json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("{args:?} printed no JSON: {text}"))
+    }
+
+    /// What the programs counted so far.
+    ///
+    /// # Errors
+    /// As [`Agent::json`].
+    pub fn counters(&self) -> Result<Counters> {
+        Counters::parse(&self.json(&["dump", "counters"])?)
+    }
+
+    /// The file with its configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The directory of its network's pins: maps by name, links.
+    ///
+    /// # Errors
+    /// There is no such directory (yet).
+    pub fn pins(&self) -> Result<PathBuf> {
+        find_pins(&self.pin_dir).with_context(|| format!("no pinned maps below {}", self.pin_dir.display()))
+    }
+
+    /// Everything it has printed.
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+    }
+
+    /// Process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Prints its log to standard error.
+    pub fn print_log(&self) {
+        eprintln!("--- log of the agent of {} ---\n{}---", self.node, self.log());
+    }
+
+    /// Kills the process, if it runs, and waits for it.
+    pub(super) fn reap(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.json(&["status"]).is_ok_and(|status| status["ready"] == true)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
+        kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
+    }
+}
+
+/// The agent to run: `$VXLAN_AGENT`, or the release build of this workspace.
+///
+/// # Errors
+/// There is none: the error says which command builds it.
+pub fn agent_binary() -> Result<PathBuf> {
+    let path = match std::env::var_os("VXLAN_AGENT") {
+        Some(path) => PathBuf::from(path),
+        None => target_dir()?.join("release/vxlan-agent"),
+    };
+    ensure!(File::open(&path).is_ok(), "no agent at {}: run `cargo xtask build`", path.display());
+    Ok(path)
+}
+
+/// The target directory that this program was built into: `<target>/<profile>/[deps/]<program>`.
+fn target_dir() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find out what this program is")?;
+    let profile = own.ancestors().skip(1).find(|dir| !dir.ends_with("deps"));
+    let target = profile.and_then(Path::parent).context("this program is in no target directory")?;
+    Ok(target.to_owned())
+}
+
+/// The first directory at or below `dir` that has a map named CONFIG.
+fn find_pins(dir: &Path) -> Option<PathBuf> {
+    if dir.join("CONFIG").exists() {
+        return Some(dir.to_owned());
+    }
+    let entries = std::fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    entries.filter(|path| path.is_dir()).find_map(|path| find_pins(&path))
+}

@@ -1,0 +1,154 @@
+//! A cluster of nodes and pods in network namespaces of this machine.
+//!
+//! ```no_run
+//! use vxlan_tests::lab::{LabSpec, Overlay, traffic};
+//!
+//! let lab = LabSpec::pair(Overlay::agent(), Overlay::KernelVxlan).build()?;
+//! let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
+//! let moved = traffic::tcp_bulk(client, server, server.ip4.into(), 10 << 20)?;
+//! println!("{:.1} Gb/s", moved.gigabits_per_second());
+//! # anyhow::Ok(())
+//! ```
+//!
+//! Every name begins with `vx<pid>`: namespaces, the pin directory in `/sys/fs/bpf` and the run
+//! directory in `/run/vxlan-lab`. All of it goes when the [`Lab`] is dropped, when the process
+//! panics or is told to end, and, where nothing of that could run, when the next lab is built.
+
+pub mod addr;
+pub mod agent;
+pub mod cleanup;
+mod cmd;
+mod counters;
+mod kernel;
+mod netns;
+mod spec;
+mod state;
+#[cfg(test)]
+mod tests;
+mod topology;
+pub mod traffic;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+
+pub use addr::Family;
+pub use agent::{Agent, AgentOptions};
+pub use cmd::{run, wait_until};
+pub use counters::{Count, Counters};
+pub use netns::Netns;
+pub use spec::{Attach, LabSpec, NodeSpec, Overlay};
+pub use state::{StateFile, StateNode};
+pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI};
+
+/// A running lab; dropping it removes everything.
+pub struct Lab {
+    nodes: Vec<Node>,
+    _fabric: Option<Netns>,
+    state: StateFile,
+    prefix: String,
+    keep: bool,
+}
+
+impl Lab {
+    /// Node `n`, counted from 1.
+    ///
+    /// # Panics
+    /// There is no such node.
+    pub fn node(&self, n: u8) -> &Node {
+        &self.nodes[usize::from(n) - 1]
+    }
+
+    /// As [`Lab::node`], to restart its agent.
+    ///
+    /// # Panics
+    /// There is no such node.
+    pub fn node_mut(&mut self, n: u8) -> &mut Node {
+        &mut self.nodes[usize::from(n) - 1]
+    }
+
+    /// Pod `p` of node `n`, both counted from 1.
+    ///
+    /// # Panics
+    /// There is no such pod.
+    pub fn pod(&self, n: u8, p: u8) -> &Pod {
+        &self.node(n).pods[usize::from(p) - 1]
+    }
+
+    /// All nodes in order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The agent of node `n`.
+    ///
+    /// # Errors
+    /// The node has none.
+    pub fn agent(&self, n: u8) -> Result<&Agent> {
+        self.node(n).agent.as_ref().ok_or_else(|| anyhow!("node {n} runs no agent"))
+    }
+
+    /// As [`Lab::agent`], to stop and start it.
+    ///
+    /// # Errors
+    /// The node has none.
+    pub fn agent_mut(&mut self, n: u8) -> Result<&mut Agent> {
+        self.node_mut(n).agent.as_mut().ok_or_else(|| anyhow!("node {n} runs no agent"))
+    }
+
+    /// What all names of this lab begin with: `vx<pid>`, or `vx<pid>.<k>` for further labs of the
+    /// same process.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Where configuration, state and logs lie.
+    pub fn run_dir(&self) -> PathBuf {
+        cleanup::run_dir(&self.prefix)
+    }
+
+    /// The state that all agents share, as written last.
+    pub fn state(&self) -> &StateFile {
+        &self.state
+    }
+
+    /// Path of the state file.
+    pub fn state_path(&self) -> PathBuf {
+        self.run_dir().join("state.toml")
+    }
+
+    /// Replaces the state file in one step; the agents reload it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_state(&mut self, state: StateFile) -> Result<()> {
+        state.write(&self.state_path())?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Leaves the lab up when this process ends, until `vxlan-lab down`.
+    ///
+    /// # Errors
+    /// The mark that says so cannot be written.
+    pub fn keep(mut self) -> Result<()> {
+        std::fs::write(Path::new(&self.run_dir()).join(cleanup::KEPT), "")?;
+        self.keep = true;
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                node.agent.iter().for_each(Agent::print_log);
+            }
+        }
+        self.nodes.iter_mut().filter_map(|node| node.agent.as_mut()).for_each(Agent::reap);
+        cleanup::remove(&self.prefix);
+    }
+}

@@ -1,0 +1,148 @@
+//! What a lab should look like.
+
+use anyhow::Result;
+
+use super::{AgentOptions, Family, Lab, topology};
+
+/// How the packets of a node's pods get to other nodes.
+#[derive(Clone, Debug)]
+pub enum Overlay {
+    /// No overlay: the underlay has routes to the pod subnets.
+    None,
+    /// A kernel vxlan device, set up by `ip` and `bridge` as flannel does it.
+    KernelVxlan,
+    /// Our agent.
+    Agent(AgentOptions),
+}
+
+impl Overlay {
+    /// Our agent with the fast path in mode `direct`.
+    pub fn agent() -> Self {
+        Self::Agent(AgentOptions::default())
+    }
+}
+
+/// How pods are attached to their node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// To the bridge `cni0`, as CNI's `bridge` plugin does.
+    Bridge,
+    /// By a host route to the veth, as CNI's `ptp` plugin does.
+    Ptp,
+}
+
+/// One node.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    /// How it reaches the others' pods.
+    pub overlay: Overlay,
+    /// How many pods it has.
+    pub pods: u8,
+    /// How they are attached.
+    pub attach: Attach,
+}
+
+/// A lab to be built.
+#[derive(Clone, Debug)]
+pub struct LabSpec {
+    /// The nodes; two are linked directly, more by a bridge.
+    pub nodes: Vec<NodeSpec>,
+    /// Family of the tunnel's outer addresses. Nodes have underlay addresses of both.
+    pub underlay: Family,
+    /// MTU of the underlay in bytes.
+    pub mtu: u32,
+    /// MTU of the pods; by default what fits into the tunnel (1500 − 50), or the underlay's where
+    /// there is none.
+    pub pod_mtu: Option<u32>,
+    /// Whether GRO is switched on at the underlay interfaces (it is off on a veth).
+    pub gro: bool,
+    /// Leaves the VTEP MACs of agent nodes out of the state file. Kernel nodes would not know them.
+    pub derive_macs: bool,
+}
+
+impl LabSpec {
+    /// Two nodes with one pod each, on a bridge, over IPv4 with an MTU of 1500.
+    pub fn pair(first: Overlay, second: Overlay) -> Self {
+        Self::of(vec![first, second])
+    }
+
+    /// A node with one pod for each of `overlays`, otherwise as [`LabSpec::pair`].
+    pub fn of(overlays: Vec<Overlay>) -> Self {
+        let node = |overlay| NodeSpec { overlay, pods: 1, attach: Attach::Bridge };
+        Self {
+            nodes: overlays.into_iter().map(node).collect(),
+            underlay: Family::V4,
+            mtu: 1500,
+            pod_mtu: None,
+            gro: false,
+            derive_macs: false,
+        }
+    }
+
+    /// With `count` pods on every node.
+    #[must_use]
+    pub fn pods(mut self, count: u8) -> Self {
+        self.nodes.iter_mut().for_each(|node| node.pods = count);
+        self
+    }
+
+    /// With all pods attached in this way.
+    #[must_use]
+    pub fn attach(mut self, attach: Attach) -> Self {
+        self.nodes.iter_mut().for_each(|node| node.attach = attach);
+        self
+    }
+
+    /// With outer addresses of `family`.
+    #[must_use]
+    pub fn underlay(mut self, family: Family) -> Self {
+        self.underlay = family;
+        self
+    }
+
+    /// With an underlay of this MTU.
+    #[must_use]
+    pub fn mtu(mut self, bytes: u32) -> Self {
+        self.mtu = bytes;
+        self
+    }
+
+    /// With pods of this MTU, whether it fits into the tunnel or not.
+    #[must_use]
+    pub fn pod_mtu(mut self, bytes: u32) -> Self {
+        self.pod_mtu = Some(bytes);
+        self
+    }
+
+    /// With GRO at the underlay interfaces.
+    #[must_use]
+    pub fn gro(mut self) -> Self {
+        self.gro = true;
+        self
+    }
+
+    /// With VTEP MACs that the agents derive themselves.
+    #[must_use]
+    pub fn derive_macs(mut self) -> Self {
+        self.derive_macs = true;
+        self
+    }
+
+    /// Builds the lab and waits until every node is ready.
+    ///
+    /// # Errors
+    /// Not root, a tool or the agent is missing, or an agent does not get ready: the error and
+    /// standard error say why. What was built so far is removed.
+    pub fn build(&self) -> Result<Lab> {
+        topology::build(self)
+    }
+
+    /// MTU of the pods of a node with `overlay`.
+    pub(super) fn pod_mtu_for(&self, overlay: &Overlay) -> u32 {
+        let fits = match overlay {
+            Overlay::None => self.mtu,
+            Overlay::KernelVxlan | Overlay::Agent(_) => self.mtu - self.underlay.overhead(),
+        };
+        self.pod_mtu.unwrap_or(fits)
+    }
+}

@@ -1,0 +1,76 @@
+//! The state file that all agents of a lab read.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::addr::{inner4, inner6, underlay, vtep_mac};
+use super::{LabSpec, Overlay};
+
+/// The nodes of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateFile {
+    /// In the order of the file.
+    pub nodes: Vec<StateNode>,
+}
+
+/// One `[[node]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateNode {
+    /// `n1`, `n2`, …
+    pub name: String,
+    /// Underlay address.
+    pub vtep: IpAddr,
+    /// MAC of its vxlan device; left out if `None`.
+    pub mac: Option<String>,
+    /// Pod subnets.
+    pub subnets: Vec<String>,
+}
+
+impl StateFile {
+    /// All nodes of a lab.
+    pub fn of(spec: &LabSpec) -> Self {
+        let nodes = (1u8..).zip(&spec.nodes).map(|(n, node)| StateNode {
+            name: format!("n{n}"),
+            vtep: underlay(spec.underlay, n),
+            mac: match node.overlay {
+                Overlay::Agent(_) if spec.derive_macs => None,
+                _ => Some(vtep_mac(n)),
+            },
+            subnets: vec![format!("{}/24", inner4(n, 0)), format!("{}/64", inner6(n, 0))],
+        });
+        Self { nodes: nodes.collect() }
+    }
+
+    /// The same without the node `name`.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        Self { nodes: self.nodes.iter().filter(|node| node.name != name).cloned().collect() }
+    }
+
+    /// As TOML.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            let _ = writeln!(text, "[[node]]\nname = {:?}\nvtep = \"{}\"", node.name, node.vtep);
+            if let Some(mac) = &node.mac {
+                let _ = writeln!(text, "mac = {mac:?}");
+            }
+            let _ = writeln!(text, "subnets = {:?}\n", node.subnets);
+        }
+        text
+    }
+
+    /// Replaces the file at `path` in one step.
+    ///
+    /// # Errors
+    /// The file cannot be written or renamed.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let new = path.with_extension("new");
+        std::fs::write(&new, self.to_toml())
+            .and_then(|()| std::fs::rename(&new, path))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}

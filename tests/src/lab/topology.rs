@@ -1,0 +1,250 @@
+//! Laying out namespaces, links, addresses and pods.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::addr::{self, inner4, inner6, pod_host, underlay4, underlay6};
+use super::{Agent, Attach, Family, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile};
+use super::{cleanup, cmd, kernel};
+
+/// The underlay interface of every node.
+pub const UNDERLAY: &str = "underlay0";
+/// The vxlan device of every node that has one.
+pub const DEVICE: &str = "flannel.1";
+/// The network's VNI.
+pub const VNI: u32 = 1;
+/// The network's UDP port.
+pub const PORT: u16 = 8472;
+
+/// A node; dereferences to its namespace.
+pub struct Node {
+    /// `n1`, `n2`, …
+    pub name: String,
+    /// Its underlay address, of the family that the tunnel uses.
+    pub underlay: IpAddr,
+    /// Address of its vxlan device; source of packets from the host to pods.
+    pub vtep4: Ipv4Addr,
+    /// As `vtep4`.
+    pub vtep6: Ipv6Addr,
+    /// Its pods in order.
+    pub pods: Vec<Pod>,
+    /// Its agent, if it runs one.
+    pub agent: Option<Agent>,
+    ns: Netns,
+}
+
+/// A pod; dereferences to its namespace. Its interface is `eth0`.
+pub struct Pod {
+    /// `n1p1`, …
+    pub name: String,
+    /// IPv4 address.
+    pub ip4: Ipv4Addr,
+    /// IPv6 address.
+    pub ip6: Ipv6Addr,
+    /// Name of the node's side of its veth.
+    pub host_veth: String,
+    ns: Netns,
+}
+
+impl Pod {
+    /// Both addresses.
+    pub fn ips(&self) -> [IpAddr; 2] {
+        [self.ip4.into(), self.ip6.into()]
+    }
+
+    /// The address of one family.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.ip4.into(),
+            Family::V6 => self.ip6.into(),
+        }
+    }
+}
+
+impl Deref for Node {
+    type Target = Netns;
+
+    fn deref(&self) -> &Netns {
+        &self.ns
+    }
+}
+
+impl Deref for Pod {
+    type Target = Netns;
+
+    fn deref(&self) -> &Netns {
+        &self.ns
+    }
+}
+
+/// Builds what `spec` says. See [`LabSpec::build`].
+pub(super) fn build(spec: &LabSpec) -> Result<Lab> {
+    ensure!(nix::unistd::geteuid().is_root(), "the lab makes network namespaces: run it as root");
+    ensure!((2..=99).contains(&spec.nodes.len()), "a lab has 2 to 99 nodes");
+    cleanup::sweep();
+    let prefix = cleanup::claim_prefix()?;
+    std::fs::create_dir_all(cleanup::run_dir(&prefix))?;
+    // From here on, dropping the lab removes what has been made.
+    let mut lab = Lab { nodes: Vec::new(), _fabric: None, state: StateFile::of(spec), prefix, keep: false };
+    make_namespaces(&lab.prefix, spec)?;
+    if spec.nodes.len() > 2 {
+        lab._fabric = Some(Netns::open(&format!("{}-fabric", lab.prefix))?);
+    }
+    link_nodes(&lab.prefix, spec)?;
+    for (n, node) in (1u8..).zip(&spec.nodes) {
+        let node = make_node(&lab.prefix, n, node, spec)?;
+        lab.nodes.push(node);
+    }
+    lab.state.write(&lab.state_path())?;
+    start_overlays(&mut lab, spec)?;
+    Ok(lab)
+}
+
+fn make_namespaces(prefix: &str, spec: &LabSpec) -> Result<()> {
+    let mut names = Vec::new();
+    if spec.nodes.len() > 2 {
+        names.push(format!("{prefix}-fabric"));
+    }
+    for (n, node) in (1u8..).zip(&spec.nodes) {
+        names.push(format!("{prefix}-n{n}"));
+        names.extend((1..=node.pods).map(|p| format!("{prefix}-n{n}p{p}")));
+    }
+    let batch: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
+    cmd::feed(Command::new("ip").args(["-batch", "-"]), &batch)?;
+    for name in &names {
+        let ns = Netns::open(name)?;
+        // Before the first interface: those start with the defaults.
+        ns.sysctl(&[
+            ("ipv6/conf/all/accept_dad", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/default/accept_ra", "0"),
+            ("ipv6/conf/default/router_solicitations", "0"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+        ])?;
+        ns.ip("link set lo up\n")?;
+    }
+    Ok(())
+}
+
+/// Two nodes: one veth pair. More: a bridge in a namespace of its own.
+fn link_nodes(prefix: &str, spec: &LabSpec) -> Result<()> {
+    let (mtu, count) = (spec.mtu, spec.nodes.len());
+    let mut batch = String::new();
+    let mut fabric = String::new();
+    if count == 2 {
+        let _ = writeln!(
+            batch,
+            "link add {UNDERLAY} mtu {mtu} netns {prefix}-n1 type veth \
+             peer name {UNDERLAY} mtu {mtu} netns {prefix}-n2"
+        );
+    } else {
+        let _ = writeln!(fabric, "link add br0 mtu {mtu} type bridge mcast_snooping 0");
+        let _ = writeln!(fabric, "link set br0 up");
+        for n in 1..=count {
+            let _ = writeln!(
+                batch,
+                "link add {UNDERLAY} mtu {mtu} netns {prefix}-n{n} type veth \
+                 peer name n{n} mtu {mtu} netns {prefix}-fabric"
+            );
+            let _ = writeln!(fabric, "link set n{n} master br0 up");
+        }
+    }
+    cmd::feed(Command::new("ip").args(["-batch", "-"]), &batch)?;
+    if fabric.is_empty() {
+        return Ok(());
+    }
+    Netns::open(&format!("{prefix}-fabric"))?.ip(&fabric)
+}
+
+fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Node> {
+    let ns = Netns::open(&format!("{prefix}-n{n}"))?;
+    ns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
+    let mut batch = format!(
+        "addr add {}/24 dev {UNDERLAY}\naddr add {}/64 dev {UNDERLAY} nodad\n\
+         link set {UNDERLAY} up\n",
+        underlay4(n),
+        underlay6(n),
+    );
+    let mtu = spec.pod_mtu_for(&node.overlay);
+    if node.attach == Attach::Bridge {
+        let _ = write!(
+            batch,
+            "link add cni0 mtu {mtu} type bridge mcast_snooping 0\n\
+             addr add {}/24 dev cni0\naddr add {}/64 dev cni0 nodad\nlink set cni0 up\n",
+            inner4(n, 1),
+            inner6(n, 1),
+        );
+    }
+    ns.ip(&batch)?;
+    if spec.gro {
+        ns.sh(&format!("ethtool -K {UNDERLAY} gro on"))?;
+    }
+    let pods = (1..=node.pods).map(|p| make_pod(prefix, &ns, n, p, node.attach, mtu));
+    Ok(Node {
+        name: format!("n{n}"),
+        underlay: addr::underlay(spec.underlay, n),
+        vtep4: inner4(n, 0),
+        vtep6: inner6(n, 0),
+        pods: pods.collect::<Result<_>>()?,
+        agent: None,
+        ns,
+    })
+}
+
+fn make_pod(prefix: &str, node: &Netns, n: u8, p: u8, attach: Attach, mtu: u32) -> Result<Pod> {
+    let (name, host_veth) = (format!("n{n}p{p}"), format!("veth{p}"));
+    let ns = Netns::open(&format!("{prefix}-{name}"))?;
+    let (ip4, ip6) = (inner4(n, pod_host(p)), inner6(n, pod_host(p)));
+    let (gw4, gw6) = (inner4(n, 1), inner6(n, 1));
+    let pair = format!(
+        "link add {host_veth} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n",
+        ns.namespace()
+    );
+    let (outside, inside) = match attach {
+        Attach::Bridge => (
+            format!("link set {host_veth} master cni0 up\n"),
+            format!(
+                "addr add {ip4}/24 dev eth0\naddr add {ip6}/64 dev eth0 nodad\n\
+                 link set eth0 up\n"
+            ),
+        ),
+        Attach::Ptp => (
+            format!(
+                "addr add {gw4}/32 dev {host_veth}\naddr add {gw6}/128 dev {host_veth} nodad\n\
+                 link set {host_veth} up\n\
+                 route add {ip4}/32 dev {host_veth}\nroute add {ip6}/128 dev {host_veth}\n"
+            ),
+            format!(
+                "addr add {ip4}/32 dev eth0\naddr add {ip6}/128 dev eth0 nodad\n\
+                 link set eth0 up\n\
+                 route add {gw4} dev eth0 scope link\nroute add {gw6} dev eth0\n"
+            ),
+        ),
+    };
+    node.ip(&format!("{pair}{outside}"))?;
+    ns.ip(&format!("{inside}route add default via {gw4} dev eth0\nroute add default via {gw6} dev eth0\n"))?;
+    Ok(Pod { name, ip4, ip6, host_veth, ns })
+}
+
+/// Starts all agents, then waits for each: they get ready side by side.
+fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
+    let count = u8::try_from(spec.nodes.len())?;
+    for (n, node) in (1u8..).zip(&spec.nodes) {
+        let ns = lab.node(n).deref();
+        match &node.overlay {
+            Overlay::None => kernel::route_plainly(ns, n, count)?,
+            Overlay::KernelVxlan => kernel::set_up_vxlan(ns, spec, n, count)?,
+            Overlay::Agent(options) => {
+                let agent = Agent::new(lab, spec, n, options)?;
+                lab.node_mut(n).agent = Some(agent);
+                lab.agent_mut(n)?.spawn()?;
+            }
+        }
+    }
+    lab.nodes.iter().filter_map(|node| node.agent.as_ref()).try_for_each(Agent::wait_ready)
+}

@@ -1,0 +1,51 @@
+//! Traffic between namespaces, without any program of the distribution.
+//!
+//! Clients and servers are threads of this process that have entered a namespace; they take
+//! anything that dereferences to a [`Netns`](super::Netns), so pods and nodes alike.
+
+mod ping;
+mod raw;
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use nix::libc;
+
+pub use ping::{Ping, PingError, PingReport, ping};
+pub use raw::{Capture, Frame, inject, mac_of};
+pub use tcp::{Transfer, tcp_bulk, tcp_concurrent};
+pub use udp::{EchoReport, StreamReport, UdpStream, udp_echo};
+
+/// The unspecified address of the family of `ip`, with port `port`.
+pub(crate) fn any(ip: IpAddr, port: u16) -> SocketAddr {
+    match ip {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+    }
+}
+
+/// `setsockopt` for options that are an `int`.
+pub(crate) fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let size = size_of_val(&value) as libc::socklen_t;
+    let pointer = (&raw const value).cast();
+    // SAFETY: the kernel reads `size` bytes from `value`, which outlives the call.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `len` bytes that differ from place to place, so that a shifted or swapped part shows.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}

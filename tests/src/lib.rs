@@ -1,0 +1,3 @@
+//! The lab of network namespaces, and what runs in it: end-to-end tests, demo and benchmark.
+
+pub mod lab;
