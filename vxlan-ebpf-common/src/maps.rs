@@ -31,6 +31,9 @@ pub mod names {
     /// Per-CPU array of [`Counter`](super::Counter), indexed by
     /// [`counters::index`](crate::counters::index).
     pub const COUNTERS: &str = "COUNTERS";
+    /// All of them.
+    pub const ALL: [&str; 10] =
+        [CONFIG, SWITCH, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, MACS, ENDPOINTS4, ENDPOINTS6, COUNTERS];
 }
 
 /// Index into VTEPS. [`LOCAL_VTEP`] is this node.

@@ -2,8 +2,21 @@
 //!
 //! [`DatapathState`] is what should be (or is) in the maps and on the interfaces; [`diff`] turns
 //! two of them into [`Change`]s, [`Datapath`] carries those out. Everything lives in pins, so a
-//! datapath outlives its agent, and the next agent adopts it.
+//! datapath outlives its agent, and the next agent adopts it. [`Pins`] reads and switches a
+//! datapath without owning it.
+//!
+//! ```text
+//! <pin_dir>/v<layout>/<network>/   CONFIG, ROUTES4, …    maps, by name
+//!                                  programs/<hook>       programs
+//!                                  links/<hook>-<ifindex> one per attachment
+//! ```
 
+mod attach;
+mod maps;
+mod open;
+mod pins;
 mod state;
 
+pub use open::{Datapath, Features, Options, detach};
+pub use pins::Pins;
 pub use state::{Attachment, Change, DatapathState, diff};

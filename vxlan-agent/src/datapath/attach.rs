@@ -1,0 +1,244 @@
+//! Programs on interfaces: TCX links where the kernel has them, clsact filters elsewhere.
+//!
+//! An attachment is recorded in `links/` as `<hook>-<ifindex>`: the pinned link itself, or, for
+//! clsact, which has no such object, a directory of that name.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttach, TcHandle, qdisc_add_clsact};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use vxlan_ebpf_common::Hook;
+
+use super::state::Attachment;
+
+/// Priority of our clsact filters: behind those that say they come first, before the default.
+const PRIORITY: u16 = 0x4000;
+const CLSACT: &str = ".clsact";
+
+/// The direction a hook looks in.
+const fn direction(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::TunnelEgress => TcAttachType::Egress,
+        Hook::PodEgress | Hook::UnderlayIngress | Hook::TunnelIngress => TcAttachType::Ingress,
+    }
+}
+
+/// How programs are attached on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backend {
+    /// Links, replaced atomically and found again through their pins (Linux 6.6).
+    Tcx,
+    /// Filters of a clsact qdisc, found again by priority and this handle.
+    Clsact(u32),
+}
+
+/// The attachments of one network.
+pub(super) struct Links {
+    dir: PathBuf,
+    backend: Backend,
+}
+
+impl Links {
+    /// Links recorded in `dir`.
+    pub(super) fn new(dir: PathBuf, backend: Backend) -> Result<Self> {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        Ok(Self { dir, backend })
+    }
+
+    fn path(&self, attachment: Attachment) -> PathBuf {
+        let Attachment { hook, ifindex } = attachment;
+        let suffix = match self.backend {
+            Backend::Tcx => "",
+            Backend::Clsact(_) => CLSACT,
+        };
+        self.dir.join(format!("{}-{ifindex}{suffix}", hook.label()))
+    }
+
+    /// Attaches `program`, or puts it in the place of an earlier one.
+    pub(super) fn attach(&self, program: &mut SchedClassifier, attachment: Attachment) -> Result<()> {
+        match self.backend {
+            Backend::Tcx => self.attach_tcx(program, attachment),
+            Backend::Clsact(handle) => self.attach_clsact(program, attachment, handle),
+        }
+        .with_context(|| {
+            format!("cannot attach {} to interface {}", attachment.hook.label(), attachment.ifindex)
+        })
+    }
+
+    fn attach_tcx(&self, program: &mut SchedClassifier, attachment: Attachment) -> Result<()> {
+        let path = self.path(attachment);
+        if path.exists() {
+            if is_attached(attachment, &path) && replace(program, &path).is_ok() {
+                return Ok(());
+            }
+            // The interface that it was on is gone.
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        let at = TcAttach::Tcx { attach_type: direction(attachment.hook), order: LinkOrder::default() };
+        let id = program.attach(attachment.ifindex, at)?;
+        let link: FdLink = program.take_link(id)?.try_into()?;
+        link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+        Ok(())
+    }
+
+    fn attach_clsact(
+        &self,
+        program: &mut SchedClassifier,
+        attachment: Attachment,
+        handle: u32,
+    ) -> Result<()> {
+        let interface = attachment.ifindex;
+        // The kernel says EEXIST if somebody was first, and that is fine.
+        let _ = qdisc_add_clsact(interface);
+        let id = match self.filter(attachment, handle).and_then(|link| Ok(program.attach_to_link(link)?)) {
+            Ok(id) => id,
+            Err(_) => {
+                let options = NlOptions { priority: PRIORITY, handle: TcHandle::from(handle), classid: None };
+                let parent = direction(attachment.hook).into();
+                program.attach(interface, TcAttach::Netlink { parent, options })?
+            }
+        };
+        // The filter outlives us.
+        std::mem::forget(program.take_link(id)?);
+        let path = self.path(attachment);
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))
+    }
+
+    fn filter(&self, attachment: Attachment, handle: u32) -> Result<SchedClassifierLink> {
+        let parent = TcHandle::from(direction(attachment.hook));
+        Ok(SchedClassifierLink::attached(attachment.ifindex, parent, PRIORITY, TcHandle::from(handle), None)?)
+    }
+
+    /// Takes a program off an interface, which may be gone already.
+    pub(super) fn detach(&self, attachment: Attachment) -> Result<()> {
+        let path = self.path(attachment);
+        let removed = match self.backend {
+            Backend::Tcx => fs::remove_file(&path),
+            Backend::Clsact(handle) => {
+                // Dropping a link removes its filter.
+                drop(self.filter(attachment, handle));
+                fs::remove_dir(&path)
+            }
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is recorded and still in place.
+    pub(super) fn list(&self) -> Result<BTreeSet<Attachment>> {
+        let recorded = recorded(&self.dir)?;
+        Ok(recorded.into_iter().filter(|attachment| self.is_in_place(*attachment)).collect())
+    }
+
+    fn is_in_place(&self, attachment: Attachment) -> bool {
+        self.path(attachment).exists()
+            && match self.backend {
+                Backend::Tcx => is_attached(attachment, &self.path(attachment)),
+                Backend::Clsact(_) => interface_exists(attachment.ifindex),
+            }
+    }
+
+    /// Removes records of attachments whose interface is gone.
+    pub(super) fn forget_dead(&self) -> Result<()> {
+        for attachment in recorded(&self.dir)? {
+            if !self.is_in_place(attachment) {
+                self.detach(attachment)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What `dir` records, in place or not.
+pub(super) fn recorded(dir: &Path) -> Result<BTreeSet<Attachment>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| parse(&name)).collect())
+}
+
+/// The attachment that a record of this name stands for.
+fn parse(name: &str) -> Option<Attachment> {
+    let (label, ifindex) = name.trim_end_matches(CLSACT).rsplit_once('-')?;
+    let hook = Hook::ALL.into_iter().find(|hook| hook.label() == label)?;
+    Some(Attachment { hook, ifindex: ifindex.parse().ok()? })
+}
+
+/// The program of a pinned link.
+fn linked_program(path: &Path) -> Option<u32> {
+    Some(FdLink::from(PinnedLink::from_pin(path).ok()?).info().ok()?.program_id())
+}
+
+/// Whether the link pinned at `path` is still on the interface, not just on a deleted one that had
+/// the same index.
+fn is_attached(attachment: Attachment, path: &Path) -> bool {
+    let attached = SchedClassifier::query_tcx(attachment.ifindex, direction(attachment.hook));
+    let program = linked_program(path);
+    attached.is_ok_and(|(_, programs)| programs.iter().any(|info| Some(info.id()) == program))
+}
+
+fn interface_exists(ifindex: u32) -> bool {
+    nix::net::if_::if_indextoname(ifindex).is_ok()
+}
+
+/// Puts `program` in the place of the one that the link pinned at `path` has.
+fn replace(program: &mut SchedClassifier, path: &Path) -> Result<()> {
+    let link: SchedClassifierLink = FdLink::from(PinnedLink::from_pin(path)?).try_into()?;
+    let id = program.attach_to_link(link)?;
+    // Closing this descriptor leaves the pin, and with it the link.
+    drop(FdLink::try_from(program.take_link(id)?));
+    Ok(())
+}
+
+/// Whether the kernel has TCX.
+pub(super) fn has_tcx() -> bool {
+    const LOOPBACK: u32 = 1;
+    SchedClassifier::query_tcx(LOOPBACK, TcAttachType::Ingress).is_ok()
+}
+
+/// A handle for the clsact filters of the network whose pins are in `dir`: FNV-1a of its name, so
+/// that several networks can share an interface.
+pub(super) fn clsact_handle(dir: &Path) -> u32 {
+    let name = dir.file_name().unwrap_or_default().as_encoded_bytes();
+    let hash =
+        name.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    hash & 0x7fff_ffff | 1
+}
+
+/// Takes everything recorded in `dir` off its interfaces.
+pub(super) fn detach_all(dir: &Path, handle: u32) -> Result<()> {
+    for attachment in recorded(dir)? {
+        for backend in [Backend::Tcx, Backend::Clsact(handle)] {
+            Links { dir: dir.to_owned(), backend }.detach(attachment)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_named_after_hook_and_interface() {
+        let expected = Some(Attachment { hook: Hook::PodEgress, ifindex: 12 });
+        assert_eq!(parse("pod_egress-12"), expected);
+        assert_eq!(parse("pod_egress-12.clsact"), expected);
+        assert_eq!(parse("pod_egress"), None);
+        assert_eq!(parse("elsewhere-12"), None);
+    }
+
+    #[test]
+    fn networks_have_handles_of_their_own() {
+        assert_ne!(clsact_handle(Path::new("/a/v1/blue")), clsact_handle(Path::new("/a/v1/green")));
+        assert_eq!(clsact_handle(Path::new("/a/v1/blue")), clsact_handle(Path::new("/b/v1/blue")));
+    }
+}

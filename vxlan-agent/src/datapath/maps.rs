@@ -1,0 +1,181 @@
+//! Typed access to the maps of one network.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use ipnetwork::IpNetwork;
+use vxlan_ebpf_common::maps::{Addr, Config, Counter, Endpoint, MacKey, Vtep, VtepId, names};
+use vxlan_ebpf_common::{Hook, Reason, counters};
+
+use super::state::{Change, DatapathState};
+
+/// All maps that the agent writes, and those that operators read.
+pub(super) struct Maps {
+    config: Array<MapData, Config>,
+    switch: Array<MapData, u32>,
+    routes4: LpmTrie<MapData, [u8; 4], VtepId>,
+    routes6: LpmTrie<MapData, [u8; 16], VtepId>,
+    vteps: Array<MapData, Vtep>,
+    vtep_ids: HashMap<MapData, Addr, VtepId>,
+    macs: HashMap<MapData, MacKey, VtepId>,
+    endpoints4: HashMap<MapData, [u8; 4], Endpoint>,
+    endpoints6: HashMap<MapData, [u8; 16], Endpoint>,
+    counters: PerCpuArray<MapData, Counter>,
+}
+
+/// A pinned map as its type.
+fn typed<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &str) -> Result<M> {
+    let path = dir.join(name);
+    let open = || Map::from_map_data(MapData::from_pin(&path)?)?.try_into();
+    open().with_context(|| format!("cannot open the map {}", path.display()))
+}
+
+impl Maps {
+    /// Opens what is pinned in `dir`.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        Ok(Self {
+            config: typed(dir, names::CONFIG)?,
+            switch: typed(dir, names::SWITCH)?,
+            routes4: typed(dir, names::ROUTES4)?,
+            routes6: typed(dir, names::ROUTES6)?,
+            vteps: typed(dir, names::VTEPS)?,
+            vtep_ids: typed(dir, names::VTEP_IDS)?,
+            macs: typed(dir, names::MACS)?,
+            endpoints4: typed(dir, names::ENDPOINTS4)?,
+            endpoints6: typed(dir, names::ENDPOINTS6)?,
+            counters: typed(dir, names::COUNTERS)?,
+        })
+    }
+
+    /// Everything that is in the maps; no attachments.
+    pub(super) fn read(&self) -> Result<DatapathState, MapError> {
+        let mut state = DatapathState { config: self.config.get(&0, 0)?, ..DatapathState::default() };
+        read_prefixes(&self.routes4, &mut state.routes)?;
+        read_prefixes(&self.routes6, &mut state.routes)?;
+        for (id, vtep) in (0..).zip(self.vteps.iter()) {
+            let vtep = vtep?;
+            if vtep.family != 0 {
+                state.vteps.insert(id, vtep);
+            }
+        }
+        state.vtep_ids = self.vtep_ids.iter().collect::<Result<_, _>>()?;
+        state.macs = self.macs.iter().collect::<Result<_, _>>()?;
+        read_addresses(&self.endpoints4, &mut state.endpoints)?;
+        read_addresses(&self.endpoints6, &mut state.endpoints)?;
+        Ok(state)
+    }
+
+    /// Carries out a change of a map. Attachments are no maps: they are passed over.
+    pub(super) fn write(&mut self, change: &Change) -> Result<(), MapError> {
+        match *change {
+            Change::SetConfig(config) => self.config.set(0, &config, 0),
+            Change::PutVtep(id, vtep) => self.vteps.set(id, &vtep, 0),
+            Change::DeleteVtep(id) => self.vteps.set(id, &Vtep::default(), 0),
+            Change::PutVtepId(addr, id) => self.vtep_ids.insert(&addr, &id, 0),
+            Change::DeleteVtepId(addr) => gone(self.vtep_ids.remove(&addr)),
+            Change::PutMac(key, id) => self.macs.insert(&key, &id, 0),
+            Change::DeleteMac(key) => gone(self.macs.remove(&key)),
+            Change::PutRoute(prefix, id) => self.put_route(prefix, id),
+            Change::DeleteRoute(prefix) => gone(self.delete_route(prefix)),
+            Change::PutEndpoint(addr, endpoint) => match addr {
+                IpAddr::V4(addr) => self.endpoints4.insert(&addr.octets(), &endpoint, 0),
+                IpAddr::V6(addr) => self.endpoints6.insert(&addr.octets(), &endpoint, 0),
+            },
+            Change::DeleteEndpoint(addr) => gone(match addr {
+                IpAddr::V4(addr) => self.endpoints4.remove(&addr.octets()),
+                IpAddr::V6(addr) => self.endpoints6.remove(&addr.octets()),
+            }),
+            Change::Attach(_) | Change::Detach(_) => Ok(()),
+        }
+    }
+
+    fn put_route(&mut self, prefix: IpNetwork, id: VtepId) -> Result<(), MapError> {
+        let bits = prefix.prefix().into();
+        match prefix.ip() {
+            IpAddr::V4(ip) => self.routes4.insert(&Key::new(bits, ip.octets()), &id, 0),
+            IpAddr::V6(ip) => self.routes6.insert(&Key::new(bits, ip.octets()), &id, 0),
+        }
+    }
+
+    fn delete_route(&mut self, prefix: IpNetwork) -> Result<(), MapError> {
+        let bits = prefix.prefix().into();
+        match prefix.ip() {
+            IpAddr::V4(ip) => self.routes4.remove(&Key::new(bits, ip.octets())),
+            IpAddr::V6(ip) => self.routes6.remove(&Key::new(bits, ip.octets())),
+        }
+    }
+
+    /// Whether SWITCH lets the fast path run.
+    pub(super) fn switched_on(&self) -> Result<bool> {
+        Ok(self.switch.get(&0, 0).context("cannot read SWITCH")? == 0)
+    }
+
+    /// Writes SWITCH.
+    pub(super) fn switch(&mut self, on: bool) -> Result<()> {
+        self.switch.set(0, &u32::from(!on), 0).context("cannot write SWITCH")
+    }
+
+    /// Every counter that is not zero, summed over the CPUs.
+    pub(super) fn counters(&self) -> Result<Vec<(Hook, Reason, Counter)>> {
+        let mut found = Vec::new();
+        for hook in Hook::ALL {
+            for reason in Reason::ALL {
+                let cell = counters::index(hook, *reason);
+                let per_cpu = self.counters.get(&cell, 0).context("cannot read COUNTERS")?;
+                let sum = per_cpu.iter().fold(Counter::default(), |sum, cpu| Counter {
+                    packets: sum.packets + cpu.packets,
+                    bytes: sum.bytes + cpu.bytes,
+                });
+                if sum.packets != 0 {
+                    found.push((hook, *reason, sum));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Deleting what is not there is fine.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn read_prefixes<const N: usize>(
+    map: &LpmTrie<impl Borrow<MapData>, [u8; N], VtepId>,
+    routes: &mut BTreeMap<IpNetwork, VtepId>,
+) -> Result<(), MapError>
+where
+    IpAddr: From<[u8; N]>,
+{
+    for entry in map.iter() {
+        let (key, id) = entry?;
+        let prefix = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+        if let Ok(prefix) = IpNetwork::new(IpAddr::from(key.data()), prefix) {
+            routes.insert(prefix, id);
+        }
+    }
+    Ok(())
+}
+
+fn read_addresses<const N: usize>(
+    map: &HashMap<impl Borrow<MapData>, [u8; N], Endpoint>,
+    endpoints: &mut BTreeMap<IpAddr, Endpoint>,
+) -> Result<(), MapError>
+where
+    IpAddr: From<[u8; N]>,
+{
+    for entry in map.iter() {
+        let (address, endpoint) = entry?;
+        endpoints.insert(IpAddr::from(address), endpoint);
+    }
+    Ok(())
+}

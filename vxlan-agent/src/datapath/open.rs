@@ -1,0 +1,188 @@
+//! Loading, pinning and adopting a datapath.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use serde::Serialize;
+use vxlan_ebpf_common::Hook;
+use vxlan_ebpf_common::maps::names;
+
+use super::attach::{self, Backend, Links};
+use super::maps::Maps;
+use super::state::{Change, DatapathState};
+
+/// The object made by `cargo xtask build-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXLAN_EBPF_OBJECT"));
+
+/// Where bpffs belongs.
+const BPFFS: &str = "/sys/fs/bpf";
+const PROGRAMS: &str = "programs";
+/// Directory of the links below a network's directory.
+pub(super) const LINKS: &str = "links";
+
+/// Where a datapath lives.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory of the pins, on bpffs.
+    pub dir: PathBuf,
+    /// Use clsact even where the kernel has TCX.
+    pub clsact: bool,
+}
+
+/// What the kernel offers, as found at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Features {
+    /// TCX links (Linux 6.6); clsact filters otherwise.
+    pub tcx: bool,
+}
+
+/// A loaded, pinned datapath.
+pub struct Datapath {
+    programs: Ebpf,
+    links: Links,
+    maps: Maps,
+    state: DatapathState,
+    features: Features,
+}
+
+impl Datapath {
+    /// Loads the programs of a network, over the maps that are pinned already if there are any.
+    ///
+    /// Programs that an earlier agent left on interfaces are replaced one by one, each
+    /// atomically; their maps stay, so they never stop forwarding.
+    pub fn open(options: &Options) -> Result<Self> {
+        let dir = &options.dir;
+        ensure_bpffs(dir)?;
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let mut programs = load(dir)?;
+        let features = Features { tcx: !options.clsact && attach::has_tcx() };
+        let backend = if features.tcx { Backend::Tcx } else { Backend::Clsact(attach::clsact_handle(dir)) };
+        let links = Links::new(dir.join(LINKS), backend)?;
+        links.forget_dead()?;
+        for attachment in links.list()? {
+            links.attach(program(&mut programs, attachment.hook)?, attachment)?;
+        }
+        let maps = Maps::open(dir)?;
+        let mut state = maps.read().context("cannot read the maps")?;
+        state.attachments = links.list()?;
+        Ok(Self { programs, links, maps, state, features })
+    }
+
+    /// What is in the maps and on the interfaces. The maps are ours alone to write, so their
+    /// content is known; interfaces come and go, so attachments are looked up.
+    pub fn observe(&mut self) -> Result<&DatapathState> {
+        self.state.attachments = self.links.list()?;
+        Ok(&self.state)
+    }
+
+    /// Carries out one change.
+    pub fn apply(&mut self, change: &Change) -> Result<()> {
+        match *change {
+            Change::Attach(attachment) => {
+                self.links.attach(program(&mut self.programs, attachment.hook)?, attachment)?;
+            }
+            Change::Detach(attachment) => self.links.detach(attachment)?,
+            _ => self.maps.write(change).with_context(|| format!("cannot apply {change:?}"))?,
+        }
+        self.state.record(change);
+        Ok(())
+    }
+
+    /// What the kernel offers.
+    pub const fn features(&self) -> Features {
+        self.features
+    }
+}
+
+/// Removes the programs, links and maps of the network in `dir`, with or without an agent.
+pub fn detach(dir: &Path) -> Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    let links = dir.join(LINKS);
+    if links.is_dir() {
+        attach::detach_all(&links, attach::clsact_handle(dir))?;
+    }
+    fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    // The directories above go with their last network.
+    for parent in dir.ancestors().skip(1).take(2) {
+        if fs::remove_dir(parent).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that `dir` will be on bpffs, mounting it at its usual place if nobody has.
+fn ensure_bpffs(dir: &Path) -> Result<()> {
+    let on_bpffs = |path: &Path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if on_bpffs(existing) {
+        return Ok(());
+    }
+    if !dir.starts_with(BPFFS) {
+        bail!("{} is not on bpffs: choose a pin_dir below {BPFFS}, or mount bpffs there", dir.display());
+    }
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(|| {
+        format!(
+            "cannot mount bpffs at {BPFFS}: mount it (`mount -t bpf bpf {BPFFS}`) or run with CAP_SYS_ADMIN"
+        )
+    })
+}
+
+fn load(dir: &Path) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for name in names::ALL {
+        loader.map_pin_path(name, dir.join(name));
+    }
+    let mut programs = loader.load(OBJECT).map_err(explain_load).context("cannot load the BPF object")?;
+    let pins = dir.join(PROGRAMS);
+    fs::create_dir_all(&pins).with_context(|| format!("cannot create {}", pins.display()))?;
+    for hook in Hook::ALL {
+        let program = program(&mut programs, hook)?;
+        program.load().map_err(explain_program).with_context(|| format!("cannot load {}", hook.label()))?;
+        let pin = pins.join(hook.label());
+        remove_if_there(&pin)?;
+        program.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+    }
+    Ok(programs)
+}
+
+fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+    let found = programs.program_mut(hook.label());
+    let found = found.with_context(|| format!("the BPF object has no program {}", hook.label()))?;
+    Ok(found.try_into()?)
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The end of a verifier log says why; the rest is for those who ask.
+fn explain_program(error: ProgramError) -> anyhow::Error {
+    match &error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let end: Vec<&str> = log.lines().rev().take(3).collect();
+            let end: Vec<&str> = end.into_iter().rev().collect();
+            anyhow::anyhow!("the kernel refused the program ({io_error}): {}", end.join(" / "))
+        }
+        _ => error.into(),
+    }
+}
+
+fn explain_load(error: EbpfError) -> anyhow::Error {
+    let hint = "the agent needs root or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 5.15 or later";
+    anyhow::Error::new(error).context(hint)
+}

@@ -1,0 +1,50 @@
+//! A datapath seen through its pins: for operators, with or without an agent.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use vxlan_ebpf_common::maps::Counter;
+use vxlan_ebpf_common::{Hook, Reason};
+
+use super::attach;
+use super::maps::Maps;
+use super::open::LINKS;
+use super::state::DatapathState;
+
+/// The pinned maps of a network.
+pub struct Pins {
+    dir: PathBuf,
+    maps: Maps,
+}
+
+impl Pins {
+    /// Opens the network whose pins are in `dir`.
+    pub fn open(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            bail!("nothing is pinned at {}: the agent has not set up this network", dir.display());
+        }
+        Ok(Self { dir: dir.to_owned(), maps: Maps::open(dir)? })
+    }
+
+    /// What is in the maps, and which attachments are recorded.
+    pub fn state(&self) -> Result<DatapathState> {
+        let mut state = self.maps.read().context("cannot read the maps")?;
+        state.attachments = attach::recorded(&self.dir.join(LINKS))?;
+        Ok(state)
+    }
+
+    /// Every counter that is not zero.
+    pub fn counters(&self) -> Result<Vec<(Hook, Reason, Counter)>> {
+        self.maps.counters()
+    }
+
+    /// Whether the fast path may run.
+    pub fn switched_on(&self) -> Result<bool> {
+        self.maps.switched_on()
+    }
+
+    /// Lets the fast path run, or leaves every packet to the kernel, from the next packet on.
+    pub fn switch(&mut self, on: bool) -> Result<()> {
+        self.maps.switch(on)
+    }
+}
