@@ -61,17 +61,14 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
 pub(crate) fn ci() -> Result<()> {
     host::prepare("ci")?;
     step("formatting (cargo fmt --check)", || run(toolchain::cargo()?.args(["fmt", "--all", "--check"])))?;
-    let object = ebpf::build()?;
+    ebpf::build()?;
     ebpf::clippy()?;
     step("clippy on the host crates", || {
-        run(host_wide("clippy")?
-            .args(["--all-targets", "--", "-D", "warnings"])
-            .env("VXLAN_EBPF_OBJECT", &object))
+        run(host_wide("clippy")?.args(["--all-targets", "--", "-D", "warnings"]))
     })?;
     step("documentation without warnings", || {
         run(host_wide("doc")?
             .args(["--no-deps", "--document-private-items"])
-            .env("VXLAN_EBPF_OBJECT", &object)
             .env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     test(&TestArgs { suite: Vec::new(), filter: Vec::new() })
@@ -79,14 +76,14 @@ pub(crate) fn ci() -> Result<()> {
 
 fn unit(filter: &[String]) -> Result<()> {
     let mut cargo = toolchain::cargo()?;
-    cargo.arg("test").args(HOST_CRATES).env("VXLAN_EBPF_OBJECT", ebpf::object());
+    cargo.arg("test").args(HOST_CRATES);
     with_filter(&mut cargo, filter);
     step("unit and property tests of the host crates", || run(&mut cargo))
 }
 
 fn end_to_end(filter: &[String]) -> Result<()> {
     let mut cargo = toolchain::cargo()?;
-    cargo.args(["test", "--release", "-p", "vxlan-tests"]).env("VXLAN_EBPF_OBJECT", ebpf::object());
+    cargo.args(["test", "--release", "-p", "vxlan-tests"]);
     with_filter(&mut cargo, filter);
     step("packet tests on the real programs, end-to-end tests in namespaces", || run(&mut cargo))
 }

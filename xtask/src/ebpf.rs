@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::run::{run, step, target_dir};
+use crate::run::{run, step, target_dir, workspace};
 use crate::{linker, toolchain};
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -20,18 +20,16 @@ const RUSTFLAGS: &[&str] = &[
     "target-feature=+allows-misaligned-mem-access,+alu32",
 ];
 
-/// Builds the object and returns its path: `target/bpf/vxlan-ebpf.o`.
+/// Builds `target/bpf/vxlan-ebpf.o`.
 ///
 /// # Errors
 /// A tool is missing and cannot be installed, or the programs do not build.
-pub(crate) fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<()> {
     let mut cargo = cargo("build")?;
     cargo.arg("--release");
     step("building the BPF programs", || run(&mut cargo))?;
     let built = bpf_dir().join(TARGET).join("release").join(PACKAGE);
-    let object = object();
-    copy_if_changed(&built, &object)?;
-    Ok(object)
+    copy_if_changed(&built, &object())
 }
 
 /// Runs clippy on the programs.
@@ -44,9 +42,10 @@ pub(crate) fn clippy() -> Result<()> {
     step("clippy on the BPF programs", || run(&mut cargo))
 }
 
-/// Where [`build`] puts the object.
-pub(crate) fn object() -> PathBuf {
-    bpf_dir().join(format!("{PACKAGE}.o"))
+/// Where [`build`] puts the object and the agent's build script looks for it: always below the
+/// workspace, wherever cargo builds.
+fn object() -> PathBuf {
+    workspace().join("target/bpf").join(format!("{PACKAGE}.o"))
 }
 
 fn bpf_dir() -> PathBuf {
@@ -76,5 +75,6 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());
     }
+    fs::create_dir_all(workspace().join("target/bpf"))?;
     fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))
 }

@@ -98,9 +98,9 @@ pub(crate) fn build_all() -> Result<()> {
 }
 
 fn build_release(what: &str, packages: &[&str]) -> Result<()> {
-    let object = ebpf::build()?;
+    ebpf::build()?;
     let mut cargo = toolchain::cargo()?;
-    cargo.args(["build", "--release", "--bins"]).args(packages).env("VXLAN_EBPF_OBJECT", object);
+    cargo.args(["build", "--release", "--bins"]).args(packages);
     step(&format!("building {what}"), || run(&mut cargo))
 }
 

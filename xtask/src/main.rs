@@ -42,7 +42,7 @@ fn main() -> std::process::ExitCode {
         Command::Bench(args) => lab::bench(&args),
         Command::Test(args) => checks::test(&args),
         Command::Ci => checks::ci(),
-        Command::BuildEbpf => ebpf::build().map(|_| ()),
+        Command::BuildEbpf => ebpf::build(),
         Command::Build => lab::build_agent(),
     };
     match result {
