@@ -9,7 +9,7 @@
 //! or returns a [`Reason`] and has left it untouched. The one exception is
 //! [`Reason::WriteFailed`], which drops.
 
-#![cfg_attr(not(any(test, feature = "user")), no_std)]
+#![no_std]
 
 pub mod checksum;
 pub mod counters;
@@ -20,8 +20,14 @@ pub mod headers;
 pub mod hooks;
 pub mod inner;
 pub mod maps;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 pub mod packet;
 pub mod tables;
+#[cfg(any(test, feature = "model"))]
+pub mod testbed;
+#[cfg(test)]
+mod tests;
 pub mod underlay;
 
 pub use counters::{Disposition, Hook, Reason};

@@ -1,0 +1,171 @@
+//! Packet and tables in plain memory: the engine's other half in tests.
+
+extern crate std;
+
+use core::cell::RefCell;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use crate::counters::{Hook, Reason};
+use crate::headers::Be32;
+use crate::maps::{Addr, Config, Endpoint, Family, MacKey, Vtep, VtepId};
+use crate::packet::{ETH_LEN, Packet, Wire};
+use crate::tables::Tables;
+use crate::underlay;
+
+/// A frame, and what the kernel knows about it besides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Frame {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// [`Packet::segment_size`].
+    pub segment_size: u32,
+    /// [`Packet::tagged`].
+    pub tagged: bool,
+    /// [`Packet::ifindex`].
+    pub ifindex: u32,
+    /// [`Packet::flow_hash`].
+    pub flow_hash: u32,
+    /// [`Packet::random`].
+    pub random: u32,
+    /// Whether [`Packet::make_room`] and [`Packet::remove_room`] refuse, as the kernel may.
+    pub rigid: bool,
+}
+
+impl Packet for Frame {
+    fn length(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn linearize(&mut self, _len: u32) {}
+
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        let bytes = self.bytes.get(offset..offset + size_of::<T>())?;
+        // SAFETY: `bytes` has the length of `T`, which is valid for any bytes.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn store<T: Wire>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let bytes = self.bytes.get_mut(offset..offset + size_of::<T>())?;
+        // SAFETY: `bytes` has the length of `T`, which has no padding.
+        unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(*value) };
+        Some(())
+    }
+
+    fn segment_size(&self) -> u32 {
+        self.segment_size
+    }
+
+    fn tagged(&self) -> bool {
+        self.tagged
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    fn flow_hash(&self) -> u32 {
+        self.flow_hash
+    }
+
+    fn random(&self) -> u32 {
+        self.random
+    }
+
+    fn make_room(&mut self, family: Family) -> Option<()> {
+        // Not zero: what the engine leaves unwritten shows.
+        let room = core::iter::repeat_n(0xa5, underlay::overhead(family) as usize);
+        (!self.rigid).then(|| drop(self.bytes.splice(ETH_LEN..ETH_LEN, room)))
+    }
+
+    fn remove_room(&mut self, family: Family, _inner: Family) -> Option<()> {
+        let end = ETH_LEN + underlay::overhead(family) as usize;
+        (!self.rigid && self.bytes.len() >= end).then(|| drop(self.bytes.drain(ETH_LEN..end)))
+    }
+
+    fn address_to_host(&mut self) {}
+
+    fn replace_in_sum(&mut self, _from: u32, _to: u32) {}
+}
+
+/// The maps of a network. LPM is done by trying every prefix.
+#[derive(Clone, Debug, Default)]
+pub struct Maps {
+    /// CONFIG, or `None` for a fast path that is switched off.
+    pub config: Option<Config>,
+    /// ROUTES4 by address and prefix length.
+    pub routes4: BTreeMap<([u8; 4], u32), VtepId>,
+    /// ROUTES6 by address and prefix length.
+    pub routes6: BTreeMap<([u8; 16], u32), VtepId>,
+    /// VTEPS.
+    pub vteps: BTreeMap<VtepId, Vtep>,
+    /// VTEP_IDS.
+    pub vtep_ids: BTreeMap<Addr, VtepId>,
+    /// MACS.
+    pub macs: BTreeMap<MacKey, VtepId>,
+    /// ENDPOINTS4.
+    pub endpoints4: BTreeMap<[u8; 4], Endpoint>,
+    /// ENDPOINTS6.
+    pub endpoints6: BTreeMap<[u8; 16], Endpoint>,
+    /// COUNTERS.
+    pub counters: RefCell<BTreeMap<(Hook, Reason), (u64, u64)>>,
+}
+
+/// A free entry of VTEPS, as the kernel's array has it.
+static FREE: Vtep = Vtep {
+    addr: Addr([0; 16]),
+    mac: [0; 6],
+    family: 0,
+    reserved: 0,
+    ifindex: 0,
+    next_hop: crate::maps::NextHop { family: 0, addr: [0; 16] },
+};
+
+fn longest<const N: usize>(routes: &BTreeMap<([u8; N], u32), VtepId>, address: [u8; N]) -> Option<VtepId> {
+    let covers = |prefix: &[u8; N], bits: u32| {
+        (0..bits as usize).all(|bit| (prefix[bit / 8] ^ address[bit / 8]) & (0x80 >> (bit % 8)) == 0)
+    };
+    let matching = routes.iter().filter(|((prefix, bits), _)| covers(prefix, *bits));
+    matching.max_by_key(|((_, bits), _)| *bits).map(|(_, id)| *id)
+}
+
+impl Tables for Maps {
+    fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    fn route4(&self, destination: Be32) -> Option<VtepId> {
+        longest(&self.routes4, destination.get().to_be_bytes())
+    }
+
+    fn route6(&self, destination: [Be32; 4]) -> Option<VtepId> {
+        longest(&self.routes6, Addr::v6(destination).0)
+    }
+
+    fn vtep(&self, id: VtepId) -> Option<&Vtep> {
+        self.vteps.get(&id).or((id < crate::maps::DEFAULT_VTEPS).then_some(&FREE))
+    }
+
+    fn vtep_id(&self, address: &Addr) -> Option<VtepId> {
+        self.vtep_ids.get(address).copied()
+    }
+
+    fn mac(&self, key: &MacKey) -> Option<VtepId> {
+        self.macs.get(key).copied()
+    }
+
+    fn endpoint4(&self, address: Be32) -> Option<&Endpoint> {
+        self.endpoints4.get(&address.get().to_be_bytes())
+    }
+
+    fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
+        self.endpoints6.get(&Addr::v6(address).0)
+    }
+
+    fn count(&self, hook: Hook, reason: Reason, bytes: u32) {
+        let mut counters = self.counters.borrow_mut();
+        let (packets, total) = counters.entry((hook, reason)).or_default();
+        *packets += 1;
+        *total += u64::from(bytes);
+    }
+}

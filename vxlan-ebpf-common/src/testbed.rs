@@ -1,0 +1,305 @@
+//! A small network to send packets in: one node with two pods on a bridge and a routed one, and
+//! one remote node per underlay family. Frames come from an independent builder.
+
+extern crate std;
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::vec::Vec;
+
+use etherparse::PacketBuilder;
+
+use crate::maps::{Addr, Config, Endpoint, LOCAL_VTEP, LocalVtep, MacKey, Mode, NextHop, Vtep, VtepId};
+use crate::model::{Frame, Maps};
+
+/// VNI of the network.
+pub const VNI: u32 = 0x01_0203;
+/// UDP destination port.
+pub const PORT: u16 = 8472;
+/// Interface of the first pod; every kernel has it.
+pub const POD_IFINDEX: u32 = 1;
+/// Bridge of the first two pods.
+pub const BRIDGE: u32 = 90;
+/// MTU of pods and overlay.
+pub const MTU: u16 = 1430;
+/// MAC of this node's VTEP.
+pub const LOCAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// MAC of the node as the pods see it.
+pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
+/// MAC of a router on the underlay.
+pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 2, 0];
+/// Remote node on the IPv4 underlay, with the subnets `10.244.2.0/24` and `fd00:244:2::/64`.
+pub const REMOTE4: VtepId = 1;
+/// Remote node on the IPv6 underlay, with the subnets `10.244.3.0/24` and `fd00:244:3::/64`.
+pub const REMOTE6: VtepId = 2;
+
+/// MAC of a pod.
+pub const fn pod_mac(pod: u8) -> [u8; 6] {
+    [2, 0, 0, 1, 0, pod]
+}
+
+/// MAC of a remote VTEP.
+pub const fn vtep_mac(id: VtepId) -> [u8; 6] {
+    [2, 0, 0, 2, 0, id as u8]
+}
+
+/// Address of a pod: node 1 is this one.
+pub const fn pod4(node: u8, pod: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, node, pod)
+}
+
+/// Address of a pod: node 1 is this one.
+pub const fn pod6(node: u8, pod: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x244, node as u16, 0, 0, 0, 0, pod as u16)
+}
+
+/// Underlay address of a node.
+pub const fn node4(node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, node)
+}
+
+/// Underlay address of a node.
+pub const fn node6(node: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, node as u16)
+}
+
+/// The maps of this node. Pods 1 and 2 share a bridge, pod 3 has a routed veth.
+pub fn maps() -> Maps {
+    let mut maps = Maps { config: Some(config()), ..Maps::default() };
+    for (node, id) in [(1, LOCAL_VTEP), (2, REMOTE4), (3, REMOTE6)] {
+        maps.routes4.insert((pod4(node, 0).octets(), 24), id);
+        maps.routes6.insert((pod6(node, 0).octets(), 64), id);
+    }
+    for (id, addr) in [(REMOTE4, IpAddr::from(node4(2))), (REMOTE6, IpAddr::from(node6(3)))] {
+        maps.vteps.insert(id, vtep(id, addr));
+        maps.vtep_ids.insert(addr.into(), id);
+        maps.macs.insert(MacKey::new(VNI, vtep_mac(id)), id);
+    }
+    for pod in 1..=3 {
+        maps.endpoints4.insert(pod4(1, pod).octets(), endpoint(pod));
+        maps.endpoints6.insert(pod6(1, pod).octets(), endpoint(pod));
+    }
+    maps
+}
+
+fn config() -> Config {
+    let local = |addr: IpAddr| LocalVtep { addr: addr.into(), mac: LOCAL_MAC, mtu: MTU, ifindex: 80 };
+    Config {
+        vni: VNI,
+        port: PORT.to_be_bytes(),
+        mode: Mode::Direct as u8,
+        port_min: 32768,
+        port_max: 60999,
+        local4: local(node4(1).into()),
+        local6: local(node6(1).into()),
+        ..Config::default()
+    }
+}
+
+fn vtep(id: VtepId, addr: IpAddr) -> Vtep {
+    let mut next_hop = NextHop::default();
+    let family = match addr {
+        IpAddr::V4(addr) => {
+            next_hop.family = 2;
+            next_hop.addr[..4].copy_from_slice(&addr.octets());
+            4
+        }
+        IpAddr::V6(addr) => {
+            next_hop = NextHop { family: 10, addr: addr.octets() };
+            6
+        }
+    };
+    Vtep { addr: addr.into(), mac: vtep_mac(id), family, reserved: 0, ifindex: 80, next_hop }
+}
+
+/// The entry of a local pod.
+pub fn endpoint(pod: u8) -> Endpoint {
+    Endpoint {
+        ifindex: u32::from(pod),
+        mac: pod_mac(pod),
+        gateway_mac: GATEWAY_MAC,
+        bridge: if pod < 3 { BRIDGE } else { 0 },
+        mtu: MTU,
+        reserved: [0; 2],
+    }
+}
+
+/// What an inner packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A UDP datagram.
+    Udp,
+    /// A TCP segment.
+    Tcp,
+    /// An echo request.
+    Echo,
+}
+
+impl Payload {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Udp, Self::Tcp, Self::Echo];
+}
+
+/// An IP packet in an Ethernet frame.
+#[derive(Clone, Debug)]
+pub struct Inner {
+    /// Ethernet source.
+    pub from_mac: [u8; 6],
+    /// Ethernet destination.
+    pub to_mac: [u8; 6],
+    /// IP source.
+    pub from: IpAddr,
+    /// IP destination, of the same family.
+    pub to: IpAddr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// What it carries.
+    pub payload: Payload,
+    /// Bytes in the innermost payload.
+    pub len: usize,
+}
+
+impl Inner {
+    /// A packet from pod 1 to `to`, addressed to the node.
+    pub fn from_pod(to: IpAddr) -> Self {
+        let from = if to.is_ipv4() { pod4(1, 1).into() } else { pod6(1, 1).into() };
+        Self {
+            from_mac: pod_mac(1),
+            to_mac: GATEWAY_MAC,
+            from,
+            to,
+            ttl: 64,
+            tos: 0,
+            payload: Payload::Udp,
+            len: 100,
+        }
+    }
+
+    /// A packet from a pod of remote node `id` to pod 1, as it is inside of the tunnel.
+    pub fn from_remote(id: VtepId, v6: bool) -> Self {
+        let node = id as u8 + 1;
+        let (from, to) = if v6 {
+            (pod6(node, 7).into(), pod6(1, 1).into())
+        } else {
+            (pod4(node, 7).into(), pod4(1, 1).into())
+        };
+        Self { from_mac: vtep_mac(id), to_mac: LOCAL_MAC, from, to, ..Self::from_pod(to) }
+    }
+
+    /// The frame's bytes, with all lengths and checksums right.
+    pub fn build(&self) -> Vec<u8> {
+        let data: Vec<u8> = (0..self.len).map(|n| n as u8).collect();
+        let mut bytes = Vec::new();
+        let eth = PacketBuilder::ethernet2(self.from_mac, self.to_mac);
+        let ip = match (self.from, self.to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => eth.ip(self.header4(from, to)),
+            (IpAddr::V6(from), IpAddr::V6(to)) => eth.ip(self.header6(from, to)),
+            _ => panic!("two families in one packet"),
+        };
+        match (self.payload, self.from.is_ipv4()) {
+            (Payload::Udp, _) => ip.udp(40000, 53).write(&mut bytes, &data),
+            (Payload::Tcp, _) => ip.tcp(40000, 80, 1, 512).ack(7).write(&mut bytes, &data),
+            (Payload::Echo, true) => ip.icmpv4_echo_request(1, 2).write(&mut bytes, &data),
+            (Payload::Echo, false) => ip.icmpv6_echo_request(1, 2).write(&mut bytes, &data),
+        }
+        .expect("a vector takes what is written to it");
+        bytes
+    }
+
+    fn header4(&self, from: Ipv4Addr, to: Ipv4Addr) -> etherparse::IpHeaders {
+        let mut header =
+            etherparse::Ipv4Header::new(0, self.ttl, etherparse::IpNumber(0), from.octets(), to.octets())
+                .expect("no payload is not too much");
+        header.dscp = etherparse::IpDscp::try_new(self.tos >> 2).expect("six bits");
+        header.ecn = etherparse::IpEcn::try_new(self.tos & 3).expect("two bits");
+        etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())
+    }
+
+    fn header6(&self, from: Ipv6Addr, to: Ipv6Addr) -> etherparse::IpHeaders {
+        let header = etherparse::Ipv6Header {
+            traffic_class: self.tos,
+            flow_label: etherparse::Ipv6FlowLabel::try_new(0x12345).expect("twenty bits"),
+            hop_limit: self.ttl,
+            source: from.octets(),
+            destination: to.octets(),
+            ..etherparse::Ipv6Header::default()
+        };
+        etherparse::IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default())
+    }
+
+    /// As a frame at the first pod's hook.
+    pub fn frame(&self) -> Frame {
+        Frame {
+            bytes: self.build(),
+            ifindex: POD_IFINDEX,
+            flow_hash: 0x1234_5678,
+            random: 0xbeef,
+            ..Frame::default()
+        }
+    }
+}
+
+/// A VXLAN packet on the underlay.
+#[derive(Clone, Debug)]
+pub struct Outer {
+    /// IP source.
+    pub from: IpAddr,
+    /// IP destination, of the same family.
+    pub to: IpAddr,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// Eight bytes of VXLAN header.
+    pub vxlan: [u8; 8],
+    /// UDP destination port.
+    pub port: u16,
+    /// The inner frame.
+    pub inner: Vec<u8>,
+}
+
+impl Outer {
+    /// `inner` from remote node `id` to this one.
+    pub fn from_remote(id: VtepId, inner: Vec<u8>) -> Self {
+        let (from, to) = match id {
+            REMOTE4 => (node4(2).into(), node4(1).into()),
+            _ => (node6(3).into(), node6(1).into()),
+        };
+        let [_, a, b, c] = VNI.to_be_bytes();
+        Self { from, to, tos: 0, vxlan: [8, 0, 0, 0, a, b, c, 0], port: PORT, inner }
+    }
+
+    /// The frame's bytes, with all lengths and checksums right.
+    pub fn build(&self) -> Vec<u8> {
+        let mut payload = self.vxlan.to_vec();
+        payload.extend(&self.inner);
+        let ip = Inner {
+            from_mac: ROUTER_MAC,
+            to_mac: [2, 0, 0, 0, 3, 0],
+            from: self.from,
+            to: self.to,
+            tos: self.tos,
+            ..Inner::from_pod(self.to)
+        };
+        let eth = PacketBuilder::ethernet2(ip.from_mac, ip.to_mac);
+        let mut bytes = Vec::new();
+        match (self.from, self.to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => eth.ip(ip.header4(from, to)),
+            (IpAddr::V6(from), IpAddr::V6(to)) => eth.ip(ip.header6(from, to)),
+            _ => panic!("two families in one packet"),
+        }
+        .udp(50000, self.port)
+        .write(&mut bytes, &payload)
+        .expect("a vector takes what is written to it");
+        bytes
+    }
+
+    /// As a frame on the underlay.
+    pub fn frame(&self) -> Frame {
+        Frame { bytes: self.build(), ifindex: POD_IFINDEX, ..Frame::default() }
+    }
+}
+
+/// The mapped form of an address.
+pub fn addr(ip: impl Into<IpAddr>) -> Addr {
+    ip.into().into()
+}

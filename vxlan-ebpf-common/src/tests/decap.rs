@@ -1,0 +1,232 @@
+use super::*;
+use crate::hooks::{tunnel_ingress, underlay_ingress};
+use crate::testbed::*;
+
+/// Offset of the inner Ethernet header over IPv4.
+const INNER: usize = 14 + 20 + 8 + 8;
+
+fn from_remote4() -> Frame {
+    Outer::from_remote(REMOTE4, Inner::from_remote(REMOTE4, false).build()).frame()
+}
+
+/// What the pod gets of `sent`.
+fn received(sent: &Inner) -> std::vec::Vec<u8> {
+    Inner { from_mac: GATEWAY_MAC, to_mac: pod_mac(1), ttl: sent.ttl - 1, ..sent.clone() }.build()
+}
+
+#[test]
+fn a_packet_for_a_local_pod_is_decapsulated_over_either_underlay() {
+    for id in [REMOTE4, REMOTE6] {
+        for v6 in [false, true] {
+            for payload in Payload::ALL {
+                let sent = Inner { payload, tos: 0xb8, ..Inner::from_remote(id, v6) };
+                let (reason, after) = run(underlay_ingress, &Outer::from_remote(id, sent.build()).frame());
+                assert_eq!(reason, Reason::Decapsulated);
+                assert_eq!(after.bytes, received(&sent));
+            }
+        }
+    }
+}
+
+#[test]
+fn congestion_on_the_way_is_marked_inside() {
+    for v6 in [false, true] {
+        let sent = Inner { tos: 0xba, ..Inner::from_remote(REMOTE4, v6) };
+        let congested = Outer { tos: 3, ..Outer::from_remote(REMOTE4, sent.build()) };
+        let (reason, after) = run(underlay_ingress, &congested.frame());
+        assert_eq!(reason, Reason::Decapsulated);
+        assert_eq!(after.bytes, received(&Inner { tos: 0xbb, ..sent }));
+    }
+}
+
+#[test]
+fn a_congestion_mark_that_the_sender_would_not_understand_is_left_to_the_kernel() {
+    let sent = Inner::from_remote(REMOTE4, false);
+    let congested = Outer { tos: 3, ..Outer::from_remote(REMOTE4, sent.build()) };
+    left_alone(underlay_ingress, &congested.frame(), Reason::BadEcn);
+}
+
+#[test]
+fn an_outer_udp_checksum_of_zero_is_accepted() {
+    let frame = with(&from_remote4(), |bytes| bytes[40..42].fill(0));
+    assert_eq!(run(underlay_ingress, &frame).0, Reason::Decapsulated);
+}
+
+#[test]
+fn other_traffic_on_the_underlay_is_none_of_ours() {
+    let ordinary = Inner { from: node4(2).into(), to: node4(1).into(), ..Inner::from_remote(REMOTE4, false) };
+    left_alone(underlay_ingress, &ordinary.frame(), Reason::NotVxlan);
+    let transit = Outer {
+        to: node4(9).into(),
+        ..Outer::from_remote(REMOTE4, Inner::from_remote(REMOTE4, false).build())
+    };
+    left_alone(underlay_ingress, &transit.frame(), Reason::NotVxlan);
+    let tagged = Frame { tagged: true, ..from_remote4() };
+    left_alone(underlay_ingress, &tagged, Reason::NotVxlan);
+    let arp = with(&from_remote4(), |bytes| bytes[12..14].copy_from_slice(&[8, 6]));
+    left_alone(underlay_ingress, &arp, Reason::NotVxlan);
+    let other_port =
+        Outer { port: 4789, ..Outer::from_remote(REMOTE4, Inner::from_remote(REMOTE4, false).build()) };
+    left_alone(underlay_ingress, &other_port.frame(), Reason::NotVxlan);
+}
+
+#[test]
+fn the_vxlan_header_must_be_ours_to_the_bit() {
+    for (byte, value, reason) in [
+        (0, 0x00, Reason::ReservedBits),
+        (0, 0x88, Reason::ReservedBits),
+        (1, 0x01, Reason::ReservedBits),
+        (3, 0x80, Reason::ReservedBits),
+        (7, 0x01, Reason::ReservedBits),
+        (4, 0x02, Reason::OtherVni),
+        (6, 0x02, Reason::OtherVni),
+    ] {
+        let frame = with(&from_remote4(), |bytes| bytes[42 + byte] = value);
+        left_alone(underlay_ingress, &frame, reason);
+    }
+}
+
+#[test]
+fn an_unknown_vtep_is_refused() {
+    let inner = Inner::from_remote(REMOTE4, false).build();
+    let stranger = Outer { from: node4(66).into(), ..Outer::from_remote(REMOTE4, inner) };
+    left_alone(underlay_ingress, &stranger.frame(), Reason::UnknownVtep);
+}
+
+#[test]
+fn a_vtep_speaks_only_for_its_own_subnets_and_for_itself() {
+    for from in [pod4(3, 7), pod4(1, 2), [8, 8, 8, 8].into(), node4(1)] {
+        let forged = Inner { from: from.into(), ..Inner::from_remote(REMOTE4, false) };
+        left_alone(
+            underlay_ingress,
+            &Outer::from_remote(REMOTE4, forged.build()).frame(),
+            Reason::ForeignSource,
+        );
+    }
+    let itself = Inner { from: node4(2).into(), ..Inner::from_remote(REMOTE4, false) };
+    assert_eq!(
+        run(underlay_ingress, &Outer::from_remote(REMOTE4, itself.build()).frame()).0,
+        Reason::Decapsulated
+    );
+}
+
+#[test]
+fn sources_are_checked_in_aggregates_and_first_fragments_too() {
+    let forged = Inner { from: pod4(3, 7).into(), ..Inner::from_remote(REMOTE4, false) };
+    let frame = Outer::from_remote(REMOTE4, forged.build()).frame();
+    left_alone(underlay_ingress, &Frame { segment_size: 50, ..frame.clone() }, Reason::ForeignSource);
+    let fragment = with(&frame, |bytes| {
+        bytes[20] |= 0x20;
+        fix_checksum(bytes, 14);
+    });
+    left_alone(underlay_ingress, &fragment, Reason::ForeignSource);
+}
+
+#[test]
+fn aggregates_and_fragments_are_left_to_the_device() {
+    left_alone(underlay_ingress, &Frame { segment_size: 50, ..from_remote4() }, Reason::Aggregate);
+    let first = with(&from_remote4(), |bytes| {
+        bytes[20] |= 0x20;
+        fix_checksum(bytes, 14);
+    });
+    left_alone(underlay_ingress, &first, Reason::Fragment);
+    let later = with(&from_remote4(), |bytes| bytes[21] = 1);
+    left_alone(underlay_ingress, &later, Reason::NotVxlan);
+}
+
+#[test]
+fn an_inner_frame_for_another_mac_is_left_to_the_device() {
+    let frame = with(&from_remote4(), |bytes| bytes[INNER + 5] ^= 1);
+    left_alone(underlay_ingress, &frame, Reason::OtherMac);
+}
+
+#[test]
+fn what_is_not_ip_inside_is_left_to_the_device() {
+    let arp = with(&from_remote4(), |bytes| bytes[INNER + 12..INNER + 14].copy_from_slice(&[8, 6]));
+    left_alone(underlay_ingress, &arp, Reason::NotIp);
+    let version = with(&from_remote4(), |bytes| bytes[INNER + 14] = 0x65);
+    left_alone(underlay_ingress, &version, Reason::NotIp);
+}
+
+#[test]
+fn lengths_that_contradict_each_other_are_left_to_the_kernel() {
+    for at in [17, 39, INNER + 17] {
+        let frame = with(&from_remote4(), |bytes| {
+            bytes[at] -= 1;
+            fix_checksum(bytes, if at == INNER + 17 { INNER + 14 } else { 14 });
+        });
+        left_alone(underlay_ingress, &frame, Reason::BadLength);
+    }
+}
+
+#[test]
+fn bad_header_checksums_are_left_to_the_kernel() {
+    for at in [24, INNER + 14 + 10] {
+        let frame = with(&from_remote4(), |bytes| bytes[at] ^= 1);
+        left_alone(underlay_ingress, &frame, Reason::BadChecksum);
+    }
+}
+
+#[test]
+fn inner_options_fragments_and_extension_headers_are_left_to_the_kernel() {
+    let options = with(&from_remote4(), |bytes| bytes[INNER + 14] = 0x46);
+    left_alone(underlay_ingress, &options, Reason::Options);
+    for frags in [[0x20, 0], [0, 1]] {
+        let fragment = with(&from_remote4(), |bytes| bytes[INNER + 20..INNER + 22].copy_from_slice(&frags));
+        left_alone(underlay_ingress, &fragment, Reason::Fragment);
+    }
+    let v6 = Outer::from_remote(REMOTE4, Inner::from_remote(REMOTE4, true).build()).frame();
+    for extension in [0, 43, 44, 50, 51, 60, 135, 59] {
+        let frame = with(&v6, |bytes| bytes[INNER + 20] = extension);
+        left_alone(underlay_ingress, &frame, Reason::Options);
+    }
+}
+
+#[test]
+fn a_packet_that_may_go_no_further_is_left_to_the_kernel() {
+    for ttl in [0, 1] {
+        for v6 in [false, true] {
+            let frame =
+                Outer::from_remote(REMOTE4, Inner { ttl, ..Inner::from_remote(REMOTE4, v6) }.build()).frame();
+            left_alone(underlay_ingress, &frame, Reason::TtlExpired);
+        }
+    }
+}
+
+#[test]
+fn a_packet_larger_than_the_pods_mtu_is_left_to_the_kernel() {
+    let inner = Inner { len: usize::from(MTU) - 27, ..Inner::from_remote(REMOTE4, false) };
+    left_alone(underlay_ingress, &Outer::from_remote(REMOTE4, inner.build()).frame(), Reason::TooBig);
+}
+
+#[test]
+fn a_destination_that_is_no_pod_is_left_to_the_host() {
+    let inner = Inner { to: pod4(1, 0).into(), ..Inner::from_remote(REMOTE4, false) };
+    left_alone(underlay_ingress, &Outer::from_remote(REMOTE4, inner.build()).frame(), Reason::NoEndpoint);
+}
+
+#[test]
+fn what_the_device_decapsulated_goes_straight_to_the_pod() {
+    for v6 in [false, true] {
+        let sent = Inner::from_remote(REMOTE6, v6);
+        let (reason, after) = run(tunnel_ingress, &sent.frame());
+        assert_eq!(reason, Reason::Delivered);
+        assert_eq!(after.bytes, received(&sent));
+    }
+}
+
+#[test]
+fn an_aggregate_from_the_device_goes_straight_to_the_pod() {
+    let sent = Inner { payload: Payload::Tcp, len: 20_000, ..Inner::from_remote(REMOTE4, false) };
+    let aggregate = Frame { segment_size: u32::from(MTU) - 40, ..sent.frame() };
+    let (reason, after) = run(tunnel_ingress, &aggregate);
+    assert_eq!(reason, Reason::Delivered);
+    assert_eq!(after.bytes, received(&sent));
+    left_alone(tunnel_ingress, &Frame { segment_size: u32::from(MTU) - 39, ..sent.frame() }, Reason::TooBig);
+}
+
+#[test]
+fn frames_on_the_device_for_another_mac_are_left_alone() {
+    let other = Inner { to_mac: [0xff; 6], ..Inner::from_remote(REMOTE4, false) };
+    left_alone(tunnel_ingress, &other.frame(), Reason::OtherMac);
+}

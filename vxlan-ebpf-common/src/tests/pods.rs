@@ -1,0 +1,91 @@
+use super::*;
+use crate::hooks::pod_egress;
+use crate::maps::{Config, Mode};
+use crate::testbed::*;
+
+#[test]
+fn a_packet_to_a_pod_of_this_node_is_routed() {
+    for to in [pod4(1, 2).into(), pod6(1, 2).into(), pod4(1, 3).into(), pod6(1, 3).into()] {
+        let sent = Inner::from_pod(to);
+        let (reason, after) = run(pod_egress, &sent.frame());
+        assert_eq!(reason, Reason::Routed);
+        let pod = if to == pod4(1, 2) || to == pod6(1, 2) { 2 } else { 3 };
+        let expected = Inner { from_mac: GATEWAY_MAC, to_mac: pod_mac(pod), ttl: 63, ..sent };
+        assert_eq!(after.bytes, expected.build());
+    }
+}
+
+#[test]
+fn a_packet_to_a_pod_on_the_same_bridge_is_switched_unchanged() {
+    let sent = Inner { to_mac: pod_mac(2), ttl: 1, ..Inner::from_pod(pod4(1, 2).into()) };
+    let (reason, after) = run(pod_egress, &sent.frame());
+    assert_eq!((reason, after.bytes), (Reason::Switched, sent.build()));
+}
+
+#[test]
+fn a_frame_for_a_mac_that_is_neither_node_nor_neighbour_is_left_to_the_bridge() {
+    for (to, mac) in [(pod4(1, 2), [0xff; 6]), (pod4(1, 3), pod_mac(3)), (pod4(2, 9), pod_mac(2))] {
+        let frame = Inner { to_mac: mac, ..Inner::from_pod(to.into()) }.frame();
+        left_alone(pod_egress, &frame, Reason::NotForNode);
+    }
+}
+
+#[test]
+fn a_pod_does_not_reach_itself_on_the_fast_path() {
+    left_alone(pod_egress, &Inner::from_pod(pod4(1, 1).into()).frame(), Reason::NotForNode);
+}
+
+#[test]
+fn a_pod_sends_only_from_its_own_address() {
+    for to in [pod4(2, 9), pod4(1, 2)] {
+        for from in [pod4(1, 2), pod4(2, 1), [8, 8, 8, 8].into()] {
+            let spoofed = Inner { from: from.into(), ..Inner::from_pod(to.into()) };
+            left_alone(pod_egress, &spoofed.frame(), Reason::PodSpoofed);
+        }
+    }
+}
+
+#[test]
+fn a_pod_that_is_not_known_yet_is_left_to_the_kernel() {
+    let early = Inner { from: pod4(1, 77).into(), ..Inner::from_pod(pod4(2, 9).into()) };
+    left_alone(pod_egress, &early.frame(), Reason::UnknownSource);
+}
+
+#[test]
+fn destinations_outside_of_the_overlay_are_left_to_the_kernel_whatever_their_source() {
+    let outside = Inner { from: [0, 0, 0, 0].into(), ..Inner::from_pod([255, 255, 255, 255].into()) };
+    left_alone(pod_egress, &outside.frame(), Reason::NoRoute);
+    left_alone(pod_egress, &Inner::from_pod([8, 8, 8, 8].into()).frame(), Reason::NoRoute);
+}
+
+#[test]
+fn the_host_itself_is_left_to_the_kernel() {
+    left_alone(pod_egress, &Inner::from_pod(pod4(1, 0).into()).frame(), Reason::NoEndpoint);
+}
+
+#[test]
+fn a_local_packet_larger_than_the_receivers_mtu_is_left_to_the_kernel() {
+    let packet = |len| Inner { len, ..Inner::from_pod(pod4(1, 2).into()) }.frame();
+    assert_eq!(run(pod_egress, &packet(usize::from(MTU) - 28)).0, Reason::Routed);
+    left_alone(pod_egress, &packet(usize::from(MTU) - 27), Reason::TooBig);
+}
+
+#[test]
+fn switched_off_means_every_packet_to_the_kernel() {
+    let frame = Inner::from_pod(pod4(2, 9).into()).frame();
+    let off = Config { mode: Mode::Off as u8, ..maps().config.expect("a configuration") };
+    for config in [None, Some(off)] {
+        let maps = Maps { config, ..maps() };
+        assert_eq!(run_with(pod_egress, &frame, &maps), (Reason::SwitchedOff, frame.clone()));
+    }
+}
+
+#[test]
+fn tagged_frames_and_other_protocols_are_left_to_the_kernel() {
+    let frame = Inner::from_pod(pod4(2, 9).into()).frame();
+    left_alone(pod_egress, &Frame { tagged: true, ..frame.clone() }, Reason::NotIp);
+    for ether_type in [[0x81, 0], [8, 6], [0x88, 0xcc]] {
+        let other = with(&frame, |bytes| bytes[12..14].copy_from_slice(&ether_type));
+        left_alone(pod_egress, &other, Reason::NotIp);
+    }
+}
