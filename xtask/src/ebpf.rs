@@ -17,7 +17,8 @@ const RUSTFLAGS: &[&str] = &[
     "link-arg=--btf",
     "debuginfo=2",
     "target-cpu=v3",
-    "target-feature=+allows-misaligned-mem-access,+alu32",
+    // To the linker, which generates the code; rustc would warn about features it does not know.
+    "link-arg=--cpu-features=+allows-misaligned-mem-access,+alu32",
 ];
 
 /// Builds `target/bpf/vxlan-ebpf.o`.

@@ -1,6 +1,7 @@
 //! `vxlan-lab`: what `cargo xtask demo` and `cargo xtask bench` run.
 
 use clap::{Parser, Subcommand};
+use vxlan_tests::bench::{self, BenchArgs};
 use vxlan_tests::lab::cleanup;
 
 #[derive(Parser)]
@@ -12,12 +13,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure no overlay, kernel VXLAN and ours side by side
+    Bench(BenchArgs),
     /// Take down labs that were kept
     Down,
 }
 
 fn main() -> std::process::ExitCode {
     let result: anyhow::Result<()> = match Cli::parse().command {
+        Command::Bench(args) => bench::bench(&args),
         Command::Down => {
             for lab in cleanup::remove_kept() {
                 println!("took down lab {lab}");

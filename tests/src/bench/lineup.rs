@@ -1,0 +1,104 @@
+//! The three labs that are compared.
+
+use anyhow::Result;
+
+use crate::lab::{Counters, Lab, LabSpec, Overlay};
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// The underlay routes the pod subnets.
+    NoOverlay,
+    /// A kernel vxlan device, set up as flannel does it.
+    KernelVxlan,
+    /// Our agents with the fast path in mode `direct`.
+    Ours,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::NoOverlay, Self::KernelVxlan, Self::Ours];
+
+    /// For people.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::NoOverlay => "no overlay",
+            Self::KernelVxlan => "kernel VXLAN",
+            Self::Ours => "ours",
+        }
+    }
+
+    /// In the JSON file.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::NoOverlay => "no_overlay",
+            Self::KernelVxlan => "kernel_vxlan",
+            Self::Ours => "ours",
+        }
+    }
+
+    fn overlay(self) -> Overlay {
+        match self {
+            Self::NoOverlay => Overlay::None,
+            Self::KernelVxlan => Overlay::KernelVxlan,
+            Self::Ours => Overlay::agent(),
+        }
+    }
+}
+
+/// One of them, up and running.
+pub(super) struct Way {
+    pub(super) kind: Kind,
+    pub(super) lab: Lab,
+}
+
+/// Builds the labs, alike but for the overlay.
+pub(super) fn build(with_ours: bool) -> Result<Vec<Way>> {
+    let kinds = Kind::ALL.into_iter().filter(|kind| with_ours || *kind != Kind::Ours);
+    kinds
+        .map(|kind| {
+            let lab = LabSpec::pair(kind.overlay(), kind.overlay()).build()?;
+            prepare(&lab)?;
+            Ok(Way { kind, lab })
+        })
+        .collect()
+}
+
+/// Short connections leave no time-wait sockets behind: thousands of them would slow down the
+/// next round, and sooner or later there would be no free port.
+fn prepare(lab: &Lab) -> Result<()> {
+    for node in lab.nodes() {
+        for pod in &node.pods {
+            pod.sysctl(&[("ipv4/tcp_max_tw_buckets", "0"), ("ipv4/ip_local_port_range", "2048 65000")])?;
+        }
+    }
+    Ok(())
+}
+
+/// Counters of all our nodes, in order.
+pub(super) fn counters(ways: &[Way]) -> Result<Vec<Counters>> {
+    let ours = ways.iter().filter(|way| way.kind == Kind::Ours);
+    let agents = ours.flat_map(|way| way.lab.nodes()).filter_map(|node| node.agent.as_ref());
+    agents.map(|agent| agent.counters()).collect()
+}
+
+/// One sentence on which path our packets took since `before`; `None` without our lab.
+pub(super) fn path_taken(ways: &[Way], before: Vec<Counters>) -> Result<Option<String>> {
+    if before.is_empty() {
+        return Ok(None);
+    }
+    let (mut fast, mut slow) = (0, 0);
+    for (now, before) in counters(ways)?.iter().zip(&before) {
+        for (hook, reason, count) in (now - before).iter() {
+            match (hook, reason) {
+                (_, "encapsulated" | "decapsulated" | "delivered" | "routed" | "switched") => {
+                    fast += count.packets
+                }
+                // Taken up again behind the kernel's device, where `delivered` counts it.
+                ("underlay_ingress", "aggregate") => {}
+                _ => slow += count.packets,
+            }
+        }
+    }
+    let share = 100.0 * fast as f64 / (fast + slow).max(1) as f64;
+    Ok(Some(format!("Of our packets {share:.3} % took the fast path ({slow} of {} did not).", fast + slow)))
+}

@@ -1,0 +1,143 @@
+//! All values, as a table for people and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::case::{Better, CASES, Case, NOT_IN_JSON};
+use super::cpu::Pair;
+use super::lineup::Kind;
+use super::stats::Summary;
+use super::{BenchArgs, Measurement};
+
+/// What has been measured so far, and where.
+pub(super) struct Report {
+    machine: String,
+    kernel: String,
+    values: BTreeMap<(&'static str, Kind), Vec<f64>>,
+}
+
+impl Report {
+    /// Empty, of this machine.
+    pub(super) fn new() -> Self {
+        let kernel = nix::sys::utsname::uname()
+            .map_or_else(|_| "unknown".into(), |u| u.release().to_string_lossy().into_owned());
+        Self { machine: machine(), kernel, values: BTreeMap::new() }
+    }
+
+    /// Adds the value of one round.
+    pub(super) fn add(&mut self, case: &'static str, kind: Kind, value: f64) {
+        self.values.entry((case, kind)).or_default().push(value);
+    }
+
+    /// A case's summary; `None` if it was not measured.
+    pub(super) fn summary(&self, case: &Case, kind: Kind) -> Option<Summary> {
+        Summary::of(self.values.get(&(case.name, kind))?)
+    }
+
+    /// The cases that were measured.
+    pub(super) fn cases(&self) -> impl Iterator<Item = &'static Case> {
+        CASES.iter().filter(|case| self.summary(case, Kind::NoOverlay).is_some())
+    }
+
+    /// Machine and kernel in one line.
+    pub(super) fn place(&self) -> String {
+        format!("{}, Linux {}", self.machine, self.kernel)
+    }
+
+    /// The table, with what has to be known to read it.
+    pub(super) fn markdown(&self, args: &BenchArgs, cpus: Pair, path: Option<&str>) -> String {
+        let mut text =
+            format!("\n{}. Medians of {} rounds (lowest–highest).\n\n", self.place(), args.rounds());
+        text += "| case | no overlay | kernel VXLAN | ours | ours ÷ kernel VXLAN | ours ÷ no overlay |\n";
+        text += "|---|---|---|---|---|---|\n";
+        for case in self.cases() {
+            let _ = writeln!(text, "{}", self.line(case));
+        }
+        let apart = names(super::cpu::Placement::Apart);
+        let together = names(super::cpu::Placement::Together);
+        let _ = write!(
+            text,
+            "\n{apart}: client on CPU {}, server on CPU {}. {together}: both on CPU {}. \
+             Latencies are per transaction, there and back. CPU is that of the whole machine.\n",
+            cpus.client, cpus.server, cpus.client
+        );
+        if let Some(path) = path {
+            let _ = writeln!(text, "{path}");
+        }
+        text
+    }
+
+    fn line(&self, case: &Case) -> String {
+        let cell = |kind| self.summary(case, kind).map_or_else(|| "–".into(), |s| show(&s));
+        let ratio = |to| match (self.summary(case, Kind::Ours), self.summary(case, to)) {
+            (Some(ours), Some(other)) if other.median > 0.0 => format!("{:.2}", ours.median / other.median),
+            _ => "–".to_owned(),
+        };
+        let arrow = match case.better {
+            Better::Higher => "↑",
+            Better::Lower => "↓",
+        };
+        format!(
+            "| {}, {} {arrow} | {} | {} | {} | {} | {} |",
+            case.title,
+            case.unit,
+            cell(Kind::NoOverlay),
+            cell(Kind::KernelVxlan),
+            cell(Kind::Ours),
+            ratio(Kind::KernelVxlan),
+            ratio(Kind::NoOverlay)
+        )
+    }
+
+    /// The JSON file.
+    pub(super) fn json(&self) -> Result<String> {
+        let cases = self.cases().filter(|case| case.name != NOT_IN_JSON).map(|case| {
+            let mut object = Map::new();
+            object.insert("name".into(), case.name.into());
+            object.insert("unit".into(), case.unit.into());
+            object.insert("better".into(), case.better.key().into());
+            for kind in Kind::ALL {
+                if let Some(summary) = self.summary(case, kind) {
+                    object.insert(kind.key().into(), json!(summary));
+                }
+            }
+            Value::Object(object)
+        });
+        let cases: Vec<Value> = cases.collect();
+        let all = json!({ "machine": self.machine, "kernel": self.kernel, "cases": cases });
+        Ok(serde_json::to_string_pretty(&all)? + "\n")
+    }
+}
+
+/// Median, and in brackets the span.
+fn show(summary: &Summary) -> String {
+    let digits = digits(summary.median);
+    let Summary { median, min, max } = summary;
+    format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
+}
+
+/// Three significant figures.
+pub(super) fn digits(value: f64) -> usize {
+    match value {
+        v if v >= 100.0 => 0,
+        v if v >= 10.0 => 1,
+        _ => 2,
+    }
+}
+
+fn names(placement: super::cpu::Placement) -> String {
+    let names = Measurement::ALL.into_iter().filter(|m| m.placement() == placement);
+    names.map(Measurement::label).collect::<Vec<_>>().join(", ")
+}
+
+/// CPU model and number of CPUs.
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |line: &str| line.split_once(':').map(|(_, value)| value.trim().to_owned());
+    let model = info.lines().find(|line| line.starts_with("model name")).and_then(value);
+    let count = info.lines().filter(|line| line.starts_with("processor")).count();
+    format!("{}, {count} CPUs", model.unwrap_or_else(|| std::env::consts::ARCH.to_owned()))
+}
