@@ -1,0 +1,132 @@
+//! The real programs under `BPF_PROG_TEST_RUN`.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use ipnetwork::IpNetwork;
+use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins};
+use vxlan_ebpf_common::maps::{Config, Mode};
+use vxlan_ebpf_common::model::{Frame, Maps};
+use vxlan_ebpf_common::{Hook, Reason};
+
+/// A loaded datapath that no interface leads to.
+pub(crate) struct Kernel {
+    dir: PathBuf,
+    datapath: Datapath,
+    pins: Pins,
+}
+
+/// What a program made of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// The return value.
+    pub(crate) action: i32,
+    /// The frame afterwards.
+    pub(crate) bytes: Vec<u8>,
+    /// Which counters went up, and by how many packets and bytes.
+    pub(crate) counted: Vec<(Hook, Reason, u64, u64)>,
+}
+
+impl Kernel {
+    /// Loads the programs below a directory of their own.
+    pub(crate) fn load() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = PathBuf::from(format!("/sys/fs/bpf/vxlan-tests-{}/v1/{number}", std::process::id()));
+        let options = Options { dir: dir.clone(), clsact: false };
+        let datapath =
+            Datapath::open(&options).expect("the programs load (needs root and `cargo xtask build-ebpf`)");
+        let pins = Pins::open(&dir).expect("the maps are pinned");
+        Self { dir, datapath, pins }
+    }
+
+    /// Makes the maps say what `maps` says.
+    pub(crate) fn fill(&mut self, maps: &Maps) {
+        let desired = state(maps);
+        let observed = self.datapath.observe().expect("the maps can be read").clone();
+        for change in datapath::diff(&observed, &desired) {
+            self.datapath.apply(&change).expect("the maps can be written");
+        }
+    }
+
+    /// What is in the kernel, read anew.
+    pub(crate) fn read(&self) -> DatapathState {
+        self.pins.state().expect("the maps can be read")
+    }
+
+    /// The shortest frame of any kind that a test run takes: the kernel (v6.18,
+    /// `bpf_prog_test_run_skb`) refuses one that ends within its IP header.
+    pub(crate) const SHORTEST: usize = 14 + 40;
+
+    /// Runs the program of `hook` on `frame`.
+    pub(crate) fn run(&self, hook: Hook, frame: &Frame) -> Verdict {
+        let program = SchedClassifier::from_pin(self.dir.join("programs").join(hook.label()))
+            .expect("a pinned program");
+        let before = self.pins.counters().expect("counters");
+        let mut out = vec![0; frame.bytes.len() + 256];
+        let context = context(frame);
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(&frame.bytes),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                repeat: 1,
+                ..TestRunOptions::new()
+            })
+            .expect("a frame that is not too short can be run");
+        out.truncate(result.data_size_out as usize);
+        let after = self.pins.counters().expect("counters");
+        let counted = after.into_iter().filter_map(|(hook, reason, now)| {
+            let was = before
+                .iter()
+                .find(|(h, r, _)| (*h, *r) == (hook, reason))
+                .map(|(_, _, c)| *c)
+                .unwrap_or_default();
+            (now != was).then_some((hook, reason, now.packets - was.packets, now.bytes - was.bytes))
+        });
+        Verdict { action: result.return_value.cast_signed(), bytes: out, counted: counted.collect() }
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Err(error) = datapath::detach(&self.dir) {
+            eprintln!("cannot clean up {}: {error:#}", self.dir.display());
+        }
+        let _ = fs::remove_dir(format!("/sys/fs/bpf/vxlan-tests-{}", std::process::id()));
+    }
+}
+
+/// `struct __sk_buff` with what a test may set: the interface and the segment size.
+fn context(frame: &Frame) -> [u8; 192] {
+    const IFINDEX: usize = 40;
+    const GSO_SIZE: usize = 176;
+    let mut context = [0; 192];
+    context[IFINDEX..IFINDEX + 4].copy_from_slice(&frame.ifindex.to_ne_bytes());
+    context[GSO_SIZE..GSO_SIZE + 4].copy_from_slice(&frame.segment_size.to_ne_bytes());
+    context
+}
+
+/// The same tables as the agent holds them.
+fn state(maps: &Maps) -> DatapathState {
+    let prefix4 = |((ip, bits), id): (&([u8; 4], u32), &u32)| (network((*ip).into(), *bits), *id);
+    let prefix6 = |((ip, bits), id): (&([u8; 16], u32), &u32)| (network((*ip).into(), *bits), *id);
+    let endpoints4 = maps.endpoints4.iter().map(|(ip, endpoint)| (IpAddr::from(*ip), *endpoint));
+    let endpoints6 = maps.endpoints6.iter().map(|(ip, endpoint)| (IpAddr::from(*ip), *endpoint));
+    DatapathState {
+        config: maps.config.unwrap_or(Config { mode: Mode::Off as u8, ..Config::default() }),
+        routes: maps.routes4.iter().map(prefix4).chain(maps.routes6.iter().map(prefix6)).collect(),
+        vteps: maps.vteps.clone(),
+        vtep_ids: maps.vtep_ids.clone(),
+        macs: maps.macs.clone(),
+        endpoints: endpoints4.chain(endpoints6).collect(),
+        ..DatapathState::default()
+    }
+}
+
+fn network(ip: IpAddr, bits: u32) -> IpNetwork {
+    IpNetwork::new(ip, bits as u8).expect("a prefix length")
+}

@@ -1,0 +1,214 @@
+//! Host model and kernel program must agree: on the verdict, on every byte and on the counters.
+
+use proptest::prelude::*;
+use vxlan_ebpf_common::maps::DEFAULT_VTEPS;
+use vxlan_ebpf_common::model::{Frame, Maps};
+use vxlan_ebpf_common::testbed::{
+    self, Inner, Outer, POD_IFINDEX, Payload, REMOTE4, REMOTE6, pod4, pod6, vtep_mac,
+};
+use vxlan_ebpf_common::{Disposition, Forward, Hook, Reason, hooks};
+
+use crate::kernel::{Kernel, Verdict};
+
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
+
+/// What the engine makes of a frame on the host, and why.
+fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
+    let entry: for<'t> fn(&mut Frame, &'t Maps) -> Result<Forward<'t>, Reason> = match hook {
+        Hook::PodEgress => hooks::pod_egress,
+        Hook::TunnelEgress => hooks::tunnel_egress,
+        Hook::UnderlayIngress => hooks::underlay_ingress,
+        Hook::TunnelIngress => hooks::tunnel_ingress,
+    };
+    let mut after = frame.clone();
+    let reason = entry(&mut after, maps).map_or_else(|reason| reason, |forward| forward.reason());
+    let action = match reason.disposition() {
+        Disposition::Forwarded => TC_ACT_REDIRECT,
+        Disposition::Kernel => TC_ACT_UNSPEC,
+        Disposition::Violation | Disposition::Dropped => TC_ACT_SHOT,
+    };
+    let bytes = frame.bytes.len() as u64;
+    let counted = if reason == Reason::NotVxlan { vec![] } else { vec![(hook, reason, 1, bytes)] };
+    (reason, Verdict { action, bytes: after.bytes, counted })
+}
+
+/// `frame` with the flow hash and the random number that the kernel used for `encapsulated`.
+fn with_kernels_choices(frame: &Frame, encapsulated: &[u8], maps: &Maps) -> Frame {
+    let config = maps.config.as_ref().expect("encapsulated, so configured");
+    let over_ipv4 = encapsulated[12] == 8 && encapsulated[13] == 0;
+    let udp = if over_ipv4 { 34 } else { 54 };
+    let port = u16::from_be_bytes([encapsulated[udp], encapsulated[udp + 1]]);
+    let span = u64::from(config.port_max - config.port_min);
+    // The port's formula backwards; `h ^ h << 16` is its own inverse.
+    let mixed = (u64::from(port - config.port_min) << 32).div_ceil(span) as u32;
+    let random = u32::from(u16::from_ne_bytes([encapsulated[18], encapsulated[19]]));
+    Frame { flow_hash: mixed ^ (mixed << 16), random, ..frame.clone() }
+}
+
+/// Runs both and compares.
+fn compare(kernel: &Kernel, maps: &Maps, hook: Hook, frame: &Frame) -> Reason {
+    let got = kernel.run(hook, frame);
+    let (mut reason, mut expected) = model(hook, frame, maps);
+    if reason == Reason::Encapsulated && got.counted == [(hook, Reason::NoRoom, 1, frame.bytes.len() as u64)]
+    {
+        // A test run has no aggregate, only its size, and the kernel makes no room in that.
+        assert_ne!(frame.segment_size, 0, "no room in an ordinary packet");
+        (reason, expected) = model(hook, &Frame { rigid: true, ..frame.clone() }, maps);
+    } else if reason == Reason::Encapsulated && got.action == TC_ACT_REDIRECT {
+        (reason, expected) = model(hook, &with_kernels_choices(frame, &got.bytes, maps), maps);
+    }
+    assert_eq!(got, expected, "{hook:?}, {reason:?}: kernel left, model right");
+    reason
+}
+
+/// Valid frames with the hook that they belong to.
+fn seeds() -> Vec<(Hook, Frame)> {
+    let mut seeds = Vec::new();
+    for payload in Payload::ALL {
+        for to in [
+            pod4(2, 9).into(),
+            pod6(2, 9).into(),
+            pod4(3, 9).into(),
+            pod6(3, 9).into(),
+            pod4(1, 2).into(),
+            pod6(1, 3).into(),
+        ] {
+            seeds.push((Hook::PodEgress, Inner { payload, ..Inner::from_pod(to) }.frame()));
+            for id in [REMOTE4, REMOTE6] {
+                let routed = Inner { payload, to_mac: vtep_mac(id), ..Inner::from_pod(to) };
+                seeds.push((Hook::TunnelEgress, routed.frame()));
+            }
+        }
+        for (id, v6) in [(REMOTE4, false), (REMOTE4, true), (REMOTE6, false), (REMOTE6, true)] {
+            let inner = Inner { payload, ..Inner::from_remote(id, v6) };
+            seeds.push((Hook::TunnelIngress, inner.frame()));
+            seeds.push((Hook::UnderlayIngress, Outer::from_remote(id, inner.build()).frame()));
+        }
+    }
+    seeds
+}
+
+#[test]
+fn kernel_and_model_forward_the_same_bytes() {
+    let mut kernel = Kernel::load();
+    let maps = testbed::maps();
+    kernel.fill(&maps);
+    for (hook, frame) in seeds() {
+        let reason = compare(&kernel, &maps, hook, &frame);
+        let forwarded = reason.disposition() == Disposition::Forwarded;
+        assert!(forwarded, "{hook:?} did not forward a valid frame: {reason:?}");
+    }
+}
+
+#[test]
+fn what_is_written_to_the_maps_is_read_from_them() {
+    let mut kernel = Kernel::load();
+    assert_eq!(kernel.read(), Default::default(), "fresh maps are empty");
+    kernel.fill(&testbed::maps());
+    let read = kernel.read();
+    assert_eq!(read.routes.len(), 6);
+    assert_eq!(read.vteps, testbed::maps().vteps);
+    assert_eq!(read.endpoints.len(), 6);
+    kernel.fill(&Maps::default());
+    assert_eq!(kernel.read(), Default::default());
+}
+
+#[test]
+fn the_last_vtep_id_can_be_used() {
+    let mut kernel = Kernel::load();
+    let mut maps = testbed::maps();
+    let vtep = maps.vteps[&REMOTE4];
+    maps.vteps.insert(DEFAULT_VTEPS - 1, vtep);
+    maps.routes4.insert((pod4(2, 0).octets(), 24), DEFAULT_VTEPS - 1);
+    kernel.fill(&maps);
+    let frame = Inner::from_pod(pod4(2, 9).into()).frame();
+    assert_eq!(compare(&kernel, &maps, Hook::PodEgress, &frame), Reason::Encapsulated);
+}
+
+#[test]
+fn violations_pass_where_they_are_tolerated() {
+    let mut kernel = Kernel::load();
+    let mut maps = testbed::maps();
+    let spoofed = Inner { from: pod4(1, 2).into(), ..Inner::from_pod(pod4(2, 9).into()) }.frame();
+    kernel.fill(&maps);
+    assert_eq!(kernel.run(Hook::PodEgress, &spoofed).action, TC_ACT_SHOT);
+    if let Some(config) = &mut maps.config {
+        config.flags = vxlan_ebpf_common::maps::TOLERATE_VIOLATIONS;
+    }
+    kernel.fill(&maps);
+    let tolerated = kernel.run(Hook::PodEgress, &spoofed);
+    assert_eq!(tolerated.action, TC_ACT_UNSPEC);
+    assert_eq!(tolerated.bytes, spoofed.bytes);
+    assert_eq!(tolerated.counted[0].1, Reason::PodSpoofed);
+}
+
+/// Tables with some entries missing or changed.
+fn tables() -> impl Strategy<Value = Maps> {
+    let prefix = prop_oneof![Just(8u32), Just(16), Just(24), Just(32)];
+    (any::<u16>(), any::<u8>(), prefix, 0u32..4, 0u8..4).prop_map(|(missing, seed, bits, id, mode)| {
+        let mut maps = testbed::maps();
+        let absent = |bit: u32| missing & 1 << bit != 0 && missing.count_ones() < 6;
+        if absent(0) {
+            maps.vteps.remove(&REMOTE4);
+        }
+        if absent(1) {
+            maps.vtep_ids.retain(|_, id| *id != REMOTE6);
+        }
+        if absent(2) {
+            maps.macs.retain(|_, id| *id != REMOTE4);
+        }
+        if absent(3) {
+            maps.endpoints4.remove(&pod4(1, 1 + seed % 3).octets());
+        }
+        if absent(4) {
+            maps.endpoints6.remove(&pod6(1, 1 + seed % 3).octets());
+        }
+        if absent(5) {
+            let mask = u32::MAX << (32 - bits);
+            let ip = u32::from(pod4(2, seed)) & mask;
+            maps.routes4.insert((ip.to_be_bytes(), bits), id);
+        }
+        if let Some(config) = maps.config.as_mut().filter(|_| mode == 3) {
+            config.mode = seed & 1;
+            config.local4.mtu = 128;
+        }
+        maps
+    })
+}
+
+#[test]
+fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
+    let mut kernel = Kernel::load();
+    let seeds = seeds();
+    let changes = proptest::collection::vec((0usize..160, any::<u8>()), 0..4);
+    let cut = prop_oneof![4 => Just(usize::MAX), 1 => Kernel::SHORTEST..200];
+    let segment_size = prop_oneof![6 => Just(0u32), 1 => 1u32..0x10000];
+    let strategy = (tables(), 0..seeds.len(), 0..Hook::ALL.len() * 4, changes, cut, segment_size);
+    let config = ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
+    let mut forwarded = 0;
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let kernel = std::cell::RefCell::new((&mut kernel, &mut forwarded));
+    runner
+        .run(&strategy, |(maps, seed, other_hook, changes, cut, segment_size)| {
+            let (kernel, forwarded) = &mut *kernel.borrow_mut();
+            let (mut hook, mut frame) = seeds[seed].clone();
+            if let Some(other) = Hook::ALL.get(other_hook) {
+                hook = *other;
+            }
+            for (at, value) in changes {
+                let len = frame.bytes.len();
+                frame.bytes[at % len] = value;
+            }
+            frame.bytes.truncate(cut);
+            frame.segment_size = segment_size;
+            frame.ifindex = POD_IFINDEX;
+            kernel.fill(&maps);
+            let reason = compare(kernel, &maps, hook, &frame);
+            **forwarded += u32::from(reason.disposition() == Disposition::Forwarded);
+            Ok(())
+        })
+        .expect("kernel and model agree");
+    assert!(forwarded > 500, "only {forwarded} of 6000 frames were forwarded: the test tests too little");
+}
