@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::BenchArgs;
 use crate::lab::{Counters, Lab, LabSpec, Overlay};
 
 /// What is compared.
@@ -27,15 +28,6 @@ impl Kind {
         }
     }
 
-    /// In the JSON file.
-    pub(super) fn key(self) -> &'static str {
-        match self {
-            Self::NoOverlay => "no_overlay",
-            Self::KernelVxlan => "kernel_vxlan",
-            Self::Ours => "ours",
-        }
-    }
-
     fn overlay(self) -> Overlay {
         match self {
             Self::NoOverlay => Overlay::None,
@@ -52,11 +44,12 @@ pub(super) struct Way {
 }
 
 /// Builds the labs, alike but for the overlay.
-pub(super) fn build(with_ours: bool) -> Result<Vec<Way>> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| with_ours || *kind != Kind::Ours);
+pub(super) fn build(args: &BenchArgs) -> Result<Vec<Way>> {
+    let kinds = Kind::ALL.into_iter().filter(|kind| !args.without_ours || *kind != Kind::Ours);
     kinds
         .map(|kind| {
-            let lab = LabSpec::pair(kind.overlay(), kind.overlay()).build()?;
+            let spec = LabSpec::pair(kind.overlay(), kind.overlay());
+            let lab = spec.bridge_netfilter(args.bridge_netfilter).build()?;
             prepare(&lab)?;
             Ok(Way { kind, lab })
         })

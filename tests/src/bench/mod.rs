@@ -8,6 +8,7 @@
 mod case;
 mod chart;
 mod cpu;
+mod glance;
 mod lineup;
 mod measure;
 pub mod programs;
@@ -24,6 +25,8 @@ use case::{CASES, Measurement};
 use lineup::Way;
 use report::Report;
 
+pub use glance::{Glance, glance};
+
 /// What to measure and where the results go.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
@@ -39,6 +42,9 @@ pub struct BenchArgs {
     /// Leave our overlay out: compare kernel VXLAN with no overlay only
     #[arg(long)]
     without_ours: bool,
+    /// With netfilter on the pods' bridges, as Kubernetes asks for (slows all but ours down)
+    #[arg(long)]
+    bridge_netfilter: bool,
     /// Where the numbers go
     #[arg(long, default_value = "bench.json")]
     json: PathBuf,
@@ -73,7 +79,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     }
     let cpus = cpu::pair()?;
     eprintln!("==> building {} labs", if args.without_ours { "two" } else { "three" });
-    let ways = lineup::build(!args.without_ours)?;
+    let ways = lineup::build(args)?;
     let before = lineup::counters(&ways)?;
     let mut report = Report::new();
     for round in 1..=args.rounds() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use super::case::{Better, CASES, Case, NOT_IN_JSON};
 use super::cpu::Pair;
@@ -61,8 +61,12 @@ impl Report {
         let _ = write!(
             text,
             "\n{apart}: client on CPU {}, server on CPU {}. {together}: both on CPU {}. \
-             Latencies are per transaction, there and back. CPU is that of the whole machine.\n",
-            cpus.client, cpus.server, cpus.client
+             Latencies are per transaction, there and back. CPU is that of the whole machine. \
+             Netfilter on the pods' bridges: {}.\n",
+            cpus.client,
+            cpus.server,
+            cpus.client,
+            if args.bridge_netfilter { "on" } else { "off" }
         );
         if let Some(path) = path {
             let _ = writeln!(text, "{path}");
@@ -94,22 +98,35 @@ impl Report {
 
     /// The JSON file.
     pub(super) fn json(&self) -> Result<String> {
-        let cases = self.cases().filter(|case| case.name != NOT_IN_JSON).map(|case| {
-            let mut object = Map::new();
-            object.insert("name".into(), case.name.into());
-            object.insert("unit".into(), case.unit.into());
-            object.insert("better".into(), case.better.key().into());
-            for kind in Kind::ALL {
-                if let Some(summary) = self.summary(case, kind) {
-                    object.insert(kind.key().into(), json!(summary));
-                }
-            }
-            Value::Object(object)
+        let cases = self.cases().filter(|case| case.name != NOT_IN_JSON).map(|case| CaseJson {
+            name: case.name,
+            unit: case.unit,
+            better: case.better.key(),
+            no_overlay: self.summary(case, Kind::NoOverlay),
+            kernel_vxlan: self.summary(case, Kind::KernelVxlan),
+            ours: self.summary(case, Kind::Ours),
         });
-        let cases: Vec<Value> = cases.collect();
-        let all = json!({ "machine": self.machine, "kernel": self.kernel, "cases": cases });
-        Ok(serde_json::to_string_pretty(&all)? + "\n")
+        let file = FileJson { machine: &self.machine, kernel: &self.kernel, cases: cases.collect() };
+        Ok(serde_json::to_string_pretty(&file)? + "\n")
     }
+}
+
+#[derive(Serialize)]
+struct FileJson<'a> {
+    machine: &'a str,
+    kernel: &'a str,
+    cases: Vec<CaseJson>,
+}
+
+/// What was not measured is `null`.
+#[derive(Serialize)]
+struct CaseJson {
+    name: &'static str,
+    unit: &'static str,
+    better: &'static str,
+    no_overlay: Option<Summary>,
+    kernel_vxlan: Option<Summary>,
+    ours: Option<Summary>,
 }
 
 /// Median, and in brackets the span.

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use vxlan_tests::bench::{self, BenchArgs};
+use vxlan_tests::demo::{self, DemoArgs};
 use vxlan_tests::lab::cleanup;
 
 #[derive(Parser)]
@@ -13,6 +14,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show a cluster, its traffic and the way it takes
+    Demo(DemoArgs),
     /// Measure no overlay, kernel VXLAN and ours side by side
     Bench(BenchArgs),
     /// Take down labs that were kept
@@ -21,6 +24,7 @@ enum Command {
 
 fn main() -> std::process::ExitCode {
     let result: anyhow::Result<()> = match Cli::parse().command {
+        Command::Demo(args) => demo::demo(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Down => {
             for lab in cleanup::remove_kept() {

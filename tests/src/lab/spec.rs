@@ -58,6 +58,9 @@ pub struct LabSpec {
     pub gro: bool,
     /// Leaves the VTEP MACs of agent nodes out of the state file. Kernel nodes would not know them.
     pub derive_macs: bool,
+    /// Whether packets on the pods' bridge pass netfilter (`bridge-nf-call-iptables`), as
+    /// Kubernetes asks for. The kernel's default depends on whether br_netfilter is loaded.
+    pub bridge_netfilter: bool,
 }
 
 impl LabSpec {
@@ -76,6 +79,7 @@ impl LabSpec {
             pod_mtu: None,
             gro: false,
             derive_macs: false,
+            bridge_netfilter: false,
         }
     }
 
@@ -125,6 +129,13 @@ impl LabSpec {
     #[must_use]
     pub fn derive_macs(mut self) -> Self {
         self.derive_macs = true;
+        self
+    }
+
+    /// With netfilter on the pods' bridges.
+    #[must_use]
+    pub fn bridge_netfilter(mut self, on: bool) -> Self {
+        self.bridge_netfilter = on;
         self
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -164,6 +165,7 @@ fn link_nodes(prefix: &str, spec: &LabSpec) -> Result<()> {
 fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Node> {
     let ns = Netns::open(&format!("{prefix}-n{n}"))?;
     ns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
+    set_bridge_netfilter(&ns, spec.bridge_netfilter)?;
     let mut batch = format!(
         "addr add {}/24 dev {UNDERLAY}\naddr add {}/64 dev {UNDERLAY} nodad\n\
          link set {UNDERLAY} up\n",
@@ -194,6 +196,17 @@ fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Nod
         agent: None,
         ns,
     })
+}
+
+/// Where br_netfilter is not loaded there is nothing to switch off.
+fn set_bridge_netfilter(node: &Netns, on: bool) -> Result<()> {
+    let value = if on { "1" } else { "0" };
+    for name in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
+        if on || Path::new("/proc/sys/net").join(name).exists() {
+            node.sysctl(&[(name, value)])?;
+        }
+    }
+    Ok(())
 }
 
 fn make_pod(prefix: &str, node: &Netns, n: u8, p: u8, attach: Attach, mtu: u32) -> Result<Pod> {
