@@ -1,0 +1,210 @@
+//! The loop: wait for news, look, plan, change what differs, write down how it went.
+
+mod describe;
+mod retries;
+mod round;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use futures_util::FutureExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::cluster::{ClusterState, Viewer};
+use crate::config::{Config, Fastpath, StateConfig};
+use crate::datapath::Datapath;
+use crate::kernel::{Events, Netlink, NextHop, Tables, Touched};
+use crate::preflight;
+use crate::source::{FileSource, Snapshot, Source};
+use crate::status::{Lock, StatusFile};
+use crate::underlay::Underlay;
+use retries::Retries;
+
+/// How long news is collected: a veth that is made comes with a handful of notifications.
+const COLLECT: Duration = Duration::from_millis(2);
+/// How often everything is read anew, in case a notification was missed.
+const RESYNC: Duration = Duration::from_secs(60);
+/// Rounds without a pause before the agent admits that it gets nowhere.
+const ROUNDS: usize = 5;
+/// Pause when it gets nowhere.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A running agent.
+pub struct Agent {
+    config: Config,
+    netlink: Netlink,
+    tables: Tables,
+    /// The tables may lack something: dump them before the next round.
+    stale: bool,
+    cluster: ClusterState,
+    underlay: Option<Underlay>,
+    next_hops: BTreeMap<IpAddr, Option<NextHop>>,
+    datapath: Option<Datapath>,
+    retries: Retries,
+    reload_error: Option<String>,
+    plan_error: Option<String>,
+    started: u64,
+    kernel: String,
+    status: StatusFile,
+}
+
+/// Runs until SIGTERM or SIGINT, which leave everything in place.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    preflight::check_privileges()?;
+    if config.network.fastpath != Fastpath::Off {
+        preflight::check_kernel()?;
+    }
+    let _lock = Lock::take(&config.node.run_dir)?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut snapshots = source(&config).watch()?;
+    let first = snapshots.borrow_and_update().clone();
+    let cluster = first.map_err(anyhow::Error::msg)?;
+    let mut events = Events::subscribe()?;
+    let mut agent = Agent::new(config, cluster)?;
+    agent.start().await?;
+    let mut resync = Instant::now() + RESYNC;
+    loop {
+        let wake = agent.wake_at().map_or(resync, |due| due.min(resync));
+        let mut touched = Touched::default();
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            changed = snapshots.changed() => changed.context("the state source has stopped")?,
+            event = events.next(&mut agent.tables, &mut touched) => event.context("netlink notifications have stopped")?,
+            () = tokio::time::sleep_until(wake) => {}
+        }
+        tokio::time::sleep(COLLECT).await;
+        while let Some(Some(())) = events.next(&mut agent.tables, &mut touched).now_or_never() {}
+        let reload = snapshots.has_changed().unwrap_or(false).then(|| snapshots.borrow_and_update().clone());
+        let now = Instant::now();
+        if now >= resync {
+            (agent.stale, resync) = (true, now + RESYNC);
+        }
+        agent.news(reload, &touched).await;
+    }
+    tracing::info!("stopped; the overlay goes on as it is");
+    Ok(())
+}
+
+fn source(config: &Config) -> Box<dyn Source> {
+    let viewer = Viewer { node: config.node.name.clone(), vni: config.network.vni };
+    match &config.state {
+        StateConfig::File(path) => Box::new(FileSource::new(path.clone(), viewer)),
+    }
+}
+
+impl Agent {
+    fn new(config: Config, cluster: ClusterState) -> anyhow::Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Ok(Self {
+            netlink: Netlink::open(&config.network.name)?,
+            tables: Tables::default(),
+            stale: true,
+            cluster,
+            underlay: None,
+            next_hops: BTreeMap::new(),
+            datapath: None,
+            retries: Retries::default(),
+            reload_error: None,
+            plan_error: None,
+            started: now.map_or(0, |elapsed| elapsed.as_secs()),
+            kernel: preflight::kernel_release()?,
+            status: StatusFile::new(&config.node.run_dir),
+            config,
+        })
+    }
+
+    /// The first rounds. What is wrong from the start ends the agent.
+    async fn start(&mut self) -> anyhow::Result<()> {
+        self.tables = self.netlink.dump().await?;
+        self.stale = false;
+        if let Err(refused) = self.check(&self.cluster) {
+            bail!("{refused}");
+        }
+        self.settle().await;
+        let network = &self.config.network;
+        tracing::info!(
+            node = self.config.node.name,
+            network = network.name,
+            device = network.device,
+            nodes = self.cluster.remotes.len(),
+            "running"
+        );
+        Ok(())
+    }
+
+    /// Takes in what happened and acts on it.
+    async fn news(&mut self, reload: Option<Snapshot>, touched: &Touched) {
+        let now = Instant::now();
+        let due = self.wake_at().is_some_and(|due| due <= now);
+        let ways = self.forget_ways(touched);
+        self.stale |= touched.lost;
+        if let Some(snapshot) = reload {
+            self.reload(snapshot).await;
+        } else if !(touched.changed || ways || self.stale || due) {
+            return;
+        }
+        self.settle().await;
+    }
+
+    /// Takes on a new cluster if it can be planned for; the one before stays in force otherwise.
+    async fn reload(&mut self, snapshot: Snapshot) {
+        let checked = snapshot.and_then(|cluster| self.check(&cluster).map(|()| cluster));
+        match checked {
+            Ok(cluster) => {
+                tracing::info!(nodes = cluster.remotes.len(), "cluster state reloaded");
+                self.cluster = cluster;
+                self.reload_error = None;
+            }
+            Err(reason) => {
+                tracing::error!("cluster state refused, the one before stays in force: {reason}");
+                self.reload_error = Some(reason);
+            }
+        }
+    }
+
+    /// Rounds until nothing differs any more.
+    async fn settle(&mut self) {
+        for _ in 0..ROUNDS {
+            match self.round().await {
+                Ok(changed) => {
+                    self.plan_error = None;
+                    if !changed {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    if self.plan_error.as_ref() != Some(&reason) {
+                        tracing::error!("cannot reconcile, what is there stays: {reason}");
+                    }
+                    self.plan_error = Some(reason);
+                    break;
+                }
+            }
+        }
+        if let Err(error) = self.write_status() {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    /// When to act without being told.
+    fn wake_at(&self) -> Option<Instant> {
+        let stale = self.stale.then(|| Instant::now() + PAUSE);
+        self.retries.next_due().into_iter().chain(stale).min()
+    }
+
+    /// Forgets ways to VTEPs that may be others now; whether there were any.
+    fn forget_ways(&mut self, touched: &Touched) -> bool {
+        let before = self.next_hops.len();
+        self.next_hops.retain(|vtep, hop| {
+            let down = hop.as_ref().is_some_and(|hop| touched.down.contains(&hop.ifindex));
+            !(touched.lost || down || touched.destinations.iter().any(|to| to.contains(*vtep)))
+        });
+        self.next_hops.len() != before
+    }
+}

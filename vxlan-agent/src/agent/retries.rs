@@ -1,0 +1,102 @@
+//! Changes that failed, and when to try them again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::status::RetryStatus;
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Failed changes, by what they should do.
+#[derive(Debug, Default)]
+pub(super) struct Retries {
+    failed: BTreeMap<String, Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    error: String,
+    attempts: u32,
+    due: Instant,
+}
+
+impl Retries {
+    /// Whether `change` may be tried now.
+    pub(super) fn is_due(&self, change: &str, now: Instant) -> bool {
+        self.failed.get(change).is_none_or(|failure| failure.due <= now)
+    }
+
+    /// Records a failure; every further one doubles the wait.
+    pub(super) fn failed(&mut self, change: String, error: &anyhow::Error, now: Instant) {
+        let error = format!("{error:#}");
+        let known = self.failed.get(&change);
+        let attempts = known.map_or(1, |failure| failure.attempts + 1);
+        if known.is_none_or(|failure| failure.error != error) {
+            tracing::warn!(%error, "a change failed and will be tried again");
+        }
+        let wait = FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(LONGEST);
+        self.failed.insert(change, Failure { error, attempts, due: now + wait });
+    }
+
+    /// Records a success.
+    pub(super) fn held(&mut self, change: &str) {
+        if self.failed.remove(change).is_some() {
+            tracing::info!(change, "a change that had failed holds now");
+        }
+    }
+
+    /// Forgets failures of changes that nobody wants any more.
+    pub(super) fn keep_only(&mut self, wanted: &BTreeSet<String>) {
+        self.failed.retain(|change, _| wanted.contains(change));
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.failed.values().map(|failure| failure.due).min()
+    }
+
+    /// For the status file.
+    pub(super) fn status(&self) -> Vec<RetryStatus> {
+        let entry = |(change, failure): (&String, &Failure)| RetryStatus {
+            change: change.clone(),
+            error: failure.error.clone(),
+            attempts: failure.attempts,
+        };
+        self.failed.iter().map(entry).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_half_a_minute() {
+        let (mut retries, start) = (Retries::default(), Instant::now());
+        let mut waits = vec![];
+        for _ in 0..20 {
+            retries.failed("x".into(), &anyhow::anyhow!("no"), start);
+            waits.push(retries.next_due().expect("failed").duration_since(start));
+        }
+        assert_eq!(waits[..3], [FIRST, FIRST * 2, FIRST * 4]);
+        assert_eq!(waits[19], LONGEST);
+        assert!(!retries.is_due("x", start));
+        assert!(retries.is_due("x", start + LONGEST));
+        assert!(retries.is_due("y", start));
+    }
+
+    #[test]
+    fn what_holds_or_is_not_wanted_is_forgotten() {
+        let (mut retries, now) = (Retries::default(), Instant::now());
+        for change in ["x", "y"] {
+            retries.failed(change.into(), &anyhow::anyhow!("no"), now);
+        }
+        retries.held("x");
+        assert_eq!(retries.status().len(), 1);
+        retries.keep_only(&BTreeSet::new());
+        assert!(retries.status().is_empty());
+    }
+}

@@ -1,0 +1,303 @@
+//! One round: observe, plan, diff, apply. Kernel first, fast path second.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use tokio::time::Instant;
+use vxlan_ebpf_common::Hook;
+
+use super::Agent;
+use super::describe::describe;
+use crate::cluster::ClusterState;
+use crate::config::Fastpath;
+use crate::datapath::{self, Datapath, DatapathState, Options};
+use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
+use crate::net::IfIndex;
+use crate::plan::{Desired, Input};
+use crate::status::{NetworkStatus, NodeStatus, Status};
+use crate::underlay::{self, Underlay};
+
+/// Stands for loading the programs in the list of what failed.
+const LOAD: &str = "load the fast path";
+
+impl Agent {
+    /// Brings kernel and fast path one step closer; whether anything was changed.
+    pub(super) async fn round(&mut self) -> anyhow::Result<bool> {
+        if self.stale {
+            self.tables = self.netlink.dump().await?;
+            self.stale = false;
+        }
+        let underlay = self.find_underlay(&self.cluster)?;
+        let (observed, device) = self.observe_kernel(&self.cluster)?;
+        self.find_ways(&underlay).await;
+        self.forward(&underlay)?;
+        let mut wanted = BTreeSet::new();
+        self.load(&mut wanted);
+        let desired = self.plan(&underlay, device)?;
+        self.underlay = Some(underlay);
+        let kernel_changed = self.apply_kernel(&observed, &desired.kernel, device, &mut wanted).await;
+        let datapath_changed = self.apply_datapath(&desired.datapath, &mut wanted)?;
+        self.retries.keep_only(&wanted);
+        Ok(kernel_changed || datapath_changed)
+    }
+
+    /// Whether `cluster` can be planned for on this machine; one sentence otherwise.
+    pub(super) fn check(&self, cluster: &ClusterState) -> Result<(), String> {
+        self.find_underlay(cluster).map_err(|e| e.to_string())?;
+        self.observe_kernel(cluster).map_err(|e| e.to_string())?;
+        Ok(())
+    }
+
+    fn find_underlay(&self, cluster: &ClusterState) -> Result<Underlay, underlay::Unusable> {
+        let own = &cluster.own;
+        let nodes = std::iter::once(own).chain(cluster.remotes.values());
+        let inner_v6 = nodes.flat_map(|node| &node.subnets).any(|subnet| subnet.is_ipv6());
+        underlay::find(&self.config.node, &self.config.network, own.vtep, inner_v6, &self.tables)
+    }
+
+    fn observe_kernel(
+        &self,
+        cluster: &ClusterState,
+    ) -> Result<(KernelState, Option<IfIndex>), kernel::ForeignDevice> {
+        let network = &self.config.network;
+        kernel::observed(&self.tables, &network.name, &network.device, cluster.own.mac)
+    }
+
+    /// Asks for ways to VTEPs that are not known yet.
+    async fn find_ways(&mut self, underlay: &Underlay) {
+        let vteps: BTreeSet<_> = self.cluster.remotes.values().map(|node| node.vtep).collect();
+        let moved = self.underlay.as_ref().is_some_and(|before| before.ifindex != underlay.ifindex);
+        self.next_hops.retain(|vtep, _| !moved && vteps.contains(vtep));
+        for vtep in vteps {
+            if !self.next_hops.contains_key(&vtep) {
+                let hop = self.netlink.next_hop(vtep, underlay.ifindex).await;
+                self.next_hops.insert(vtep, hop);
+            }
+        }
+    }
+
+    fn forward(&self, underlay: &Underlay) -> anyhow::Result<()> {
+        let subnets = &self.cluster.own.subnets;
+        if subnets.iter().any(|s| s.is_ipv4()) {
+            sysctl::forward_ipv4()?;
+        }
+        if subnets.iter().any(|s| s.is_ipv6()) {
+            sysctl::forward_ipv6(&underlay.name)?;
+        }
+        Ok(())
+    }
+
+    /// Loads the programs, or adopts those that are pinned. Without them the kernel does all the
+    /// work. With the fast path off, there is something to do only if an earlier agent left pins.
+    fn load(&mut self, wanted: &mut BTreeSet<String>) {
+        let dir = self.config.pins();
+        let off = self.config.network.fastpath == Fastpath::Off;
+        if self.datapath.is_some() || off && !dir.is_dir() {
+            return;
+        }
+        wanted.insert(LOAD.to_owned());
+        let now = Instant::now();
+        if !self.retries.is_due(LOAD, now) {
+            return;
+        }
+        match Datapath::open(&Options { dir, clsact: false }) {
+            Ok(datapath) => {
+                tracing::info!(tcx = datapath.features().tcx, "fast path loaded");
+                self.datapath = Some(datapath);
+                self.retries.held(LOAD);
+            }
+            Err(error) => self.retries.failed(LOAD.to_owned(), &error, now),
+        }
+    }
+
+    fn plan(&mut self, underlay: &Underlay, device: Option<IfIndex>) -> anyhow::Result<Desired> {
+        let nothing = DatapathState::default();
+        let previous = match &mut self.datapath {
+            Some(datapath) => datapath.observe().context("cannot observe the fast path")?,
+            None => &nothing,
+        };
+        let input = Input {
+            config: &self.config,
+            cluster: &self.cluster,
+            tables: &self.tables,
+            underlay,
+            device,
+            next_hops: &self.next_hops,
+            source_ports: sysctl::source_ports(),
+            previous,
+        };
+        Ok(input.plan())
+    }
+
+    async fn apply_kernel(
+        &mut self,
+        observed: &KernelState,
+        desired: &KernelState,
+        device: Option<IfIndex>,
+        wanted: &mut BTreeSet<String>,
+    ) -> bool {
+        let changes = kernel::diff(observed, desired);
+        let mut target = Target { name: self.config.network.device.clone(), index: device };
+        let mut broken = BTreeSet::new();
+        let mut changed = false;
+        for change in &changes {
+            let (key, now) = (change.to_string(), Instant::now());
+            wanted.insert(key.clone());
+            if !self.retries.is_due(&key, now) || lacks_base(change, desired, &broken) {
+                broken.extend(base(change));
+                continue;
+            }
+            match self.netlink.apply(change, &mut target).await {
+                Ok(()) => {
+                    tracing::debug!(%change, "done");
+                    self.retries.held(&key);
+                    changed = true;
+                }
+                Err(error) => {
+                    broken.extend(base(change));
+                    self.retries.failed(key, &error, now);
+                    self.stale = true;
+                }
+            }
+        }
+        // Our own notifications are still on their way: a dump shows what we did at once.
+        self.stale |= changed;
+        changed
+    }
+
+    fn apply_datapath(
+        &mut self,
+        desired: &DatapathState,
+        wanted: &mut BTreeSet<String>,
+    ) -> anyhow::Result<bool> {
+        let Some(datapath) = &mut self.datapath else { return Ok(false) };
+        let observed = datapath.observe().context("cannot observe the fast path")?;
+        let mut changed = false;
+        for change in datapath::diff(observed, desired) {
+            let (key, now) = (describe(&change), Instant::now());
+            wanted.insert(key.clone());
+            if !self.retries.is_due(&key, now) {
+                continue;
+            }
+            match datapath.apply(&change) {
+                Ok(()) => {
+                    tracing::debug!(change = key, "done");
+                    self.retries.held(&key);
+                    changed = true;
+                }
+                Err(error) => {
+                    let error = error.context(format!("cannot {key}"));
+                    self.retries.failed(key, &error, now);
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Writes down how things are.
+    pub(super) fn write_status(&mut self) -> anyhow::Result<()> {
+        let networks = vec![self.network_status()?];
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.started,
+            kernel: self.kernel.clone(),
+            node: self.config.node.name.clone(),
+            networks,
+        };
+        self.status.write(&status)
+    }
+
+    fn network_status(&mut self) -> anyhow::Result<NetworkStatus> {
+        let (mut attach, mut pods_attached, mut endpoints) = (None, 0, 0);
+        if let Some(datapath) = &mut self.datapath {
+            attach = Some(if datapath.features().tcx { "tcx" } else { "clsact" }.to_owned());
+            let state = datapath.observe().context("cannot observe the fast path")?;
+            pods_attached = state.attachments.iter().filter(|a| a.hook == Hook::PodEgress).count();
+            endpoints = state.endpoints.len();
+        }
+        let (network, underlay) = (&self.config.network, self.underlay.as_ref());
+        let node = |node: &crate::cluster::Node| NodeStatus {
+            name: node.name.clone(),
+            vtep: node.vtep,
+            mac: node.mac,
+            subnets: node.subnets.clone(),
+        };
+        Ok(NetworkStatus {
+            name: network.name.clone(),
+            vni: network.vni,
+            port: network.port,
+            mode: network.fastpath,
+            attach,
+            device: network.device.clone(),
+            mac: self.cluster.own.mac,
+            mtu: underlay.map(|u| u.inner_mtu),
+            underlay: underlay.map(|u| u.name.clone()),
+            address: underlay.map(|u| u.address),
+            subnets: self.cluster.own.subnets.clone(),
+            nodes: self.cluster.remotes.values().map(node).collect(),
+            pods_attached,
+            endpoints,
+            reload_error: self.reload_error.clone(),
+            plan_error: self.plan_error.clone(),
+            retrying: self.retries.status(),
+        })
+    }
+}
+
+/// What routes rest on, as far as a failed change leaves it missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Base {
+    Device,
+    Neighbour(std::net::IpAddr),
+    Fdb(crate::net::Mac),
+}
+
+fn base(change: &KernelChange) -> Option<Base> {
+    match change {
+        KernelChange::DeleteDevice(_) | KernelChange::CreateDevice(_) => Some(Base::Device),
+        KernelChange::PutNeighbour(ip, _) => Some(Base::Neighbour(*ip)),
+        KernelChange::PutFdb(mac, _) => Some(Base::Fdb(*mac)),
+        _ => None,
+    }
+}
+
+/// Whether what `change` rests on is among what is `broken`: a route without its neighbour would
+/// swallow packets that today go another way.
+fn lacks_base(change: &KernelChange, desired: &KernelState, broken: &BTreeSet<Base>) -> bool {
+    let device = broken.contains(&Base::Device);
+    let headroom = matches!(
+        change,
+        KernelChange::AddHeadroom(..) | KernelChange::SetHeadroom(..) | KernelChange::RemoveHeadroom(_)
+    );
+    match change {
+        KernelChange::AddRoute(_, route) | KernelChange::ReplaceRoute(_, route) => {
+            let fdb = desired.neighbours.get(&route.via).is_some_and(|mac| broken.contains(&Base::Fdb(*mac)));
+            device || fdb || broken.contains(&Base::Neighbour(route.via))
+        }
+        _ => device && !headroom,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    use crate::kernel::Route;
+    use crate::net::Mac;
+
+    #[test]
+    fn a_route_waits_for_its_neighbour_and_forwarding_entry() {
+        let (ip, mac) = (std::net::IpAddr::from([10, 2, 0, 0]), Mac([2, 0, 0, 0, 0, 2]));
+        let desired = KernelState { neighbours: BTreeMap::from([(ip, mac)]), ..KernelState::default() };
+        let to = "10.2.0.0/24".parse().expect("subnet");
+        let add = KernelChange::AddRoute(to, Route { via: ip, src: None });
+        assert!(!lacks_base(&add, &desired, &BTreeSet::new()));
+        for broken in [Base::Device, Base::Neighbour(ip), Base::Fdb(mac)] {
+            assert!(lacks_base(&add, &desired, &[broken].into()));
+        }
+        assert!(!lacks_base(&KernelChange::RemoveRoute(to), &desired, &[Base::Neighbour(ip)].into()));
+        assert!(!lacks_base(&KernelChange::RemoveHeadroom(IfIndex(3)), &desired, &[Base::Device].into()));
+    }
+}

@@ -1,0 +1,80 @@
+//! `detach`: remove everything that is ours, with or without a running agent.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{print, print_json};
+use crate::cluster::derive_mac;
+use crate::config::Config;
+use crate::datapath;
+use crate::kernel::{self, KernelState, Netlink, Target};
+use crate::{preflight, status};
+
+/// How long a running agent has to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
+    preflight::check_privileges()?;
+    let stopped = stop_agent(config).await?;
+    // The fast path first: what is on its way meanwhile is the kernel's, until that goes too.
+    let pins = config.pins();
+    let had_pins = pins.is_dir();
+    datapath::detach(&pins)?;
+    let mut removed = remove_from_kernel(config).await?;
+    if had_pins {
+        removed.push(format!("remove programs and maps at {}", pins.display()));
+    }
+    status::remove(&config.node.run_dir)?;
+    if json {
+        return print_json(&serde_json::json!({ "agent_stopped": stopped, "removed": removed }));
+    }
+    for what in &removed {
+        print(&format!("{what}\n"))?;
+    }
+    if removed.is_empty() { print("there was nothing of ours\n") } else { Ok(()) }
+}
+
+async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
+    let run_dir = &config.node.run_dir;
+    let Some(pid) = status::holder(run_dir)? else { return Ok(None) };
+    if pid <= 0 {
+        bail!(
+            "an agent is running (lock in {}), but its process id is unknown: stop it first",
+            run_dir.display()
+        );
+    }
+    tracing::info!(pid, "stopping the agent");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("cannot stop the agent, pid {pid}"))?;
+    let gone = async {
+        while status::holder(run_dir)?.is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::Ok(Some(pid))
+    };
+    let ended = tokio::time::timeout(PATIENCE, gone).await;
+    ended.with_context(|| format!("the agent, pid {pid}, does not end: stop it first"))?
+}
+
+async fn remove_from_kernel(config: &Config) -> anyhow::Result<Vec<String>> {
+    let network = &config.network;
+    let netlink = Netlink::open(&network.name)?;
+    let tables = netlink.dump().await?;
+    let mac = derive_mac(&config.node.name, network.vni);
+    let observed = match kernel::observed(&tables, &network.name, &network.device, mac) {
+        Ok((observed, _)) => observed,
+        Err(foreign) => {
+            tracing::warn!("left alone: {foreign}");
+            return Ok(vec![]);
+        }
+    };
+    let mut target = Target { name: network.device.clone(), index: None };
+    let mut removed = vec![];
+    for change in kernel::diff(&observed, &KernelState::default()) {
+        netlink.apply(&change, &mut target).await?;
+        removed.push(change.to_string());
+    }
+    Ok(removed)
+}

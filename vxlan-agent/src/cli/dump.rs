@@ -1,0 +1,184 @@
+//! `dump`: what the maps hold.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::Serialize;
+use vxlan_ebpf_common::Disposition;
+use vxlan_ebpf_common::maps::{LOCAL_VTEP, NextHop, VtepId};
+
+use super::table::table;
+use super::{What, print, print_json};
+use crate::datapath::{DatapathState, Pins};
+use crate::net::Mac;
+
+#[derive(Serialize)]
+struct RouteRow {
+    to: IpNetwork,
+    vtep_id: VtepId,
+    vtep: Option<IpAddr>,
+    local: bool,
+}
+
+#[derive(Serialize)]
+struct VtepRow {
+    id: VtepId,
+    address: IpAddr,
+    mac: Mac,
+    interface: String,
+    ifindex: u32,
+    next_hop: Option<IpAddr>,
+}
+
+#[derive(Serialize)]
+struct MacRow {
+    vni: u32,
+    mac: Mac,
+    vtep_id: VtepId,
+}
+
+#[derive(Serialize)]
+struct EndpointRow {
+    address: IpAddr,
+    interface: String,
+    ifindex: u32,
+    mac: Mac,
+    gateway_mac: Mac,
+    bridge: Option<String>,
+    mtu: u16,
+}
+
+#[derive(Serialize)]
+struct CounterRow {
+    hook: &'static str,
+    reason: &'static str,
+    disposition: &'static str,
+    packets: u64,
+    bytes: u64,
+    meaning: &'static str,
+}
+
+pub(super) fn show(pins: &Pins, what: What, json: bool) -> anyhow::Result<()> {
+    match what {
+        What::Routes => routes(&pins.state()?, json),
+        What::Vteps => vteps(&pins.state()?, json),
+        What::Macs => macs(&pins.state()?, json),
+        What::Endpoints => endpoints(&pins.state()?, json),
+        What::Counters => counters(pins, json),
+    }
+}
+
+fn output<R: Serialize, const N: usize>(
+    json: bool,
+    rows: &[R],
+    head: [&str; N],
+    cells: impl Fn(&R) -> [String; N],
+) -> anyhow::Result<()> {
+    if json {
+        return print_json(&rows);
+    }
+    print(&table(head, &rows.iter().map(cells).collect::<Vec<_>>()))
+}
+
+fn routes(state: &DatapathState, json: bool) -> anyhow::Result<()> {
+    let row = |(to, id): (&IpNetwork, &VtepId)| RouteRow {
+        to: *to,
+        vtep_id: *id,
+        vtep: state.vteps.get(id).map(|vtep| vtep.addr.into()),
+        local: *id == LOCAL_VTEP,
+    };
+    let rows: Vec<_> = state.routes.iter().map(row).collect();
+    output(json, &rows, ["to", "vtep"], |r| {
+        let unknown =
+            || if r.local { "this node".to_owned() } else { format!("{} (not programmed)", r.vtep_id) };
+        [r.to.to_string(), r.vtep.map_or_else(unknown, |vtep| vtep.to_string())]
+    })
+}
+
+fn vteps(state: &DatapathState, json: bool) -> anyhow::Result<()> {
+    let row = |(id, vtep): (&VtepId, &vxlan_ebpf_common::maps::Vtep)| VtepRow {
+        id: *id,
+        address: vtep.addr.into(),
+        mac: Mac(vtep.mac),
+        interface: name(vtep.ifindex),
+        ifindex: vtep.ifindex,
+        next_hop: next_hop(&vtep.next_hop),
+    };
+    let rows: Vec<_> = state.vteps.iter().map(row).collect();
+    output(json, &rows, ["id", "address", "mac", "interface", "next hop"], |r| {
+        let hop = r.next_hop.map_or_else(|| "kernel".to_owned(), |hop| hop.to_string());
+        [r.id.to_string(), r.address.to_string(), r.mac.to_string(), r.interface.clone(), hop]
+    })
+}
+
+fn macs(state: &DatapathState, json: bool) -> anyhow::Result<()> {
+    let rows: Vec<_> =
+        state.macs.iter().map(|(key, id)| MacRow { vni: key.vni, mac: Mac(key.mac), vtep_id: *id }).collect();
+    output(json, &rows, ["vni", "mac", "vtep id"], |r| {
+        [r.vni.to_string(), r.mac.to_string(), r.vtep_id.to_string()]
+    })
+}
+
+fn endpoints(state: &DatapathState, json: bool) -> anyhow::Result<()> {
+    let row = |(address, e): (&IpAddr, &vxlan_ebpf_common::maps::Endpoint)| EndpointRow {
+        address: *address,
+        interface: name(e.ifindex),
+        ifindex: e.ifindex,
+        mac: Mac(e.mac),
+        gateway_mac: Mac(e.gateway_mac),
+        bridge: (e.bridge != 0).then(|| name(e.bridge)),
+        mtu: e.mtu,
+    };
+    let rows: Vec<_> = state.endpoints.iter().map(row).collect();
+    output(json, &rows, ["address", "interface", "mac", "gateway", "bridge", "mtu"], |r| {
+        let bridge = r.bridge.clone().unwrap_or_else(|| "-".to_owned());
+        let macs = [r.mac, r.gateway_mac].map(|mac| mac.to_string());
+        let [mac, gateway] = macs;
+        [r.address.to_string(), r.interface.clone(), mac, gateway, bridge, r.mtu.to_string()]
+    })
+}
+
+fn counters(pins: &Pins, json: bool) -> anyhow::Result<()> {
+    let row = |(hook, reason, counter): (
+        vxlan_ebpf_common::Hook,
+        vxlan_ebpf_common::Reason,
+        vxlan_ebpf_common::maps::Counter,
+    )| CounterRow {
+        hook: hook.label(),
+        reason: reason.label(),
+        disposition: disposition(reason.disposition()),
+        packets: counter.packets,
+        bytes: counter.bytes,
+        meaning: reason.describe().trim(),
+    };
+    let rows: Vec<_> = pins.counters()?.into_iter().map(row).collect();
+    output(json, &rows, ["hook", "reason", "what", "packets", "bytes", "meaning"], |r| {
+        let numbers = [r.packets, r.bytes].map(|n| n.to_string());
+        let [packets, bytes] = numbers;
+        [r.hook.into(), r.reason.into(), r.disposition.into(), packets, bytes, r.meaning.into()]
+    })
+}
+
+const fn disposition(disposition: Disposition) -> &'static str {
+    match disposition {
+        Disposition::Forwarded => "fast",
+        Disposition::Kernel => "kernel",
+        Disposition::Violation => "violation",
+        Disposition::Dropped => "dropped",
+    }
+}
+
+/// Name of an interface, or its index where it has none (any more, or in this namespace).
+fn name(ifindex: u32) -> String {
+    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| format!("#{ifindex}"))
+}
+
+fn next_hop(hop: &NextHop) -> Option<IpAddr> {
+    let [a, b, c, d, ..] = hop.addr;
+    match i32::try_from(hop.family) {
+        Ok(nix::libc::AF_INET) => Some(IpAddr::from([a, b, c, d])),
+        Ok(nix::libc::AF_INET6) => Some(IpAddr::from(hop.addr)),
+        _ => None,
+    }
+}

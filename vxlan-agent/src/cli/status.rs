@@ -1,0 +1,131 @@
+//! `status`: the agent's status file, its lock, and the pins.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::table::table;
+use super::{print, print_json};
+use crate::config::{Config, Fastpath};
+use crate::datapath::{DatapathState, Pins};
+use crate::status::{self, NetworkStatus, Status};
+
+#[derive(Serialize)]
+struct Report {
+    /// Whether the agent lives.
+    running: bool,
+    /// Its process id.
+    pid: Option<i32>,
+    /// What it last wrote; absent if it never ran.
+    #[serde(flatten)]
+    status: Option<Status>,
+    /// The fast path as it is now.
+    fastpath: FastpathReport,
+}
+
+#[derive(Serialize)]
+struct FastpathReport {
+    /// Whether anything is pinned.
+    pinned: bool,
+    /// As set by `fastpath on|off`.
+    switched_on: Option<bool>,
+    /// Programs on interfaces.
+    attachments: Vec<AttachmentReport>,
+    routes: usize,
+    vteps: usize,
+    endpoints: usize,
+}
+
+#[derive(Serialize)]
+struct AttachmentReport {
+    hook: &'static str,
+    ifindex: u32,
+}
+
+pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<()> {
+    let pid = status::holder(&config.node.run_dir)?;
+    let status = status::read(&config.node.run_dir)?;
+    let fastpath = fastpath(config)?;
+    let report = Report { running: pid.is_some(), pid, status, fastpath };
+    if json { print_json(&report) } else { print(&text(config, &report)) }
+}
+
+fn fastpath(config: &Config) -> anyhow::Result<FastpathReport> {
+    let dir = config.pins();
+    if !dir.is_dir() {
+        return Ok(report(None, &DatapathState::default()));
+    }
+    let pins = Pins::open(&dir)?;
+    Ok(report(Some(pins.switched_on()?), &pins.state()?))
+}
+
+fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
+    let attachment =
+        |a: &crate::datapath::Attachment| AttachmentReport { hook: a.hook.label(), ifindex: a.ifindex };
+    FastpathReport {
+        pinned: switched_on.is_some(),
+        switched_on,
+        attachments: state.attachments.iter().map(attachment).collect(),
+        routes: state.routes.len(),
+        vteps: state.vteps.len(),
+        endpoints: state.endpoints.len(),
+    }
+}
+
+fn text(config: &Config, report: &Report) -> String {
+    let mut out = String::new();
+    let agent = match report.pid {
+        Some(pid) => format!("running, pid {pid}"),
+        None => "not running; what it set up goes on as it is".to_owned(),
+    };
+    let _ = writeln!(out, "agent      {agent}");
+    let Some(status) = &report.status else {
+        let _ = writeln!(out, "           no status in {}", config.node.run_dir.display());
+        return out;
+    };
+    let _ = writeln!(out, "node       {}, Linux {}", status.node, status.kernel);
+    for network in &status.networks {
+        network_text(&mut out, network, &report.fastpath);
+    }
+    out
+}
+
+fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathReport) {
+    let unknown = || "?".to_owned();
+    let mtu = network.mtu.map_or_else(unknown, |mtu| mtu.to_string());
+    let underlay = network.underlay.clone().unwrap_or_else(unknown);
+    let address = network.address.map_or_else(unknown, |address| address.to_string());
+    let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
+    let _ = writeln!(out, "network    {}, VNI {}, UDP port {}", network.name, network.vni, network.port);
+    let _ = writeln!(out, "device     {}, MTU {mtu}, MAC {}", network.device, network.mac);
+    let _ = writeln!(out, "underlay   {underlay}, address {address}");
+    let _ = writeln!(out, "subnets    {}", subnets.join(", "));
+    let _ = writeln!(out, "fast path  {}", fastpath_text(network, fastpath));
+    let _ = writeln!(out, "pods       {} attached, {} addresses", network.pods_attached, network.endpoints);
+    for (label, error) in [("refused", &network.reload_error), ("stuck", &network.plan_error)] {
+        if let Some(error) = error {
+            let _ = writeln!(out, "{label:<10} {error}");
+        }
+    }
+    for retry in &network.retrying {
+        let _ = writeln!(out, "retrying   {} ({} attempts): {}", retry.change, retry.attempts, retry.error);
+    }
+    let rows = network.nodes.iter().map(|node| {
+        let subnets: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
+        [node.name.clone(), node.vtep.to_string(), node.mac.to_string(), subnets.join(", ")]
+    });
+    let _ = write!(out, "\n{}", table(["node", "vtep", "mac", "subnets"], &rows.collect::<Vec<_>>()));
+}
+
+fn fastpath_text(network: &NetworkStatus, fastpath: &FastpathReport) -> String {
+    let mode = match network.mode {
+        Fastpath::Off => "off",
+        Fastpath::Direct => "direct",
+    };
+    let attach = network.attach.as_deref().unwrap_or("not loaded");
+    match fastpath.switched_on {
+        None => format!("{mode}, nothing pinned: the kernel does all the work"),
+        Some(true) => format!("{mode}, {attach}, {} programs attached", fastpath.attachments.len()),
+        Some(false) => format!("{mode}, {attach}, switched off by hand: every packet is the kernel's"),
+    }
+}

@@ -1,0 +1,334 @@
+//! The cluster as a source describes it, checked as a whole: pure, the same on every node.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::net::{self, Mac, Vni};
+
+/// A node, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, unique.
+    pub name: String,
+    /// Underlay address that others send to, unique.
+    pub vtep: IpAddr,
+    /// MAC of its vxlan device, unique.
+    pub mac: Mac,
+    /// Pod subnets, without host bits, overlapping with no other.
+    pub subnets: Vec<IpNetwork>,
+}
+
+/// All nodes, seen from one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterState {
+    /// This node.
+    pub own: Node,
+    /// Every other node, by name.
+    pub remotes: BTreeMap<String, Node>,
+}
+
+/// A node as somebody wrote it down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name.
+    pub name: String,
+    /// Its underlay address.
+    pub vtep: IpAddr,
+    /// Its MAC; [`derive_mac`] otherwise.
+    pub mac: Option<Mac>,
+    /// Its pod subnets.
+    pub subnets: Vec<IpNetwork>,
+}
+
+/// Whose view a [`ClusterState`] is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Viewer {
+    /// Name of the own node.
+    pub node: String,
+    /// VNI that MACs are derived for.
+    pub vni: Vni,
+}
+
+/// Why a cluster was refused, and for which of the candidates.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Invalid {
+    /// Index of the candidate to blame, where it is one.
+    pub candidate: Option<usize>,
+    /// What is wrong with it.
+    pub reason: Reason,
+}
+
+/// What can be wrong with a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum Reason {
+    #[error("a node has an empty name")]
+    NoName,
+    #[error("there are two nodes '{0}'")]
+    DuplicateName(String),
+    #[error("nodes '{0}' and '{1}' have the same VTEP address {2}")]
+    DuplicateVtep(String, String, IpAddr),
+    #[error("nodes '{0}' and '{1}' have the same MAC {2}: give one of them another 'mac'")]
+    DuplicateMac(String, String, Mac),
+    #[error("node '{0}': {1} cannot be a VTEP address: it is not a unicast address of the underlay")]
+    BadVtep(String, IpAddr),
+    #[error("node '{0}': MAC {1} is not a station's: a group address or zero")]
+    BadMac(String, Mac),
+    #[error("node '{0}': subnet {1} has host bits set: did you mean {2}?")]
+    HostBits(String, IpNetwork, IpNetwork),
+    #[error("node '{0}': subnet {1} cannot hold pods: it is not unicast, or has fewer than four addresses")]
+    BadSubnet(String, IpNetwork),
+    #[error("subnet {1} of node '{0}' overlaps {3} of node '{2}'")]
+    Overlap(String, IpNetwork, String, IpNetwork),
+    #[error("subnet {1} of node '{0}' contains the VTEP address {3} of node '{2}': packets to it would loop")]
+    VtepInside(String, IpNetwork, String, IpAddr),
+    #[error(
+        "node '{0}' has the VTEP address {1}, but this node's is {2}: one network runs over one IP version"
+    )]
+    OtherFamily(String, IpAddr, IpAddr),
+    #[error(
+        "this node, '{0}', is not in the cluster state: add it, or set [node] name to one of the {1} that are"
+    )]
+    OwnMissing(String, usize),
+}
+
+impl ClusterState {
+    /// Checks `candidates` and takes the viewpoint of `viewer`.
+    pub fn new(candidates: Vec<Candidate>, viewer: &Viewer) -> Result<Self, Invalid> {
+        let count = candidates.len();
+        let nodes: Vec<Node> = candidates.into_iter().map(|c| complete(c, viewer.vni)).collect();
+        for (index, node) in nodes.iter().enumerate() {
+            check_node(node).map_err(|reason| Invalid { candidate: Some(index), reason })?;
+        }
+        check_unique(&nodes)?;
+        check_subnets(&nodes)?;
+        let Some(own) = nodes.iter().position(|n| n.name == viewer.node) else {
+            return Err(Invalid { candidate: None, reason: Reason::OwnMissing(viewer.node.clone(), count) });
+        };
+        check_family(&nodes, &nodes[own])?;
+        let mut remotes: BTreeMap<_, _> = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
+        let own = remotes.remove(&viewer.node);
+        let missing = || Invalid { candidate: None, reason: Reason::OwnMissing(viewer.node.clone(), count) };
+        Ok(Self { own: own.ok_or_else(missing)?, remotes })
+    }
+}
+
+fn complete(candidate: Candidate, vni: Vni) -> Node {
+    let Candidate { name, vtep, mac, subnets } = candidate;
+    let mac = mac.unwrap_or_else(|| derive_mac(&name, vni));
+    Node { name, vtep, mac, subnets }
+}
+
+/// A locally administered unicast MAC for node `name` in network `vni`: the same on every node and
+/// after every restart. FNV-1a over VNI and name, stirred with the finaliser of MurmurHash3 so that
+/// names that differ in one character differ in half of the bits.
+pub fn derive_mac(name: &str, vni: Vni) -> Mac {
+    let bytes = vni.get().to_be_bytes().into_iter().chain(name.bytes());
+    let mut h =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    h = (h ^ (h >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    h = (h ^ (h >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    h ^= h >> 33;
+    let [_, _, a, b, c, d, e, f] = h.to_be_bytes();
+    Mac([a & 0xfc | 0x02, b, c, d, e, f])
+}
+
+fn check_node(node: &Node) -> Result<(), Reason> {
+    let name = || node.name.clone();
+    if node.name.is_empty() {
+        return Err(Reason::NoName);
+    }
+    if !is_unicast(node.vtep) {
+        return Err(Reason::BadVtep(name(), node.vtep));
+    }
+    if !node.mac.is_station() {
+        return Err(Reason::BadMac(name(), node.mac));
+    }
+    for subnet in &node.subnets {
+        if subnet.ip() != subnet.network() {
+            let meant = IpNetwork::new(subnet.network(), subnet.prefix()).unwrap_or(*subnet);
+            return Err(Reason::HostBits(name(), *subnet, meant));
+        }
+        // The first address is the node's own inside the overlay, as flannel has it.
+        if subnet.prefix() == 0
+            || subnet.prefix() + 2 > net::full_length(subnet.ip())
+            || !is_unicast(subnet.ip())
+        {
+            return Err(Reason::BadSubnet(name(), *subnet));
+        }
+    }
+    Ok(())
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(a) if a.is_broadcast());
+    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast)
+}
+
+fn check_unique(nodes: &[Node]) -> Result<(), Invalid> {
+    let (mut names, mut vteps, mut macs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for (index, node) in nodes.iter().enumerate() {
+        let invalid = |reason| Err(Invalid { candidate: Some(index), reason });
+        if names.insert(&node.name, ()).is_some() {
+            return invalid(Reason::DuplicateName(node.name.clone()));
+        }
+        if let Some(other) = vteps.insert(node.vtep, &node.name) {
+            return invalid(Reason::DuplicateVtep(other.clone(), node.name.clone(), node.vtep));
+        }
+        if let Some(other) = macs.insert(node.mac, &node.name) {
+            return invalid(Reason::DuplicateMac(other.clone(), node.name.clone(), node.mac));
+        }
+    }
+    Ok(())
+}
+
+/// Prefixes are nested or disjoint, so in sorted order the first that lies inside another follows
+/// a prefix that contains it: comparing neighbours is enough.
+fn check_subnets(nodes: &[Node]) -> Result<(), Invalid> {
+    let owned =
+        |(index, node): (usize, &Node)| node.subnets.iter().map(move |s| (*s, index)).collect::<Vec<_>>();
+    let mut subnets: Vec<(IpNetwork, usize)> = nodes.iter().enumerate().flat_map(owned).collect();
+    subnets.sort_by_key(|(subnet, _)| (subnet.network(), subnet.prefix()));
+    for pair in subnets.windows(2) {
+        let &[(outer, a), (inner, b)] = pair else { continue };
+        if outer.contains(inner.network()) {
+            let (first, second) = if a <= b { ((outer, a), (inner, b)) } else { ((inner, b), (outer, a)) };
+            let name = |i: usize| nodes[i].name.clone();
+            let reason = Reason::Overlap(name(second.1), second.0, name(first.1), first.0);
+            return Err(Invalid { candidate: Some(second.1), reason });
+        }
+    }
+    for node in nodes {
+        let at = subnets.partition_point(|(subnet, _)| subnet.network() <= node.vtep);
+        let Some(&(subnet, owner)) = at.checked_sub(1).and_then(|i| subnets.get(i)) else { continue };
+        if subnet.contains(node.vtep) {
+            let reason = Reason::VtepInside(nodes[owner].name.clone(), subnet, node.name.clone(), node.vtep);
+            return Err(Invalid { candidate: Some(owner), reason });
+        }
+    }
+    Ok(())
+}
+
+fn check_family(nodes: &[Node], own: &Node) -> Result<(), Invalid> {
+    let other = nodes.iter().position(|n| n.vtep.is_ipv4() != own.vtep.is_ipv4());
+    let Some(index) = other else { return Ok(()) };
+    let reason = Reason::OtherFamily(nodes[index].name.clone(), nodes[index].vtep, own.vtep);
+    Err(Invalid { candidate: Some(index), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn viewer() -> Viewer {
+        Viewer { node: "a".into(), vni: Vni::try_from(1).expect("in range") }
+    }
+
+    fn node(name: &str, vtep: &str, subnets: &[&str]) -> Candidate {
+        let subnets = subnets.iter().map(|s| s.parse().expect("subnet")).collect();
+        Candidate { name: name.into(), vtep: vtep.parse().expect("address"), mac: None, subnets }
+    }
+
+    fn refused(candidates: Vec<Candidate>, candidate: Option<usize>, word: &str) {
+        let invalid = ClusterState::new(candidates, &viewer()).expect_err(word);
+        assert!(invalid.to_string().contains(word), "{invalid}");
+        assert_eq!(invalid.candidate, candidate, "{invalid}");
+    }
+
+    fn a() -> Candidate {
+        node("a", "192.0.2.1", &["10.1.0.0/24", "fd00:1::/64"])
+    }
+
+    #[test]
+    fn a_cluster_is_seen_from_its_own_node() {
+        let cluster =
+            ClusterState::new(vec![node("b", "192.0.2.2", &["10.2.0.0/24"]), a()], &viewer()).expect("valid");
+        assert_eq!(cluster.own.name, "a");
+        assert_eq!(cluster.remotes.keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn a_derived_mac_is_a_locally_administered_station_and_never_changes() {
+        let vni = viewer().vni;
+        let mac = derive_mac("node-1", vni);
+        assert_eq!(mac.0[0] & 0x03, 0x02);
+        assert_eq!(mac.to_string(), "5e:c3:56:40:39:a0");
+        assert_ne!(mac, derive_mac("node-2", vni));
+        assert_ne!(mac, derive_mac("node-1", Vni::try_from(2).expect("in range")));
+    }
+
+    #[test]
+    fn ten_thousand_nodes_have_as_many_macs() {
+        let macs: std::collections::BTreeSet<_> =
+            (0..10_000).map(|i| derive_mac(&format!("node-{i}"), viewer().vni)).collect();
+        assert_eq!(macs.len(), 10_000);
+    }
+
+    #[test]
+    fn names_addresses_and_macs_are_unique() {
+        refused(vec![a(), node("a", "192.0.2.2", &[])], Some(1), "two nodes 'a'");
+        refused(vec![a(), node("b", "192.0.2.1", &[])], Some(1), "same VTEP address");
+        let mac = Some(Mac([2, 0, 0, 0, 0, 1]));
+        let same = vec![Candidate { mac, ..a() }, Candidate { mac, ..node("b", "192.0.2.2", &[]) }];
+        refused(same, Some(1), "same MAC");
+        refused(vec![a(), node("", "192.0.2.2", &[])], Some(1), "empty name");
+    }
+
+    #[test]
+    fn overlapping_subnets_are_refused() {
+        refused(
+            vec![a(), node("b", "192.0.2.2", &["10.0.0.0/8"])],
+            Some(1),
+            "overlaps 10.1.0.0/24 of node 'a'",
+        );
+        refused(vec![a(), node("b", "192.0.2.2", &["10.1.0.128/25"])], Some(1), "overlaps");
+        refused(vec![a(), node("b", "192.0.2.2", &["fd00:1::/64"])], Some(1), "overlaps");
+        refused(vec![node("a", "192.0.2.1", &["10.1.0.0/24", "10.1.0.0/26"])], Some(0), "overlaps");
+        let far = vec![
+            node("a", "192.0.2.1", &["10.0.0.0/8"]),
+            node("b", "192.0.2.2", &["10.1.0.0/24"]),
+            node("c", "192.0.2.3", &["10.9.0.0/24"]),
+        ];
+        refused(far, Some(1), "overlaps");
+    }
+
+    #[test]
+    fn subnets_are_unicast_without_host_bits_and_hold_pods() {
+        refused(vec![a(), node("b", "192.0.2.2", &["10.2.0.1/24"])], Some(1), "did you mean 10.2.0.0/24?");
+        for bad in ["224.0.0.0/8", "ff00::/16", "127.0.0.0/8", "0.0.0.0/0", "10.2.0.0/31", "fd00:2::/127"] {
+            refused(vec![a(), node("b", "192.0.2.2", &[bad])], Some(1), "cannot hold pods");
+        }
+    }
+
+    #[test]
+    fn a_subnet_around_a_vtep_is_refused() {
+        refused(vec![a(), node("b", "192.0.2.2", &["192.0.2.0/24"])], Some(1), "would loop");
+    }
+
+    #[test]
+    fn group_and_zero_macs_are_refused() {
+        for mac in [[1, 0, 0, 0, 0, 1], [0xff; 6], [0; 6]] {
+            refused(
+                vec![a(), Candidate { mac: Some(Mac(mac)), ..node("b", "192.0.2.2", &[]) }],
+                Some(1),
+                "not a station's",
+            );
+        }
+    }
+
+    #[test]
+    fn vteps_are_unicast_and_of_one_family() {
+        for bad in ["0.0.0.0", "224.0.0.1", "127.0.0.1", "255.255.255.255", "::", "ff02::1"] {
+            refused(vec![a(), node("b", bad, &[])], Some(1), "cannot be a VTEP address");
+        }
+        refused(vec![a(), node("b", "2001:db8::2", &[])], Some(1), "one IP version");
+    }
+
+    #[test]
+    fn a_cluster_without_the_own_node_is_refused() {
+        refused(vec![node("b", "192.0.2.2", &[])], None, "this node, 'a', is not in");
+    }
+}

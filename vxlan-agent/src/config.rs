@@ -1,0 +1,354 @@
+//! The agent's own configuration: one TOML file per node, most of it optional.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::net::{Mtu, Vni};
+use crate::ownership;
+use crate::text::{Refused, Text};
+
+/// Flannel's UDP port, so that a cluster can have nodes of both; the kernel's historical default.
+/// IANA's number for VXLAN, 4789, is a matter of one line in the configuration.
+pub const DEFAULT_PORT: u16 = 8472;
+
+/// Where the configuration lies unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/vxlan-agent/config.toml";
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node.
+    pub node: NodeConfig,
+    /// The network that this node takes part in.
+    pub network: NetworkConfig,
+    /// Where cluster state comes from.
+    pub state: StateConfig,
+}
+
+/// What is particular to this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Name of the own entry in the cluster state.
+    pub name: String,
+    /// Name of the underlay interface; detected from the own VTEP address otherwise.
+    pub underlay: Option<String>,
+    /// Underlay address to send from, where it differs from the one that others send to (NAT).
+    pub address: Option<IpAddr>,
+    /// Directory on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// Status file and lock.
+    pub run_dir: PathBuf,
+}
+
+/// One overlay network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Its name: letters, digits, `-` and `_`.
+    pub name: String,
+    /// Its VNI.
+    pub vni: Vni,
+    /// UDP destination port.
+    pub port: u16,
+    /// MTU of the vxlan device; `None`: what the underlay leaves.
+    pub mtu: Option<Mtu>,
+    /// Name of the vxlan device.
+    pub device: String,
+    /// How much of the fast path runs.
+    pub fastpath: Fastpath,
+    /// What becomes of packets that fail a source check.
+    pub source_check: SourceCheck,
+}
+
+/// How much of the fast path runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fastpath {
+    /// Nothing is attached.
+    Off,
+    /// Stateless bypass of the host stack: for hosts without NAT or packet filter between pods.
+    #[default]
+    Direct,
+}
+
+/// What becomes of packets that fail a source check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceCheck {
+    /// Counted and dropped.
+    #[default]
+    Drop,
+    /// Counted and left to the kernel.
+    Count,
+}
+
+/// Where cluster state comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateConfig {
+    /// A file, the same on every node.
+    File(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSections {
+    #[serde(default)]
+    node: NodeSection,
+    #[serde(default)]
+    network: Vec<Spanned<NetworkSection>>,
+    state: StateSection,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeSection {
+    name: Option<String>,
+    underlay: Option<String>,
+    address: Option<IpAddr>,
+    pin_dir: Option<Spanned<PathBuf>>,
+    run_dir: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkSection {
+    name: Spanned<String>,
+    #[serde(default)]
+    #[allow(dead_code, reason = "there is one kind so far; reading it refuses the others")]
+    kind: Kind,
+    vni: Spanned<u32>,
+    port: Option<Spanned<u16>>,
+    #[serde(default, deserialize_with = "mtu")]
+    mtu: Option<Mtu>,
+    device: Option<Spanned<String>>,
+    #[serde(default)]
+    fastpath: Fastpath,
+    #[serde(default)]
+    source_check: SourceCheck,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    L3,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateSection {
+    #[allow(dead_code, reason = "there is one source so far; reading it refuses the others")]
+    source: SourceKind,
+    path: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SourceKind {
+    File,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn read(path: &Path) -> Result<Self, Refused> {
+        let base = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&Text::read(path)?, base, &hostname)
+    }
+
+    /// Checks `text`; a relative state path counts from `base`, `hostname` names a nameless node.
+    pub fn parse(text: &Text, base: &Path, hostname: &dyn Fn() -> Option<String>) -> Result<Self, Refused> {
+        let sections: FileSections = text.parse()?;
+        let network = match sections.network.as_slice() {
+            [one] => check_network(text, one.get_ref())?,
+            [] => return Err(text.refuse(None, "there is no [[network]]: give one with a name and a vni")),
+            [_, second, ..] => {
+                let reason =
+                    "a second [[network]]: an agent serves one network so far, run one agent per network";
+                return Err(text.refuse(Some(second.span()), reason));
+            }
+        };
+        Ok(Self {
+            node: check_node(text, sections.node, hostname)?,
+            network,
+            state: StateConfig::File(base.join(sections.state.path)),
+        })
+    }
+
+    /// Where this network's pins lie.
+    pub fn pins(&self) -> PathBuf {
+        ownership::network_pin_dir(&self.node.pin_dir, &self.network.name)
+    }
+}
+
+fn check_node(
+    text: &Text,
+    node: NodeSection,
+    hostname: &dyn Fn() -> Option<String>,
+) -> Result<NodeConfig, Refused> {
+    let Some(name) = node.name.or_else(hostname) else {
+        return Err(text.refuse(None, "[node] name is missing and this machine has no host name"));
+    };
+    let pin_dir = match node.pin_dir {
+        Some(dir) if dir.get_ref().is_relative() => {
+            return Err(text.refuse(Some(dir.span()), "pin_dir is not an absolute path"));
+        }
+        Some(dir) => dir.into_inner(),
+        None => PathBuf::from(ownership::DEFAULT_PIN_DIR),
+    };
+    let run_dir = node.run_dir.unwrap_or_else(|| ownership::default_run_dir(&pin_dir));
+    Ok(NodeConfig { name, underlay: node.underlay, address: node.address, pin_dir, run_dir })
+}
+
+fn check_network(text: &Text, section: &NetworkSection) -> Result<NetworkConfig, Refused> {
+    let name = section.name.get_ref().clone();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
+        let reason = format!("network name '{name}' is not 1 to 32 letters, digits, '-' or '_'");
+        return Err(text.refuse(Some(section.name.span()), reason));
+    }
+    let vni = Vni::try_from(*section.vni.get_ref()).map_err(|e| text.refuse(Some(section.vni.span()), e))?;
+    let port = match &section.port {
+        Some(port) if *port.get_ref() == 0 => {
+            return Err(text.refuse(Some(port.span()), "port 0 is not a UDP port"));
+        }
+        Some(port) => *port.get_ref(),
+        None => DEFAULT_PORT,
+    };
+    let device = match &section.device {
+        Some(device) if !is_device_name(device.get_ref()) => {
+            let reason = format!(
+                "'{}' is not an interface name: 1 to 15 characters without '/' or blanks",
+                device.get_ref()
+            );
+            return Err(text.refuse(Some(device.span()), reason));
+        }
+        Some(device) => device.get_ref().clone(),
+        None => format!("vxlan{vni}"),
+    };
+    let NetworkSection { mtu, fastpath, source_check, .. } = *section;
+    Ok(NetworkConfig { name, vni, port, mtu, device, fastpath, source_check })
+}
+
+/// As the kernel's `dev_valid_name`.
+fn is_device_name(name: &str) -> bool {
+    let refused = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace();
+    !name.is_empty() && name.len() <= 15 && name != "." && name != ".." && !name.contains(refused)
+}
+
+/// The host name without its domain.
+fn hostname() -> Option<String> {
+    let full = nix::sys::utsname::uname().ok()?.nodename().to_str()?.to_owned();
+    full.split('.').next().filter(|n| !n.is_empty()).map(str::to_owned)
+}
+
+fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mtu>, D::Error> {
+    struct MtuVisitor;
+    impl Visitor<'_> for MtuVisitor {
+        type Value = Option<Mtu>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("\"auto\" or a number of bytes from 68 to 65485")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            if text == "auto" { Ok(None) } else { Err(E::invalid_value(de::Unexpected::Str(text), &self)) }
+        }
+
+        fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Self::Value, E> {
+            match u32::try_from(bytes) {
+                Ok(bytes @ 68..=65_485) => Ok(Some(Mtu(bytes))),
+                _ => Err(E::invalid_value(de::Unexpected::Signed(bytes), &self)),
+            }
+        }
+    }
+    deserializer.deserialize_any(MtuVisitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: &str = "[state]\nsource = \"file\"\npath = \"cluster.toml\"\n";
+
+    fn parse(content: &str) -> Result<Config, Refused> {
+        let text = Text::new("/etc/c.toml", format!("{STATE}{content}"));
+        Config::parse(&text, Path::new("/etc"), &|| Some("box".into()))
+    }
+
+    /// Refused in `line` with a reason that has `word` in it.
+    fn refused(content: &str, line: Option<usize>, word: &str) {
+        let refusal = parse(content).expect_err(content);
+        assert_eq!(refusal.line, line, "{refusal}");
+        assert!(refusal.reason.contains(word), "{refusal}");
+        assert!(!refusal.reason.contains('\n'), "{refusal}");
+    }
+
+    #[test]
+    fn everything_that_can_be_detected_may_be_left_out() {
+        let config = parse("[[network]]\nname = \"pods\"\nvni = 7\n").expect("minimal");
+        assert_eq!(config.node.name, "box");
+        assert_eq!(config.node.run_dir, Path::new("/run/vxlan-agent/vxlan-agent"));
+        assert_eq!(config.network.device, "vxlan7");
+        assert_eq!(config.network.port, 8472);
+        assert_eq!(config.network.mtu, None);
+        assert_eq!(config.network.fastpath, Fastpath::Direct);
+        assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
+        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v1/pods"));
+    }
+
+    #[test]
+    fn everything_can_be_given() {
+        let config = parse(
+            "[node]\nname = \"a\"\nunderlay = \"eth1\"\naddress = \"fd00::1\"\npin_dir = \"/sys/fs/bpf/a\"\nrun_dir = \"/run/a\"\n\
+             [[network]]\nname = \"pods\"\nkind = \"l3\"\nvni = 16777215\nport = 4789\nmtu = 1400\ndevice = \"ov0\"\nfastpath = \"off\"\nsource_check = \"count\"\n",
+        )
+        .expect("complete");
+        assert_eq!(config.node.underlay.as_deref(), Some("eth1"));
+        assert_eq!(config.network.mtu, Some(Mtu(1400)));
+        assert_eq!(config.network.fastpath, Fastpath::Off);
+        assert_eq!(config.network.source_check, SourceCheck::Count);
+    }
+
+    #[test]
+    fn the_line_of_what_is_wrong_is_named() {
+        refused("[[network]]\nname = \"pods\"\nvni = 16777216\n", Some(6), "out of range");
+        refused("[[network]]\nname = \"pods\"\nvni = 0\n", Some(6), "out of range");
+        refused("[[network]]\nname = \"pods\"\nvni = -1\n", Some(6), "");
+        refused("[[network]]\nname = \"po ds\"\nvni = 1\n", Some(5), "po ds");
+        refused("[[network]]\nname = \"pods\"\nvni = 1\nport = 0\n", Some(7), "port 0");
+        refused("[[network]]\nname = \"pods\"\nvni = 1\nport = 65536\n", Some(7), "");
+        refused("[[network]]\nname = \"pods\"\nvni = 1\nmtu = \"big\"\n", Some(7), "auto");
+        refused("[[network]]\nname = \"pods\"\nvni = 1\nmtu = 40\n", Some(7), "68");
+        refused(
+            "[[network]]\nname = \"pods\"\nvni = 1\ndevice = \"a-name-that-is-long\"\n",
+            Some(7),
+            "interface name",
+        );
+        refused("[[network]]\nname = \"pods\"\nvni = 1\nfastpath = \"warp\"\n", Some(7), "warp");
+        refused("[[network]]\nname = \"pods\"\nvni = 1\nkind = \"l2\"\n", Some(7), "l2");
+        refused("[[network]]\nname = \"pods\"\nvni = 1\ncolour = \"red\"\n", Some(7), "colour");
+        refused("[node]\npin_dir = \"bpf\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "absolute");
+        refused("[node]\naddress = \"10.0.0\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "");
+        refused("[[network]\n", Some(4), "");
+    }
+
+    #[test]
+    fn exactly_one_network_is_served() {
+        refused("", None, "no [[network]]");
+        let two = "[[network]]\nname = \"a\"\nvni = 1\n[[network]]\nname = \"b\"\nvni = 2\n";
+        refused(two, Some(7), "second");
+    }
+
+    #[test]
+    fn an_unknown_source_is_refused() {
+        let text = Text::new(
+            "c",
+            "[state]\nsource = \"oracle\"\npath = \"x\"\n[[network]]\nname = \"a\"\nvni = 1\n",
+        );
+        let refusal = Config::parse(&text, Path::new("/"), &|| None).expect_err("no such source");
+        assert_eq!(refusal.line, Some(2));
+    }
+}

@@ -1,0 +1,236 @@
+//! From netlink messages to the rows of [`Tables`](super::Tables).
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
+};
+
+use super::tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Vxlan};
+use crate::net::{self, IfIndex, Mac, Mtu, Vni};
+use crate::ownership::ROUTE_PROTOCOL;
+
+/// The interface that a message describes; `None` for partial ones (bridge ports, wireless).
+pub(super) fn link(message: &LinkMessage) -> Option<Link> {
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let mut link = Link {
+        index: IfIndex(message.header.index),
+        name: String::new(),
+        alias: None,
+        kind: Kind::Other,
+        mac: Mac::default(),
+        mtu: Mtu(0),
+        up: message.header.flags.contains(LinkFlags::Up),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+        master: None,
+        peer_elsewhere: false,
+        makes_addresses: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+            LinkAttribute::Address(bytes) => link.mac = Mac::from_bytes(bytes).unwrap_or_default(),
+            LinkAttribute::Mtu(mtu) => link.mtu = Mtu(*mtu),
+            LinkAttribute::Controller(master) if *master != 0 => link.master = Some(IfIndex(*master)),
+            LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
+            LinkAttribute::AfSpecUnspec(families) => link.makes_addresses = makes_addresses(families),
+            _ => {}
+        }
+    }
+    (!link.name.is_empty()).then_some(link)
+}
+
+/// Whether the message says that a device is gone, rather than that a bridge lost a port.
+pub(super) fn is_device(message: &LinkMessage) -> bool {
+    message.header.interface_family == AddressFamily::Unspec
+}
+
+fn kind(infos: &[LinkInfo]) -> Kind {
+    let mut kind = Kind::Other;
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Veth) => kind = Kind::Veth,
+            LinkInfo::Kind(InfoKind::Bridge) => kind = Kind::Bridge,
+            LinkInfo::Data(InfoData::Vxlan(parameters)) => kind = Kind::Vxlan(vxlan(parameters)),
+            _ => {}
+        }
+    }
+    kind
+}
+
+fn vxlan(parameters: &[InfoVxlan]) -> Vxlan {
+    let mut vxlan = Vxlan { vni: None, port: 0, local: None, underlay: None, learning: false };
+    for parameter in parameters {
+        match parameter {
+            InfoVxlan::Id(vni) => vxlan.vni = Vni::try_from(*vni).ok(),
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::Local(ip) if !ip.is_unspecified() => vxlan.local = Some(IpAddr::V4(*ip)),
+            InfoVxlan::Local6(ip) if !ip.is_unspecified() => vxlan.local = Some(IpAddr::V6(*ip)),
+            InfoVxlan::Link(index) if *index != 0 => vxlan.underlay = Some(IfIndex(*index)),
+            InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+            _ => {}
+        }
+    }
+    vxlan
+}
+
+fn makes_addresses(families: &[AfSpecUnspec]) -> bool {
+    let inet6 = families.iter().filter_map(|f| match f {
+        AfSpecUnspec::Inet6(attributes) => Some(attributes),
+        _ => None,
+    });
+    inet6.flatten().any(|a| matches!(a, AfSpecInet6::AddrGenMode(mode) if *mode != In6AddrGenMode::None))
+}
+
+/// The address that a message describes.
+pub(super) fn address(message: &AddressMessage) -> Option<Address> {
+    let mut ip = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On a point-to-point interface `Address` is the peer's.
+            AddressAttribute::Local(local) => ip = Some(*local),
+            AddressAttribute::Address(address) => ip = ip.or(Some(*address)),
+            _ => {}
+        }
+    }
+    Some(Address { ifindex: IfIndex(message.header.index), ip: ip?, prefix: message.header.prefix_len })
+}
+
+/// Destination of a route of any table.
+pub(super) fn destination(message: &RouteMessage) -> Option<IpNetwork> {
+    let mut to = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        AddressFamily::Inet6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    for attribute in &message.attributes {
+        if let RouteAttribute::Destination(address) = attribute {
+            to = ip(address)?;
+        }
+    }
+    IpNetwork::new(to, message.header.destination_prefix_length).ok()
+}
+
+/// The route that a message describes, if it is one of those that [`Tables`](super::Tables) keeps.
+pub(super) fn route(message: &RouteMessage) -> Option<RouteEntry> {
+    let mut table = u32::from(message.header.table);
+    let ours = message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL);
+    let to = destination(message)?;
+    let mut route = RouteEntry { to, priority: 0, oif: None, via: None, src: None, ours };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Oif(index) => route.oif = Some(IfIndex(*index)),
+            RouteAttribute::Priority(priority) => route.priority = *priority,
+            RouteAttribute::PrefSource(address) => route.src = ip(address),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => route.via = gateway(attribute),
+            _ => {}
+        }
+    }
+    let unicast =
+        message.header.kind == RouteType::Unicast && !message.header.flags.contains(RouteFlags::Cloned);
+    let kept = ours || net::is_host(&to) || to.prefix() == 0;
+    (unicast && kept && table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+}
+
+/// The next hop towards `vtep` in the answer to a route query; `None` for several, and for routes
+/// that lead nowhere.
+pub(super) fn next_hop(message: &RouteMessage, vtep: IpAddr) -> Option<NextHop> {
+    let mut hop = NextHop { ifindex: IfIndex(0), neighbour: vtep };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => hop.ifindex = IfIndex(*index),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => hop.neighbour = gateway(attribute)?,
+            RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) => return None,
+            _ => {}
+        }
+    }
+    (message.header.kind == RouteType::Unicast && hop.ifindex != IfIndex(0)).then_some(hop)
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(RouteVia::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Via(RouteVia::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+/// The neighbour that a message is about, and what is known of it: nothing while it is being
+/// resolved and after that failed.
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Option<Neighbour>)> {
+    let (mut to, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(address) => to = neighbour_ip(address),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::from_bytes(bytes),
+            _ => {}
+        }
+    }
+    let to = to.filter(|ip| !ip.is_multicast() && !message.header.flags.contains(NeighbourFlags::Proxy))?;
+    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
+    let known = matches!(message.header.state, Reachable | Stale | Delay | Probe | Noarp | Permanent);
+    let permanent = message.header.state == Permanent;
+    let neighbour = mac.filter(|mac| known && mac.is_station()).map(|mac| Neighbour { mac, permanent });
+    Some(((IfIndex(message.header.ifindex), to), neighbour))
+}
+
+fn neighbour_ip(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        NeighbourAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        // A forwarding entry's VTEP, whose family is told by its length only.
+        NeighbourAddress::Other(bytes) => match bytes.as_slice() {
+            v4 if v4.len() == 4 => <[u8; 4]>::try_from(v4).ok().map(IpAddr::from),
+            v6 => <[u8; 16]>::try_from(v6).ok().map(IpAddr::from),
+        },
+        _ => None,
+    }
+}
+
+/// The forwarding entry that a message describes: of a bridge, or of a vxlan device.
+pub(super) fn fdb(message: &NeighbourMessage) -> Option<((IfIndex, Mac, u16), FdbEntry)> {
+    let permanent = message.header.state == NeighbourState::Permanent;
+    let (mut mac, mut vlan) = (None, 0);
+    let mut entry = FdbEntry { master: None, vtep: None, permanent };
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::from_bytes(bytes),
+            NeighbourAttribute::Vlan(id) => vlan = *id,
+            NeighbourAttribute::Controller(bridge) => entry.master = Some(IfIndex(*bridge)),
+            NeighbourAttribute::Destination(address) => entry.vtep = neighbour_ip(address),
+            _ => {}
+        }
+    }
+    let mac = mac.filter(|mac| mac.is_station())?;
+    let useful = entry.master.is_some() || entry.vtep.is_some();
+    useful.then_some(((IfIndex(message.header.ifindex), mac, vlan), entry))
+}
+
+/// Whether a neighbour message is about a forwarding entry.
+pub(super) fn is_fdb(message: &NeighbourMessage) -> bool {
+    message.header.family == AddressFamily::Bridge
+}

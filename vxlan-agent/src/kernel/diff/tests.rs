@@ -1,0 +1,96 @@
+use std::net::Ipv4Addr;
+
+use proptest::collection::{btree_map, btree_set};
+use proptest::prelude::*;
+
+use super::*;
+use crate::net::Mtu;
+
+fn ip() -> impl Strategy<Value = IpAddr> {
+    (0..6_u8).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, n, 0, 0)))
+}
+
+fn mac() -> impl Strategy<Value = Mac> {
+    (0..6_u8).prop_map(|n| Mac([2, 0, 0, 0, 0, n]))
+}
+
+fn device() -> impl Strategy<Value = Device> {
+    (1..3_u32, 1..3_u32, mac(), 1400..1402_u32, any::<bool>()).prop_map(|(vni, underlay, mac, mtu, ready)| {
+        Device {
+            name: "vxlan1".into(),
+            vni: Vni::try_from(vni).ok(),
+            port: 8472,
+            local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            underlay: IfIndex(underlay),
+            mac,
+            mtu: Mtu(mtu),
+            ready,
+        }
+    })
+}
+
+fn route() -> impl Strategy<Value = (IpNetwork, Route)> {
+    (ip(), prop::option::of(ip()))
+        .prop_map(|(via, src)| (IpNetwork::new(via, 24).expect("prefix"), Route { via, src }))
+}
+
+fn headroom() -> impl Strategy<Value = (IfIndex, Headroom)> {
+    (1..4_u32, 1400..1402_u32, any::<bool>())
+        .prop_map(|(i, mtu, ready)| (IfIndex(i), Headroom { mtu: Mtu(mtu), ready }))
+}
+
+fn state() -> impl Strategy<Value = KernelState> {
+    let content = (btree_set(ip(), 0..4), btree_map(ip(), mac(), 0..6), btree_map(mac(), ip(), 0..6));
+    let routes = prop::collection::vec(route(), 0..6);
+    (prop::option::of(device()), content, routes, prop::collection::vec(headroom(), 0..3)).prop_map(
+        |(device, (addresses, neighbours, fdb), routes, headroom)| {
+            let headroom = headroom.into_iter().collect();
+            if device.is_none() {
+                return KernelState { headroom, ..KernelState::default() };
+            }
+            KernelState { device, addresses, neighbours, fdb, routes: routes.into_iter().collect(), headroom }
+        },
+    )
+}
+
+/// Positions in `changes` of those that `pick` picks.
+fn positions(changes: &[KernelChange], pick: impl Fn(&KernelChange) -> bool) -> Vec<usize> {
+    changes.iter().enumerate().filter(|(_, c)| pick(c)).map(|(i, _)| i).collect()
+}
+
+proptest! {
+    #[test]
+    fn carrying_out_the_difference_reaches_the_desired_state(observed in state(), desired in state()) {
+        let mut now = observed.clone();
+        for change in diff(&observed, &desired) {
+            now.apply(&change);
+        }
+        prop_assert_eq!(now, desired);
+    }
+
+    #[test]
+    fn nothing_differs_from_itself(state in state()) {
+        prop_assert_eq!(diff(&state, &state), vec![]);
+    }
+
+    #[test]
+    fn neighbours_and_forwarding_entries_frame_the_routes(observed in state(), desired in state()) {
+        use KernelChange::*;
+        let changes = diff(&observed, &desired);
+        let puts = positions(&changes, |c| matches!(c, AddAddress(_) | PutFdb(..) | PutNeighbour(..)));
+        let add = positions(&changes, |c| matches!(c, AddRoute(..) | ReplaceRoute(..)));
+        let remove = positions(&changes, |c| matches!(c, RemoveRoute(_)));
+        let rest = positions(&changes, |c| matches!(c, RemoveNeighbour(_) | RemoveFdb(_) | RemoveAddress(_)));
+        for (earlier, later) in [(&puts, &add), (&add, &remove), (&remove, &rest)] {
+            prop_assert!(earlier.iter().max() < later.iter().min() || earlier.is_empty() || later.is_empty());
+        }
+        prop_assert!(puts.iter().max() < rest.iter().min() || puts.is_empty() || rest.is_empty());
+    }
+
+    #[test]
+    fn a_device_that_can_become_the_desired_one_is_not_deleted(observed in state(), desired in state()) {
+        let in_place = matches!((&observed.device, &desired.device), (Some(a), Some(b)) if a.can_become(b));
+        let deletes = diff(&observed, &desired).iter().any(|c| matches!(c, KernelChange::DeleteDevice(_)));
+        prop_assert!(!(in_place && deletes));
+    }
+}

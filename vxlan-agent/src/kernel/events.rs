@@ -1,0 +1,238 @@
+//! Netlink notifications: [`Tables`] is kept current by them and dumped anew only when some were
+//! lost. (Subscribe, then dump, then apply what was notified meanwhile: an old notification may
+//! set a row back, but then a newer one for that row follows.)
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use futures_util::stream::Stream;
+use ipnetwork::IpNetwork;
+use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::sys::AsyncSocket as _;
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+
+use super::decode;
+use super::tables::Tables;
+use crate::net::IfIndex;
+
+/// Room for notifications that wait, in bytes: some ten thousand.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// A stream of notifications.
+pub struct Events {
+    messages: Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin>,
+}
+
+/// What notifications changed beyond the rows of [`Tables`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Some row is different now.
+    pub changed: bool,
+    /// Notifications were lost: dump everything.
+    pub lost: bool,
+    /// Destinations to which the way may be another now.
+    pub destinations: BTreeSet<IpNetwork>,
+    /// Interfaces that are gone or down.
+    pub down: BTreeSet<IfIndex>,
+}
+
+impl Events {
+    /// Subscribes to everything that [`Tables`] holds, in this thread's network namespace.
+    pub fn subscribe() -> anyhow::Result<Self> {
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link, Neigh};
+        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+        let (mut connection, _, messages) =
+            new_multicast_connection(&groups).context("cannot subscribe to netlink notifications")?;
+        let socket = connection.socket_mut().socket_mut();
+        if let Err(error) = socket.set_rx_buf_sz(RECEIVE_BUFFER as i32) {
+            tracing::warn!(%error, "cannot enlarge the buffer for netlink notifications");
+        }
+        tokio::spawn(connection);
+        Ok(Self { messages: Box::new(messages.map(|(message, _)| message)) })
+    }
+
+    /// Waits for a notification and applies it; `None` when there will be no more.
+    pub async fn next(&mut self, tables: &mut Tables, touched: &mut Touched) -> Option<()> {
+        let message = self.messages.next().await?;
+        tables.notice(&message, touched);
+        Some(())
+    }
+}
+
+impl Tables {
+    /// Applies a notification, or one message of a dump.
+    pub fn notice(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>, touched: &mut Touched) {
+        let NetlinkPayload::InnerMessage(inner) = &message.payload else {
+            touched.lost |= matches!(message.payload, NetlinkPayload::Overrun(_));
+            return;
+        };
+        use RouteNetlinkMessage::{
+            DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour, NewRoute,
+        };
+        let changed = match inner {
+            NewLink(link) => self.new_link(link, touched),
+            DelLink(link) if decode::is_device(link) => self.forget_link(IfIndex(link.header.index), touched),
+            NewAddress(address) => decode::address(address).is_some_and(|a| self.addresses.insert(a)),
+            DelAddress(address) => decode::address(address).is_some_and(|a| {
+                // The kernel drops routes with that source without a word (`fib_sync_down_addr`).
+                self.routes.retain(|route| route.src != Some(a.ip));
+                self.addresses.remove(&a)
+            }),
+            NewRoute(route) => self.new_route(route, message.header.flags & NLM_F_REPLACE != 0, touched),
+            DelRoute(route) => {
+                touched.destinations.extend(decode::destination(route));
+                decode::route(route).is_some_and(|r| self.routes.remove(&r))
+            }
+            NewNeighbour(entry) if decode::is_fdb(entry) => decode::fdb(entry)
+                .is_some_and(|(key, value)| self.fdb.insert(key, value.clone()) != Some(value)),
+            DelNeighbour(entry) if decode::is_fdb(entry) => {
+                decode::fdb(entry).is_some_and(|(key, _)| self.fdb.remove(&key).is_some())
+            }
+            NewNeighbour(entry) => decode::neighbour(entry).is_some_and(|(key, value)| match value {
+                Some(value) => self.neighbours.insert(key, value.clone()) != Some(value),
+                None => self.neighbours.remove(&key).is_some(),
+            }),
+            DelNeighbour(entry) => {
+                decode::neighbour(entry).is_some_and(|(key, _)| self.neighbours.remove(&key).is_some())
+            }
+            _ => false,
+        };
+        touched.changed |= changed;
+    }
+
+    fn new_link(&mut self, message: &LinkMessage, touched: &mut Touched) -> bool {
+        let Some(link) = decode::link(message) else { return false };
+        let index = link.index;
+        if !link.up && self.links.get(&index).is_some_and(|before| before.up) {
+            // The kernel drops IPv4 routes of an interface that goes down without a word.
+            self.routes.retain(|route| route.oif != Some(index));
+            touched.down.insert(index);
+        }
+        self.links.insert(index, link.clone()) != Some(link)
+    }
+
+    fn forget_link(&mut self, index: IfIndex, touched: &mut Touched) -> bool {
+        self.addresses.retain(|address| address.ifindex != index);
+        self.routes.retain(|route| route.oif != Some(index));
+        self.neighbours.retain(|(device, _), _| *device != index);
+        self.fdb.retain(|(port, _, _), entry| *port != index && entry.master != Some(index));
+        touched.down.insert(index);
+        self.links.remove(&index).is_some()
+    }
+
+    fn new_route(&mut self, message: &RouteMessage, replaces: bool, touched: &mut Touched) -> bool {
+        let route = decode::route(message);
+        if !route.as_ref().is_some_and(|r| r.ours) {
+            touched.destinations.extend(decode::destination(message));
+        }
+        let Some(route) = route else { return false };
+        if replaces {
+            self.routes.retain(|r| (r.to, r.priority) != (route.to, route.priority) || *r == route);
+        }
+        self.routes.insert(route)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use rtnetlink::packet_core::NetlinkHeader;
+    use rtnetlink::packet_route::AddressFamily;
+    use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+    use rtnetlink::packet_route::neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    };
+
+    use super::*;
+
+    fn notice(tables: &mut Tables, inner: RouteNetlinkMessage) -> Touched {
+        let mut touched = Touched::default();
+        let message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(inner));
+        tables.notice(&message, &mut touched);
+        touched
+    }
+
+    fn link(index: u32, up: bool) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        message.attributes = vec![LinkAttribute::IfName(format!("if{index}")), LinkAttribute::Mtu(1500)];
+        message
+    }
+
+    fn neighbour(state: NeighbourState) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = 7;
+        message.header.state = state;
+        let ip = NeighbourAddress::Inet(Ipv4Addr::new(10, 1, 0, 2));
+        message.attributes = vec![
+            NeighbourAttribute::Destination(ip),
+            NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 1]),
+        ];
+        message
+    }
+
+    #[test]
+    fn a_link_that_is_notified_twice_changes_once() {
+        let mut tables = Tables::default();
+        assert!(notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, true))).changed);
+        assert!(!notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, true))).changed);
+        assert_eq!(
+            notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, false))).down,
+            BTreeSet::from([IfIndex(7)])
+        );
+    }
+
+    #[test]
+    fn a_port_that_leaves_a_bridge_is_no_deleted_device() {
+        let mut tables = Tables::default();
+        notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, true)));
+        let mut port = link(7, true);
+        port.header.interface_family = AddressFamily::Bridge;
+        assert!(!notice(&mut tables, RouteNetlinkMessage::DelLink(port)).changed);
+        assert!(notice(&mut tables, RouteNetlinkMessage::DelLink(link(7, true))).changed);
+        assert!(tables.links.is_empty());
+    }
+
+    #[test]
+    fn a_deleted_device_takes_its_rows_along() {
+        let mut tables = Tables::default();
+        notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, true)));
+        notice(&mut tables, RouteNetlinkMessage::NewNeighbour(neighbour(NeighbourState::Stale)));
+        assert_eq!(tables.neighbours.len(), 1);
+        notice(&mut tables, RouteNetlinkMessage::DelLink(link(7, true)));
+        assert_eq!(tables, Tables::default());
+    }
+
+    #[test]
+    fn a_neighbour_that_failed_is_unknown() {
+        let mut tables = Tables::default();
+        assert!(
+            notice(&mut tables, RouteNetlinkMessage::NewNeighbour(neighbour(NeighbourState::Reachable)))
+                .changed
+        );
+        let key = (IfIndex(7), IpAddr::from([10, 1, 0, 2]));
+        assert!(tables.neighbours.contains_key(&key));
+        assert!(
+            !notice(&mut tables, RouteNetlinkMessage::NewNeighbour(neighbour(NeighbourState::Stale))).changed
+        );
+        assert!(
+            notice(&mut tables, RouteNetlinkMessage::NewNeighbour(neighbour(NeighbourState::Failed))).changed
+        );
+        assert!(tables.neighbours.is_empty());
+    }
+
+    #[test]
+    fn an_overrun_asks_for_a_new_dump() {
+        let mut touched = Touched::default();
+        let message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(vec![]));
+        Tables::default().notice(&message, &mut touched);
+        assert!(touched.lost);
+    }
+}

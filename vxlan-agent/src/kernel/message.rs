@@ -1,0 +1,283 @@
+//! Netlink requests, as values: what is sent for each change.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::state::{Device, Headroom, Route};
+use crate::net::{IfIndex, Mac, Vni, full_length};
+use crate::ownership::{HEADROOM_MAC, HEADROOM_PORT, ROUTE_PROTOCOL, headroom_name};
+
+/// A request and its flags beyond `NLM_F_REQUEST | NLM_F_ACK`.
+pub(super) type Request = (RouteNetlinkMessage, u16);
+
+const CREATE_NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
+const CREATE_OR_REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+
+fn family(ip: IpAddr) -> AddressFamily {
+    match ip {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn new_vxlan(name: String, mac: Mac, mtu: u32, parameters: Vec<InfoVxlan>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(parameters)),
+        ]),
+    ];
+    message
+}
+
+/// Creates a vxlan device, down and without alias: the kernel takes neither in one go.
+pub(super) fn create_device(device: &Device) -> Request {
+    let local = match device.local {
+        IpAddr::V4(ip) => InfoVxlan::Local(ip),
+        IpAddr::V6(ip) => InfoVxlan::Local6(ip),
+    };
+    let parameters = vec![
+        InfoVxlan::Id(device.vni.map_or(0, Vni::get)),
+        InfoVxlan::Link(device.underlay.0),
+        local,
+        InfoVxlan::Port(device.port),
+        InfoVxlan::Learning(false),
+    ];
+    let message = new_vxlan(device.name.clone(), device.mac, device.mtu.0, parameters);
+    (RouteNetlinkMessage::NewLink(message), CREATE_NEW)
+}
+
+/// The VNI of the head-room device of `bridge`: any that no other such device has.
+pub(super) const fn headroom_vni(bridge: IfIndex) -> u32 {
+    bridge.0 & 0xff_ffff
+}
+
+/// Creates the head-room device of `bridge` as one of its ports.
+pub(super) fn create_headroom(bridge: IfIndex, headroom: &Headroom) -> Request {
+    let parameters =
+        vec![InfoVxlan::Id(headroom_vni(bridge)), InfoVxlan::Port(HEADROOM_PORT), InfoVxlan::Learning(false)];
+    let mut message = new_vxlan(headroom_name(bridge), HEADROOM_MAC, headroom.mtu.0, parameters);
+    message.attributes.push(LinkAttribute::Controller(bridge.0));
+    (RouteNetlinkMessage::NewLink(message), CREATE_NEW)
+}
+
+fn set_link(index: IfIndex, attributes: Vec<LinkAttribute>) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index.0;
+    message.attributes = attributes;
+    (RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Marks an interface as ours.
+pub(super) fn set_alias(index: IfIndex, alias: &str) -> Request {
+    set_link(index, vec![LinkAttribute::IfAlias(alias.to_owned())])
+}
+
+/// Sets the MTU of an interface.
+pub(super) fn set_mtu(index: IfIndex, mtu: u32) -> Request {
+    set_link(index, vec![LinkAttribute::Mtu(mtu)])
+}
+
+/// Sets the MAC and MTU of an interface.
+pub(super) fn set_addressing(index: IfIndex, mac: Mac, mtu: u32) -> Request {
+    set_link(index, vec![LinkAttribute::Address(mac.0.to_vec()), LinkAttribute::Mtu(mtu)])
+}
+
+/// Keeps the kernel from making up IPv6 addresses on an interface.
+pub(super) fn set_no_made_up_addresses(index: IfIndex) -> Request {
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    set_link(index, vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])])])
+}
+
+/// Brings an interface up.
+pub(super) fn set_up(index: IfIndex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index.0;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    (RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Deletes an interface.
+pub(super) fn delete_link(index: IfIndex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index.0;
+    (RouteNetlinkMessage::DelLink(message), 0)
+}
+
+/// Asks for the interface called `name`.
+pub(super) fn link_named(name: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes =
+        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    (RouteNetlinkMessage::GetLink(message), 0)
+}
+
+fn address(device: IfIndex, ip: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(ip);
+    message.header.prefix_len = full_length(ip);
+    message.header.scope = AddressScope::Universe;
+    message.header.index = device.0;
+    // Duplicate detection would leave the address unusable for a second, and its routes refused.
+    if ip.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    message
+}
+
+/// Adds a single address.
+pub(super) fn add_address(device: IfIndex, ip: IpAddr) -> Request {
+    (RouteNetlinkMessage::NewAddress(address(device, ip)), CREATE_OR_REPLACE)
+}
+
+/// Removes a single address.
+pub(super) fn remove_address(device: IfIndex, ip: IpAddr) -> Request {
+    (RouteNetlinkMessage::DelAddress(address(device, ip)), 0)
+}
+
+fn neighbour(device: IfIndex, ip: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(ip);
+    message.header.ifindex = device.0;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::from(ip))];
+    message
+}
+
+/// Puts a permanent neighbour.
+pub(super) fn put_neighbour(device: IfIndex, ip: IpAddr, mac: Mac) -> Request {
+    let mut message = neighbour(device, ip);
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    (RouteNetlinkMessage::NewNeighbour(message), CREATE_OR_REPLACE)
+}
+
+/// Removes a neighbour.
+pub(super) fn remove_neighbour(device: IfIndex, ip: IpAddr) -> Request {
+    (RouteNetlinkMessage::DelNeighbour(neighbour(device, ip)), 0)
+}
+
+fn fdb(device: IfIndex, mac: Mac) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = device.0;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+    message
+}
+
+/// Puts a permanent forwarding entry of a vxlan device.
+pub(super) fn put_fdb(device: IfIndex, mac: Mac, vtep: IpAddr) -> Request {
+    let mut message = fdb(device, mac);
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(vtep)));
+    (RouteNetlinkMessage::NewNeighbour(message), CREATE_OR_REPLACE)
+}
+
+/// Removes a forwarding entry of a vxlan device.
+pub(super) fn remove_fdb(device: IfIndex, mac: Mac) -> Request {
+    (RouteNetlinkMessage::DelNeighbour(fdb(device, mac)), 0)
+}
+
+fn route(device: IfIndex, to: IpNetwork) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(to.ip());
+    message.header.destination_prefix_length = to.prefix();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.kind = RouteType::Unicast;
+    message.attributes =
+        vec![RouteAttribute::Destination(route_address(to.network())), RouteAttribute::Oif(device.0)];
+    message
+}
+
+fn route_address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+    }
+}
+
+fn full_route(device: IfIndex, to: IpNetwork, how: &Route) -> RouteNetlinkMessage {
+    let mut message = route(device, to);
+    message.header.scope = RouteScope::Universe;
+    message.header.flags = RouteFlags::Onlink;
+    message.attributes.push(RouteAttribute::Gateway(route_address(how.via)));
+    message.attributes.extend(how.src.map(|src| RouteAttribute::PrefSource(route_address(src))));
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+/// Adds a route; refused where there is one to the same prefix, because that is not ours.
+pub(super) fn add_route(device: IfIndex, to: IpNetwork, how: &Route) -> Request {
+    (full_route(device, to, how), CREATE_NEW)
+}
+
+/// Replaces a route of ours.
+pub(super) fn replace_route(device: IfIndex, to: IpNetwork, how: &Route) -> Request {
+    (full_route(device, to, how), CREATE_OR_REPLACE)
+}
+
+/// Removes a route of ours.
+pub(super) fn remove_route(device: IfIndex, to: IpNetwork) -> Request {
+    let mut message = route(device, to);
+    // Any scope.
+    message.header.scope = RouteScope::NoWhere;
+    (RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+/// Asks for the routing table's entry that leads to `vtep` out of `underlay`.
+pub(super) fn query_route(vtep: IpAddr, underlay: IfIndex) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(vtep);
+    message.header.destination_prefix_length = full_length(vtep);
+    // The entry rather than its result, because that shows several next hops (Linux 5.3).
+    message.header.flags = RouteFlags::FibMatch;
+    message.attributes =
+        vec![RouteAttribute::Destination(route_address(vtep)), RouteAttribute::Oif(underlay.0)];
+    (RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// Asks for everything that [`Tables`](super::Tables) holds, one dump each.
+pub(super) fn dumps() -> [RouteNetlinkMessage; 7] {
+    let mut links = LinkMessage::default();
+    links.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    let routes = |family| {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        RouteNetlinkMessage::GetRoute(message)
+    };
+    let neighbours = |family| {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family;
+        RouteNetlinkMessage::GetNeighbour(message)
+    };
+    [
+        RouteNetlinkMessage::GetLink(links),
+        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        routes(AddressFamily::Inet),
+        routes(AddressFamily::Inet6),
+        neighbours(AddressFamily::Inet),
+        neighbours(AddressFamily::Inet6),
+        neighbours(AddressFamily::Bridge),
+    ]
+}

@@ -1,0 +1,21 @@
+//! The kernel's side of a network: the vxlan device and what flannel would put on it.
+//!
+//! [`Tables`] is what netlink shows, [`KernelState`] what of it is ours, [`diff`] the way from one
+//! state to another, [`Netlink`] reads the first and carries out the last.
+
+mod decode;
+mod diff;
+mod events;
+mod message;
+mod netlink;
+mod observed;
+mod state;
+pub mod sysctl;
+mod tables;
+
+pub use diff::{KernelChange, diff};
+pub use events::{Events, Touched};
+pub use netlink::{Netlink, Target};
+pub use observed::{ForeignDevice, observed};
+pub use state::{Device, Headroom, KernelState, Route};
+pub use tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Tables, Vxlan};

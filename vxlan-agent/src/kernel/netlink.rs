@@ -1,0 +1,207 @@
+//! Carries out kernel changes and reads tables over rtnetlink.
+
+use std::io;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, anyhow};
+use futures_util::StreamExt as _;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::{Handle, new_connection};
+
+use super::diff::KernelChange;
+use super::events::Touched;
+use super::message::{self, Request};
+use super::state::{Device, Headroom};
+use super::tables::{NextHop, Tables};
+use super::{decode, sysctl};
+use crate::net::IfIndex;
+use crate::ownership;
+
+/// A netlink socket in the network namespace of the thread that opened it.
+pub struct Netlink {
+    handle: Handle,
+    network: String,
+}
+
+/// The vxlan device that changes are meant for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// Its index, where known.
+    pub index: Option<IfIndex>,
+}
+
+impl Netlink {
+    /// Opens a socket; what it creates is marked as belonging to `network`.
+    pub fn open(network: &str) -> anyhow::Result<Self> {
+        let (connection, handle, _) = new_connection().context("cannot open a netlink socket")?;
+        tokio::spawn(connection);
+        Ok(Self { handle, network: network.to_owned() })
+    }
+
+    /// Reads everything anew.
+    pub async fn dump(&self) -> anyhow::Result<Tables> {
+        let mut tables = Tables::default();
+        let mut touched = Touched::default();
+        for dump in message::dumps() {
+            let answers =
+                self.request((dump, NLM_F_DUMP)).await.context("cannot read the kernel's tables")?;
+            answers.iter().for_each(|answer| tables.notice(answer, &mut touched));
+        }
+        Ok(tables)
+    }
+
+    /// Where packets to `vtep` leave; `None` where there is no or more than one way.
+    pub async fn next_hop(&self, vtep: IpAddr, underlay: IfIndex) -> Option<NextHop> {
+        let answers = self.request(message::query_route(vtep, underlay)).await.ok()?;
+        answers.iter().find_map(|answer| match &answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+                decode::next_hop(route, vtep)
+            }
+            _ => None,
+        })
+    }
+
+    /// Index of the interface called `name`.
+    pub async fn index_of(&self, name: &str) -> anyhow::Result<IfIndex> {
+        let answers = self.request(message::link_named(name)).await;
+        let answers = answers.with_context(|| format!("there is no interface {name}"))?;
+        let index = answers.iter().find_map(|answer| match &answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                Some(IfIndex(link.header.index))
+            }
+            _ => None,
+        });
+        index.ok_or_else(|| anyhow!("there is no interface {name}"))
+    }
+
+    /// Carries out `change` on the vxlan device that `target` names.
+    pub async fn apply(&self, change: &KernelChange, target: &mut Target) -> anyhow::Result<()> {
+        self.carry_out(change, target).await.with_context(|| format!("cannot {change}"))
+    }
+
+    async fn carry_out(&self, change: &KernelChange, target: &mut Target) -> anyhow::Result<()> {
+        use KernelChange::*;
+        match change {
+            DeleteDevice(name) => {
+                target.index = None;
+                return self.delete_named(name).await;
+            }
+            CreateDevice(device) => {
+                target.index = None;
+                self.ack(message::create_device(device)).await.map_err(explain_create)?;
+                return self.set_device(device).await;
+            }
+            SetDevice(device) => return self.set_device(device).await,
+            AddHeadroom(bridge, headroom) => return self.add_headroom(*bridge, headroom).await,
+            SetHeadroom(bridge, headroom) => {
+                let index = self.index_of(&ownership::headroom_name(*bridge)).await?;
+                return Ok(self.ack(message::set_mtu(index, headroom.mtu.0)).await?);
+            }
+            RemoveHeadroom(bridge) => return self.delete_named(&ownership::headroom_name(*bridge)).await,
+            _ => {}
+        }
+        let device = match target.index {
+            Some(index) => index,
+            None => *target.index.insert(self.index_of(&target.name).await?),
+        };
+        let request = match change {
+            AddAddress(ip) => message::add_address(device, *ip),
+            RemoveAddress(ip) => message::remove_address(device, *ip),
+            PutNeighbour(ip, mac) => message::put_neighbour(device, *ip, *mac),
+            RemoveNeighbour(ip) => message::remove_neighbour(device, *ip),
+            PutFdb(mac, vtep) => message::put_fdb(device, *mac, *vtep),
+            RemoveFdb(mac) => message::remove_fdb(device, *mac),
+            AddRoute(to, route) => message::add_route(device, *to, route),
+            ReplaceRoute(to, route) => message::replace_route(device, *to, route),
+            RemoveRoute(to) => message::remove_route(device, *to),
+            _ => return Ok(()),
+        };
+        let result = self.ack(request).await;
+        Ok(if is_removal(change) { absent_is_fine(result) } else { result }?)
+    }
+
+    /// Alias first: from then on the device is recognised as ours whatever happens.
+    async fn set_device(&self, device: &Device) -> anyhow::Result<()> {
+        let index = self.index_of(&device.name).await?;
+        self.ack(message::set_alias(index, &ownership::device_alias(&self.network))).await?;
+        self.ack(message::set_addressing(index, device.mac, device.mtu.0)).await?;
+        if sysctl::has_ipv6() {
+            self.ack(message::set_no_made_up_addresses(index)).await?;
+        }
+        self.ack(message::set_up(index)).await.map_err(explain_up)
+    }
+
+    async fn add_headroom(&self, bridge: IfIndex, headroom: &Headroom) -> anyhow::Result<()> {
+        self.ack(message::create_headroom(bridge, headroom)).await?;
+        let index = self.index_of(&ownership::headroom_name(bridge)).await?;
+        Ok(self.ack(message::set_alias(index, &ownership::headroom_alias(&self.network))).await?)
+    }
+
+    async fn delete_named(&self, name: &str) -> anyhow::Result<()> {
+        match self.index_of(name).await {
+            Ok(index) => Ok(absent_is_fine(self.ack(message::delete_link(index)).await)?),
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn ack(&self, request: Request) -> io::Result<()> {
+        self.request(request).await.map(drop)
+    }
+
+    /// Sends a request and collects the answers; an error answer is an error.
+    async fn request(&self, (inner, flags): Request) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+        let mut request = NetlinkMessage::from(inner);
+        // Set requests never have both of these bits: there they mean replace and exclusive.
+        let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
+        request.header.flags = NLM_F_REQUEST | flags | if dump { 0 } else { NLM_F_ACK };
+        let mut handle = self.handle.clone();
+        let mut answers = handle.request(request).map_err(io::Error::other)?;
+        let mut collected = Vec::new();
+        while let Some(answer) = answers.next().await {
+            match &answer.payload {
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                _ => collected.push(answer),
+            }
+        }
+        Ok(collected)
+    }
+}
+
+fn is_removal(change: &KernelChange) -> bool {
+    use KernelChange::{RemoveAddress, RemoveFdb, RemoveNeighbour, RemoveRoute};
+    matches!(change, RemoveAddress(_) | RemoveFdb(_) | RemoveNeighbour(_) | RemoveRoute(_))
+}
+
+/// What is gone already need not be removed.
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    use nix::errno::Errno;
+    let absent = [Errno::ENOENT, Errno::ESRCH, Errno::EADDRNOTAVAIL, Errno::ENODEV].map(|e| Some(e as i32));
+    match result {
+        Err(error) if absent.contains(&error.raw_os_error()) => Ok(()),
+        result => result,
+    }
+}
+
+fn explain_create(error: io::Error) -> anyhow::Error {
+    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        Some(nix::errno::Errno::EOPNOTSUPP) => {
+            anyhow!("this kernel has no vxlan driver: load the module 'vxlan'")
+        }
+        Some(nix::errno::Errno::EEXIST) => {
+            anyhow!("another vxlan device has this name, or this VNI on this UDP port: choose others")
+        }
+        _ => error.into(),
+    }
+}
+
+fn explain_up(error: io::Error) -> anyhow::Error {
+    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        Some(nix::errno::Errno::EADDRINUSE) => {
+            anyhow!("another program has its UDP port: choose another port")
+        }
+        _ => error.into(),
+    }
+}

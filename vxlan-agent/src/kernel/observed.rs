@@ -1,0 +1,169 @@
+//! What of the kernel's tables is ours.
+
+use std::net::IpAddr;
+
+use super::message::headroom_vni;
+use super::state::{Device, Headroom, KernelState, Route};
+use super::tables::{Kind, Link, Tables, Vxlan};
+use crate::net::{IfIndex, Mac, full_length};
+use crate::ownership::{self, HEADROOM_MAC, HEADROOM_PORT};
+
+/// A device has the name of ours but is somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "interface {name} exists and is not ours (its alias is not '{alias}'): remove it, or set 'device' to another name"
+)]
+pub struct ForeignDevice {
+    name: String,
+    alias: String,
+}
+
+/// The state of `network` in `tables`, whose device is called or is to be called `name`; and the
+/// device's index. `mac` tells a device that we left half-made from a foreign one.
+pub fn observed(
+    tables: &Tables,
+    network: &str,
+    name: &str,
+    mac: Mac,
+) -> Result<(KernelState, Option<IfIndex>), ForeignDevice> {
+    let alias = ownership::device_alias(network);
+    let ours =
+        |link: &&Link| link.alias.as_deref() == Some(alias.as_str()) && matches!(link.kind, Kind::Vxlan(_));
+    let mut found = tables.links.values().find(ours);
+    if let Some(link) = tables.link_named(name)
+        && found.is_none_or(|f| f.index != link.index)
+    {
+        if !is_half_made(link, mac) {
+            return Err(ForeignDevice { name: name.to_owned(), alias });
+        }
+        found = found.or(Some(link));
+    }
+    let mut state = KernelState { headroom: headroom(tables, network), ..KernelState::default() };
+    let Some((link, vxlan)) = found.and_then(|link| Some((link, vxlan_of(link)?))) else {
+        return Ok((state, None));
+    };
+    state.device = Some(device(link, vxlan, &alias));
+    content(tables, link.index, &mut state);
+    Ok((state, Some(link.index)))
+}
+
+fn vxlan_of(link: &Link) -> Option<&Vxlan> {
+    match &link.kind {
+        Kind::Vxlan(vxlan) => Some(vxlan),
+        _ => None,
+    }
+}
+
+/// Created with our MAC, but killed before it got its alias.
+fn is_half_made(link: &Link, mac: Mac) -> bool {
+    vxlan_of(link).is_some() && link.alias.is_none() && link.mac == mac && !link.up
+}
+
+/// A parameter that we never ask for shows as a port of 0, so that the device is made anew.
+fn device(link: &Link, vxlan: &Vxlan, alias: &str) -> Device {
+    let unspecified = IpAddr::from([0; 4]);
+    Device {
+        name: link.name.clone(),
+        vni: vxlan.vni,
+        port: if vxlan.learning { 0 } else { vxlan.port },
+        local: vxlan.local.unwrap_or(unspecified),
+        underlay: vxlan.underlay.unwrap_or_default(),
+        mac: link.mac,
+        mtu: link.mtu,
+        ready: link.up && link.alias.as_deref() == Some(alias) && !link.makes_addresses,
+    }
+}
+
+fn content(tables: &Tables, device: IfIndex, state: &mut KernelState) {
+    let single = tables.addresses_of(device).filter(|a| a.prefix == full_length(a.ip));
+    state.addresses = single.map(|a| a.ip).collect();
+    let neighbours = tables.neighbours.range((device, IpAddr::from([0; 4]))..);
+    let neighbours =
+        neighbours.take_while(|((ifindex, _), _)| *ifindex == device).filter(|(_, n)| n.permanent);
+    state.neighbours = neighbours.map(|((_, ip), n)| (*ip, n.mac)).collect();
+    let fdb = tables.fdb.range((device, Mac::default(), 0)..);
+    let fdb = fdb.take_while(|((ifindex, ..), _)| *ifindex == device);
+    state.fdb = fdb.filter_map(|((_, mac, _), entry)| Some((*mac, entry.vtep?))).collect();
+    let routes = tables.routes.iter().filter(|r| r.ours && r.oif == Some(device));
+    state.routes = routes.filter_map(|r| Some((r.to, Route { via: r.via?, src: r.src }))).collect();
+}
+
+fn headroom(tables: &Tables, network: &str) -> std::collections::BTreeMap<IfIndex, Headroom> {
+    let alias = ownership::headroom_alias(network);
+    let ours = |link: &Link| {
+        let vxlan = vxlan_of(link).filter(|vxlan| vxlan.port == HEADROOM_PORT && link.mac == HEADROOM_MAC)?;
+        // The bridge may be gone, and with it the link's master; the name still tells it.
+        let bridge = IfIndex(link.name.strip_prefix(ownership::HEADROOM_PREFIX)?.parse().ok()?);
+        let made_by_us = vxlan.vni.is_some_and(|vni| vni.get() == headroom_vni(bridge));
+        let marked = link.alias.as_deref() == Some(alias.as_str());
+        let ready = marked && link.master == Some(bridge);
+        let ours = made_by_us && (marked || link.alias.is_none());
+        ours.then_some((bridge, Headroom { mtu: link.mtu, ready }))
+    };
+    tables.links.values().filter_map(ours).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Mtu, Vni};
+
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+    fn vxlan_link(alias: Option<&str>, mac: Mac, up: bool) -> Tables {
+        let vxlan = Vxlan {
+            vni: Vni::try_from(1).ok(),
+            port: 8472,
+            local: Some(IpAddr::from([192, 0, 2, 1])),
+            underlay: Some(IfIndex(2)),
+            learning: false,
+        };
+        let link = Link {
+            index: IfIndex(9),
+            name: "vxlan1".into(),
+            alias: alias.map(str::to_owned),
+            kind: Kind::Vxlan(vxlan),
+            mac,
+            mtu: Mtu(1450),
+            up,
+            loopback: false,
+            master: None,
+            peer_elsewhere: false,
+            makes_addresses: false,
+        };
+        Tables { links: [(link.index, link)].into(), ..Tables::default() }
+    }
+
+    fn look(tables: &Tables) -> Result<(KernelState, Option<IfIndex>), ForeignDevice> {
+        observed(tables, "pods", "vxlan1", MAC)
+    }
+
+    #[test]
+    fn a_device_with_our_alias_is_ours() {
+        let (state, index) = look(&vxlan_link(Some("vxlan-agent network pods"), MAC, true)).expect("ours");
+        assert!(state.device.is_some_and(|d| d.ready));
+        assert_eq!(index, Some(IfIndex(9)));
+    }
+
+    #[test]
+    fn a_device_of_our_name_without_our_alias_is_refused() {
+        for alias in [None, Some("flannel"), Some("vxlan-agent network other")] {
+            let foreign = look(&vxlan_link(alias, MAC, true)).expect_err("foreign");
+            assert!(foreign.to_string().contains("interface vxlan1 exists and is not ours"), "{foreign}");
+        }
+        assert!(look(&vxlan_link(None, Mac([2, 0, 0, 0, 0, 9]), false)).is_err());
+    }
+
+    #[test]
+    fn a_device_that_was_left_half_made_is_finished() {
+        let (state, _) = look(&vxlan_link(None, MAC, false)).expect("ours");
+        assert!(state.device.is_some_and(|d| !d.ready));
+    }
+
+    #[test]
+    fn a_renamed_device_is_found_by_its_alias() {
+        let tables = vxlan_link(Some("vxlan-agent network pods"), MAC, true);
+        let (state, _) = observed(&tables, "pods", "overlay0", MAC).expect("ours");
+        assert_eq!(state.device.map(|d| d.name).as_deref(), Some("vxlan1"));
+    }
+}

@@ -1,0 +1,77 @@
+//! The part of the kernel's state that is ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::net::{IfIndex, Mac, Mtu, Vni};
+
+/// Everything of a network that lives in the kernel outside BPF.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelState {
+    /// The vxlan device.
+    pub device: Option<Device>,
+    /// Single addresses on it: the first of each own subnet.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Permanent neighbours on it: first address of a remote subnet → MAC of its VTEP.
+    pub neighbours: BTreeMap<IpAddr, Mac>,
+    /// Permanent forwarding entries: MAC of a VTEP → its underlay address.
+    pub fdb: BTreeMap<Mac, IpAddr>,
+    /// Routes to remote subnets.
+    pub routes: BTreeMap<IpNetwork, Route>,
+    /// Devices that give a bridge's ports head-room, by bridge.
+    pub headroom: BTreeMap<IfIndex, Headroom>,
+}
+
+/// A vxlan device: no learning, UDP checksums as the kernel has them by default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its VNI; `None` for a device that somebody made serve many. This and the next three cannot
+    /// change without a new device.
+    pub vni: Option<Vni>,
+    /// UDP destination port.
+    pub port: u16,
+    /// Underlay address to send from; its family is the underlay's.
+    pub local: IpAddr,
+    /// Underlay interface.
+    pub underlay: IfIndex,
+    /// Its MAC, set explicitly so that nobody makes up another.
+    pub mac: Mac,
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Whether it carries our alias, is up, and makes no addresses by itself.
+    pub ready: bool,
+}
+
+impl Device {
+    /// Whether `self` can become `other` in place.
+    pub fn can_become(&self, other: &Self) -> bool {
+        let fixed = |d: &Self| (d.name.clone(), d.vni, d.port, d.local, d.underlay);
+        fixed(self) == fixed(other)
+    }
+}
+
+/// A route through the vxlan device: on-link via an address that only exists as a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// First address of the subnet.
+    pub via: IpAddr,
+    /// Source of packets from the host itself.
+    pub src: Option<IpAddr>,
+}
+
+/// A vxlan device that is never up, as a port of a bridge.
+///
+/// A port that encapsulates makes the bridge ask all its ports for head-room, and a veth asks its
+/// peer (`br_set_headroom`, `veth_set_rx_headroom` in the kernel): pods then leave 64 bytes in
+/// front of each frame, and encapsulation needs no copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headroom {
+    /// The smallest of the other ports' MTUs, so that the bridge's own MTU is as without it.
+    pub mtu: Mtu,
+    /// Whether it is a port of its bridge, with our alias.
+    pub ready: bool,
+}

@@ -1,0 +1,58 @@
+//! Settings below `/proc/sys/net`, which shows those of the reader's network namespace.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+const ROOT: &str = "/proc/sys/net";
+
+fn read(name: &str) -> Option<String> {
+    Some(fs::read_to_string(Path::new(ROOT).join(name)).ok()?.trim().to_owned())
+}
+
+fn write(name: &str, value: &str) -> anyhow::Result<()> {
+    let path = Path::new(ROOT).join(name);
+    fs::write(&path, value).with_context(|| format!("cannot set {} to {value}", path.display()))
+}
+
+/// Whether this kernel has IPv6 switched on at all.
+pub fn has_ipv6() -> bool {
+    Path::new(ROOT).join("ipv6").is_dir()
+}
+
+/// First and last of the UDP source ports that the kernel's vxlan device chooses from
+/// (`udp_flow_src_port`); its defaults where the setting cannot be read.
+pub fn source_ports() -> (u16, u16) {
+    let range = read("ipv4/ip_local_port_range").and_then(|text| {
+        let mut numbers = text.split_whitespace().map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    });
+    range.unwrap_or((32_768, 60_999))
+}
+
+/// Switches IPv4 forwarding on, and says so.
+pub fn forward_ipv4() -> anyhow::Result<()> {
+    switch_on("ipv4/ip_forward")
+}
+
+/// Switches IPv6 forwarding on, and says so. A forwarding host ignores router advertisements unless
+/// told otherwise: `underlay` goes on listening to them if it did before.
+pub fn forward_ipv6(underlay: &str) -> anyhow::Result<()> {
+    const ALL: &str = "ipv6/conf/all/forwarding";
+    let accept = format!("ipv6/conf/{}/accept_ra", underlay);
+    if read(ALL).as_deref() == Some("0") && read(&accept).as_deref() == Some("1") {
+        write(&accept, "2")?;
+        tracing::info!(interface = underlay, "going on to accept router advertisements while forwarding");
+    }
+    switch_on(ALL)
+}
+
+fn switch_on(name: &str) -> anyhow::Result<()> {
+    if read(name).as_deref() != Some("0") {
+        return Ok(());
+    }
+    write(name, "1")?;
+    tracing::info!(setting = name, "switched on forwarding");
+    Ok(())
+}

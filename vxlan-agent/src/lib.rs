@@ -1,0 +1,28 @@
+//! The node agent of a VXLAN overlay: a complete kernel overlay, and the BPF fast path that
+//! short-cuts it.
+//!
+//! ```text
+//! source → ClusterState ┐
+//! netlink → Tables      ├ plan → Desired{kernel, datapath} → diff(observed) → changes → apply
+//! pins → DatapathState  ┘
+//! ```
+//!
+//! [`plan`], both `diff`s and [`pods`] are pure; [`kernel::Netlink`] and [`datapath`] carry out what
+//! they decide; [`agent`] is the loop around them. Kernel first, fast path second: the fast path is
+//! only ever speed.
+
+pub mod agent;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod datapath;
+pub mod kernel;
+pub mod net;
+pub mod ownership;
+pub mod plan;
+pub mod pods;
+pub mod preflight;
+pub mod source;
+pub mod status;
+pub mod text;
+pub mod underlay;

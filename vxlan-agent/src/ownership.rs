@@ -1,0 +1,76 @@
+//! What is ours, and how it is recognised. Anything else is never changed and never removed.
+//!
+//! - Devices carry an alias (`ip link show`: `alias vxlan-agent …`) with the network's name.
+//! - On our vxlan device, every permanent neighbour, every forwarding entry and every single-address
+//!   assignment is ours; a route is ours when it also carries [`ROUTE_PROTOCOL`].
+//! - Programs, links and maps lie in one pin directory per layout version and network.
+//! - Status and lock lie in one run directory per pin directory.
+
+use std::path::{Path, PathBuf};
+
+use vxlan_ebpf_common::maps::LAYOUT_VERSION;
+
+use crate::net::{IfIndex, Mac};
+
+/// Number in `rtm_protocol` of the routes that we add; below 128 none of iproute2's `rt_protos`
+/// has it, and routing daemons leave alone what carries a number that is not theirs.
+pub const ROUTE_PROTOCOL: u8 = 86;
+
+/// Where BPF objects are pinned unless the configuration says otherwise.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/vxlan-agent";
+
+/// UDP port of the head-room devices. They are never up, so nothing is sent to or from it; it only
+/// keeps them from colliding with a real device of the same VNI.
+pub const HEADROOM_PORT: u16 = 1;
+
+/// Alias of the vxlan device of `network`.
+pub fn device_alias(network: &str) -> String {
+    format!("vxlan-agent network {network}")
+}
+
+/// Alias of the devices that give a bridge's ports head-room.
+pub fn headroom_alias(network: &str) -> String {
+    format!("vxlan-agent head-room {network}")
+}
+
+/// What the names of head-room devices begin with; the index of the bridge follows.
+pub const HEADROOM_PREFIX: &str = "vxr";
+
+/// Name of the device that gives head-room to the ports of `bridge`; at most 15 characters.
+pub fn headroom_name(bridge: IfIndex) -> String {
+    format!("{HEADROOM_PREFIX}{bridge}")
+}
+
+/// MAC of every head-room device. A bridge takes the lowest MAC of its ports: this one never is.
+pub const HEADROOM_MAC: Mac = Mac([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]);
+
+/// Where the pins of `network` lie below the configured `pin_dir`.
+pub fn network_pin_dir(pin_dir: &Path, network: &str) -> PathBuf {
+    pin_dir.join(format!("v{LAYOUT_VERSION}")).join(network)
+}
+
+/// The run directory that belongs to `pin_dir`: agents with different pin directories, one per
+/// network namespace, do not meet.
+pub fn default_run_dir(pin_dir: &Path) -> PathBuf {
+    let below = pin_dir.strip_prefix("/sys/fs/bpf").or_else(|_| pin_dir.strip_prefix("/"));
+    let name = below.unwrap_or(pin_dir).to_string_lossy().trim_matches('/').replace('/', "-");
+    Path::new("/run/vxlan-agent").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_headroom_device_of_any_bridge_has_a_valid_name() {
+        assert!(headroom_name(IfIndex(u32::MAX)).len() <= 15);
+    }
+
+    #[test]
+    fn every_pin_directory_has_its_own_run_directory() {
+        let run = |p: &str| default_run_dir(Path::new(p)).display().to_string();
+        assert_eq!(run("/sys/fs/bpf/vxlan-agent"), "/run/vxlan-agent/vxlan-agent");
+        assert_eq!(run("/sys/fs/bpf/lab/n1"), "/run/vxlan-agent/lab-n1");
+        assert_eq!(run("/tmp/bpf"), "/run/vxlan-agent/tmp-bpf");
+    }
+}

@@ -1,0 +1,215 @@
+//! From cluster and observed tables to what should be in kernel and maps: pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use vxlan_ebpf_common::Hook;
+use vxlan_ebpf_common::maps::{
+    Addr, Config as MapConfig, DEFAULT_VTEPS, Family, LOCAL_VTEP, LocalVtep, MacKey, Mode,
+    NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+};
+
+use crate::cluster::{ClusterState, Node};
+use crate::config::{Config, Fastpath, SourceCheck};
+use crate::datapath::{Attachment, DatapathState};
+use crate::kernel::{Device, Headroom, KernelState, NextHop, Route, Tables};
+use crate::net::{IfIndex, family};
+use crate::pods::{Pods, Search};
+use crate::underlay::Underlay;
+
+/// Everything that a plan depends on.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The cluster.
+    pub cluster: &'a ClusterState,
+    /// What netlink shows.
+    pub tables: &'a Tables,
+    /// The underlay, as found in `tables`.
+    pub underlay: &'a Underlay,
+    /// Index of our vxlan device, once it exists.
+    pub device: Option<IfIndex>,
+    /// Ways to VTEPs; the kernel looks up what is missing here.
+    pub next_hops: &'a BTreeMap<IpAddr, Option<NextHop>>,
+    /// First and last UDP source port.
+    pub source_ports: (u16, u16),
+    /// What the maps hold: VTEP ids are kept.
+    pub previous: &'a DatapathState,
+}
+
+/// What should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Outside BPF.
+    pub kernel: KernelState,
+    /// In BPF maps and on interfaces.
+    pub datapath: DatapathState,
+}
+
+impl Input<'_> {
+    /// Plans.
+    pub fn plan(&self) -> Desired {
+        let before = &self.previous.endpoints;
+        let (tables, subnets) = (self.tables, self.cluster.own.subnets.as_slice());
+        let pods = Search { tables, subnets, underlay: self.underlay.ifindex, before }.run();
+        Desired { kernel: self.kernel(&pods.headroom), datapath: self.datapath(pods) }
+    }
+
+    fn kernel(&self, headroom: &BTreeMap<IfIndex, Headroom>) -> KernelState {
+        let own = &self.cluster.own;
+        let mut state = KernelState {
+            device: Some(self.device_spec()),
+            addresses: own.subnets.iter().map(IpNetwork::network).collect(),
+            ..KernelState::default()
+        };
+        if self.is_fast() {
+            state.headroom = headroom.clone();
+        }
+        for node in self.cluster.remotes.values().filter(|node| !node.subnets.is_empty()) {
+            state.fdb.insert(node.mac, node.vtep);
+            for subnet in &node.subnets {
+                let via = subnet.network();
+                let same_family = |s: &&IpNetwork| s.is_ipv4() == subnet.is_ipv4();
+                let src = own.subnets.iter().find(same_family).map(IpNetwork::network);
+                state.neighbours.insert(via, node.mac);
+                state.routes.insert(*subnet, Route { via, src });
+            }
+        }
+        state
+    }
+
+    fn device_spec(&self) -> Device {
+        Device {
+            name: self.config.network.device.clone(),
+            vni: Some(self.config.network.vni),
+            port: self.config.network.port,
+            local: self.underlay.address,
+            underlay: self.underlay.ifindex,
+            mac: self.cluster.own.mac,
+            mtu: self.underlay.inner_mtu,
+            ready: true,
+        }
+    }
+
+    fn is_fast(&self) -> bool {
+        self.config.network.fastpath != Fastpath::Off
+    }
+
+    fn datapath(&self, pods: Pods) -> DatapathState {
+        let mut state = DatapathState { config: self.map_config(), ..DatapathState::default() };
+        state.routes.extend(self.cluster.own.subnets.iter().map(|subnet| (*subnet, LOCAL_VTEP)));
+        let ids = vtep_ids(self.cluster, self.previous);
+        for node in self.cluster.remotes.values() {
+            // A node without an id is left to the kernel until one is free.
+            let Some(&id) = ids.get(&node.vtep) else { continue };
+            state.routes.extend(node.subnets.iter().map(|subnet| (*subnet, id)));
+            state.vteps.insert(id, self.vtep(node));
+            state.vtep_ids.insert(node.vtep.into(), id);
+            state.macs.insert(MacKey::new(self.config.network.vni.get(), node.mac.0), id);
+        }
+        state.attachments = self.attachments(&pods.veths);
+        state.endpoints = pods.endpoints;
+        state
+    }
+
+    fn map_config(&self) -> MapConfig {
+        let network = &self.config.network;
+        let local = LocalVtep {
+            addr: self.underlay.address.into(),
+            mac: self.cluster.own.mac.0,
+            mtu: self.underlay.inner_mtu.saturating_u16(),
+            ifindex: self.underlay.ifindex.0,
+        };
+        let (local4, local6) = match family(self.underlay.address) {
+            Family::V4 => (local, LocalVtep::default()),
+            Family::V6 => (LocalVtep::default(), local),
+        };
+        let mode = match network.fastpath {
+            Fastpath::Off => Mode::Off,
+            Fastpath::Direct => Mode::Direct,
+        };
+        let flags = match network.source_check {
+            SourceCheck::Drop => 0,
+            SourceCheck::Count => TOLERATE_VIOLATIONS,
+        };
+        let (port_min, port_max) = self.source_ports;
+        MapConfig {
+            vni: network.vni.get(),
+            port: network.port.to_be_bytes(),
+            mode: mode as u8,
+            port_min,
+            port_max,
+            flags,
+            local4,
+            local6,
+            ..MapConfig::default()
+        }
+    }
+
+    fn vtep(&self, node: &Node) -> Vtep {
+        let known = self.next_hops.get(&node.vtep).and_then(Option::as_ref);
+        let number = |ip: IpAddr| if ip.is_ipv4() { 4 } else { 6 };
+        Vtep {
+            addr: node.vtep.into(),
+            mac: node.mac.0,
+            family: number(node.vtep),
+            reserved: 0,
+            ifindex: known.map_or(self.underlay.ifindex, |hop| hop.ifindex).0,
+            next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
+        }
+    }
+
+    fn attachments(&self, veths: &BTreeSet<IfIndex>) -> BTreeSet<Attachment> {
+        let Some(device) = self.device.filter(|_| self.is_fast()) else { return BTreeSet::new() };
+        let fixed = [
+            (Hook::TunnelEgress, device),
+            (Hook::TunnelIngress, device),
+            (Hook::UnderlayIngress, self.underlay.ifindex),
+        ];
+        let pods = veths.iter().map(|veth| (Hook::PodEgress, *veth));
+        fixed.into_iter().chain(pods).map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
+    }
+}
+
+fn next_hop(neighbour: IpAddr) -> MapNextHop {
+    let mut addr = [0; 16];
+    let family = match neighbour {
+        IpAddr::V4(ip) => {
+            addr[..4].copy_from_slice(&ip.octets());
+            nix::libc::AF_INET
+        }
+        IpAddr::V6(ip) => {
+            addr = ip.octets();
+            nix::libc::AF_INET6
+        }
+    };
+    MapNextHop { family: family as u32, addr }
+}
+
+/// Ids of remote VTEPs: an address keeps the id it has; a new one gets a number that no address
+/// has had in `previous`, so that nothing that still refers to an id meets another node.
+fn vtep_ids(cluster: &ClusterState, previous: &DatapathState) -> BTreeMap<IpAddr, VtepId> {
+    let wanted: BTreeSet<IpAddr> = cluster.remotes.values().map(|node| node.vtep).collect();
+    let mut taken: BTreeSet<VtepId> =
+        previous.vteps.keys().chain(previous.vtep_ids.values()).copied().collect();
+    taken.insert(LOCAL_VTEP);
+    let mut kept = BTreeSet::new();
+    let keep = |vtep: &IpAddr| {
+        let id = *previous.vtep_ids.get(&Addr::from(*vtep))?;
+        (id != LOCAL_VTEP && kept.insert(id)).then_some((*vtep, id))
+    };
+    let mut ids: BTreeMap<IpAddr, VtepId> = wanted.iter().filter_map(keep).collect();
+    let mut free = (1..DEFAULT_VTEPS).filter(|id| !taken.contains(id));
+    for vtep in wanted {
+        if let std::collections::btree_map::Entry::Vacant(vacant) = ids.entry(vtep) {
+            let Some(id) = free.next() else { break };
+            vacant.insert(id);
+        }
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests;

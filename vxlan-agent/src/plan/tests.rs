@@ -1,0 +1,164 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::cluster::{Candidate, Viewer};
+use crate::config::{NetworkConfig, NodeConfig, StateConfig};
+use crate::datapath;
+use crate::kernel;
+use crate::net::{Mtu, Vni};
+
+fn config(fastpath: Fastpath) -> Config {
+    let node = NodeConfig {
+        name: "a".into(),
+        underlay: None,
+        address: None,
+        pin_dir: "/".into(),
+        run_dir: "/".into(),
+    };
+    let network = NetworkConfig {
+        name: "pods".into(),
+        vni: Vni::try_from(7).expect("in range"),
+        port: 8472,
+        mtu: None,
+        device: "vxlan7".into(),
+        fastpath,
+        source_check: SourceCheck::Count,
+    };
+    Config { node, network, state: StateConfig::File("/".into()) }
+}
+
+/// Nodes 192.0.2.n with subnets 10.n.0.0/24 and fd00:n::/64, seen from node 1, called 'a'.
+fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
+    let node = |n: u8| Candidate {
+        name: if n == 1 { "a".into() } else { format!("node-{n}") },
+        vtep: IpAddr::from([192, 0, 2, n]),
+        mac: None,
+        subnets: vec![
+            format!("10.{n}.0.0/24").parse().expect("subnet"),
+            format!("fd00:{n}::/64").parse().expect("subnet"),
+        ],
+    };
+    let viewer = Viewer { node: "a".into(), vni: Vni::try_from(7).expect("in range") };
+    let nodes = std::iter::once(1).chain(numbers.iter().copied().filter(|n| *n != 1)).map(node).collect();
+    ClusterState::new(nodes, &viewer).expect("valid")
+}
+
+struct World {
+    config: Config,
+    tables: Tables,
+    underlay: Underlay,
+    next_hops: BTreeMap<IpAddr, Option<NextHop>>,
+    previous: DatapathState,
+}
+
+impl World {
+    fn new(fastpath: Fastpath) -> Self {
+        let underlay = Underlay {
+            ifindex: IfIndex(2),
+            name: "eth0".into(),
+            address: IpAddr::from([192, 0, 2, 1]),
+            inner_mtu: Mtu(1450),
+        };
+        let (tables, next_hops, previous) = (Tables::default(), BTreeMap::new(), DatapathState::default());
+        Self { config: config(fastpath), tables, underlay, next_hops, previous }
+    }
+
+    fn plan(&self, cluster: &ClusterState) -> Desired {
+        let Self { config, tables, underlay, next_hops, previous } = self;
+        let (device, source_ports) = (Some(IfIndex(9)), (32_768, 60_999));
+        Input { config, cluster, tables, underlay, device, next_hops, source_ports, previous }.plan()
+    }
+}
+
+fn subnet(text: &str) -> IpNetwork {
+    text.parse().expect("subnet")
+}
+
+#[test]
+fn the_kernel_gets_what_flannel_would_put_there() {
+    let kernel = World::new(Fastpath::Direct).plan(&cluster(&[2].into())).kernel;
+    let (own4, own6) = (subnet("10.1.0.0/24").ip(), subnet("fd00:1::/64").ip());
+    let (via4, via6) = (subnet("10.2.0.0/24").ip(), subnet("fd00:2::/64").ip());
+    assert_eq!(kernel.addresses, [own4, own6].into());
+    let mac = cluster(&[2].into()).remotes["node-2"].mac;
+    assert_eq!(kernel.neighbours, [(via4, mac), (via6, mac)].into());
+    assert_eq!(kernel.fdb, [(mac, IpAddr::from([192, 0, 2, 2]))].into());
+    assert_eq!(kernel.routes[&subnet("10.2.0.0/24")], Route { via: via4, src: Some(own4) });
+    assert_eq!(kernel.routes[&subnet("fd00:2::/64")], Route { via: via6, src: Some(own6) });
+    let device = kernel.device.expect("planned");
+    assert_eq!((device.name.as_str(), device.port, device.mtu), ("vxlan7", 8472, Mtu(1450)));
+}
+
+#[test]
+fn the_maps_get_the_network_and_its_vteps() {
+    let datapath = World::new(Fastpath::Direct).plan(&cluster(&[2].into())).datapath;
+    assert_eq!(datapath.config.port, [0x21, 0x18]);
+    assert_eq!(datapath.config.mode, Mode::Direct as u8);
+    assert_eq!(datapath.config.flags, TOLERATE_VIOLATIONS);
+    assert_eq!((datapath.config.port_min, datapath.config.port_max), (32_768, 60_999));
+    assert_eq!(datapath.config.local4.addr, Addr::from(IpAddr::from([192, 0, 2, 1])));
+    assert_eq!(datapath.config.local4.mtu, 1450);
+    assert_eq!(datapath.config.local6, LocalVtep::default());
+    assert_eq!(datapath.routes[&subnet("10.1.0.0/24")], LOCAL_VTEP);
+    let id = datapath.routes[&subnet("fd00:2::/64")];
+    assert_eq!(datapath.vteps[&id].addr, Addr::from(IpAddr::from([192, 0, 2, 2])));
+    assert_eq!(datapath.vtep_ids[&Addr::from(IpAddr::from([192, 0, 2, 2]))], id);
+    assert_eq!(datapath.macs.values().copied().collect::<Vec<_>>(), [id]);
+    assert_eq!(datapath.attachments.len(), 3);
+}
+
+#[test]
+fn with_the_fast_path_off_nothing_is_attached() {
+    let datapath = World::new(Fastpath::Off).plan(&cluster(&[2].into())).datapath;
+    assert_eq!(datapath.attachments, BTreeSet::new());
+    assert_eq!(datapath.config.mode, Mode::Off as u8);
+}
+
+#[test]
+fn next_hops_are_on_link_or_a_gateway_or_left_to_the_kernel() {
+    let mut world = World::new(Fastpath::Direct);
+    let vtep = |n| IpAddr::from([192, 0, 2, n]);
+    let hop = |neighbour| Some(NextHop { ifindex: IfIndex(5), neighbour });
+    world.next_hops = [(vtep(2), hop(vtep(2))), (vtep(3), hop(vtep(254))), (vtep(4), None)].into();
+    let datapath = world.plan(&cluster(&[2, 3, 4, 5].into())).datapath;
+    let of = |n| datapath.vteps[&datapath.vtep_ids[&vtep(n).into()]];
+    assert_eq!(
+        (of(2).ifindex, of(2).next_hop.family, &of(2).next_hop.addr[..4]),
+        (5, 2, &[192, 0, 2, 2][..])
+    );
+    assert_eq!(of(3).next_hop.addr[..4], [192, 0, 2, 254]);
+    for unresolved in [of(4), of(5)] {
+        assert_eq!((unresolved.ifindex, unresolved.next_hop), (2, MapNextHop::default()));
+    }
+}
+
+fn nodes() -> impl Strategy<Value = BTreeSet<u8>> {
+    prop::collection::btree_set(2..30_u8, 0..20)
+}
+
+proptest! {
+    #[test]
+    fn a_vtep_keeps_its_id_and_no_id_changes_hands_in_one_step(steps in prop::collection::vec(nodes(), 1..6)) {
+        let mut world = World::new(Fastpath::Direct);
+        for step in steps {
+            let next = world.plan(&cluster(&step)).datapath;
+            let ids: BTreeSet<_> = next.vtep_ids.values().collect();
+            prop_assert_eq!(ids.len(), step.len());
+            for (address, id) in &next.vtep_ids {
+                prop_assert_eq!(world.previous.vtep_ids.get(address).unwrap_or(id), id);
+                prop_assert!(world.previous.vteps.get(id).is_none_or(|vtep| vtep.addr == *address));
+            }
+            world.previous = next;
+        }
+    }
+
+    #[test]
+    fn planning_again_changes_nothing(step in nodes()) {
+        let mut world = World::new(Fastpath::Direct);
+        let first = world.plan(&cluster(&step));
+        world.previous = first.datapath.clone();
+        let second = world.plan(&cluster(&step));
+        prop_assert_eq!(datapath::diff(&first.datapath, &second.datapath), vec![]);
+        prop_assert_eq!(kernel::diff(&first.kernel, &second.kernel), vec![]);
+    }
+}

@@ -1,0 +1,18 @@
+//! Where cluster state comes from. A source sends whole snapshots; only `diff` makes deltas.
+
+mod file;
+
+use tokio::sync::watch;
+
+use crate::cluster::ClusterState;
+
+pub use file::{FileSource, parse_state};
+
+/// What a source last saw: a checked cluster, or one sentence why what it saw was refused.
+pub type Snapshot = Result<ClusterState, String>;
+
+/// Something that knows the cluster.
+pub trait Source {
+    /// The state now, then every later one. Slow receivers see the newest only.
+    fn watch(self: Box<Self>) -> anyhow::Result<watch::Receiver<Snapshot>>;
+}

@@ -1,0 +1,247 @@
+//! The agent's lock and status file, in its run directory: how `status` knows it without asking it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Fastpath;
+use crate::net::{Mac, Mtu, Vni};
+
+const LOCK: &str = "agent.lock";
+const STATUS: &str = "status.json";
+
+/// What the agent last knew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Process id in the agent's own pid namespace.
+    pub pid: u32,
+    /// Seconds since 1970.
+    pub started: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// This node's name.
+    pub node: String,
+    /// Networks: one so far.
+    pub networks: Vec<NetworkStatus>,
+}
+
+/// What the agent last knew of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Its name.
+    pub name: String,
+    /// Its VNI.
+    pub vni: Vni,
+    /// UDP port.
+    pub port: u16,
+    /// Mode of the fast path, as configured.
+    pub mode: Fastpath,
+    /// How programs are attached: `tcx` or `clsact`; none while they are not loaded.
+    pub attach: Option<String>,
+    /// The vxlan device.
+    pub device: String,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: Option<Mtu>,
+    /// Underlay interface.
+    pub underlay: Option<String>,
+    /// Underlay address.
+    pub address: Option<IpAddr>,
+    /// This node's pod subnets.
+    pub subnets: Vec<IpNetwork>,
+    /// Other nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// Host sides of pods' veths with a program.
+    pub pods_attached: usize,
+    /// Pod addresses that the fast path delivers to.
+    pub endpoints: usize,
+    /// Why the last state that the source sent was refused; the one before is in force.
+    pub reload_error: Option<String>,
+    /// Why nothing can be planned at the moment; what was programmed before stays.
+    pub plan_error: Option<String>,
+    /// Changes that failed and are tried again.
+    pub retrying: Vec<RetryStatus>,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its VTEP address.
+    pub vtep: IpAddr,
+    /// Its VTEP MAC.
+    pub mac: Mac,
+    /// Its pod subnets.
+    pub subnets: Vec<IpNetwork>,
+}
+
+/// A change that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryStatus {
+    /// What should be done.
+    pub change: String,
+    /// Why the last attempt failed.
+    pub error: String,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// Writes the status file when there is something new.
+pub struct StatusFile {
+    path: PathBuf,
+    written: Option<Status>,
+}
+
+impl StatusFile {
+    /// The status file in `run_dir`.
+    pub fn new(run_dir: &Path) -> Self {
+        Self { path: run_dir.join(STATUS), written: None }
+    }
+
+    /// Replaces the file in one step, unless it says the same already.
+    pub fn write(&mut self, status: &Status) -> anyhow::Result<()> {
+        if self.written.as_ref() == Some(status) {
+            return Ok(());
+        }
+        let context = || format!("cannot write the status file {}", self.path.display());
+        let temporary = self.path.with_extension("tmp");
+        let mut text = serde_json::to_string_pretty(status).with_context(context)?;
+        text.push('\n');
+        fs::write(&temporary, text).with_context(context)?;
+        fs::rename(&temporary, &self.path).with_context(context)?;
+        self.written = Some(status.clone());
+        Ok(())
+    }
+}
+
+/// What the agent last wrote; `None` if there never was one.
+pub fn read(run_dir: &Path) -> anyhow::Result<Option<Status>> {
+    let path = run_dir.join(STATUS);
+    match fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        text => {
+            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+            let status = serde_json::from_str(&text);
+            Ok(Some(
+                status.with_context(|| {
+                    format!("{} is not the status of this version's agent", path.display())
+                })?,
+            ))
+        }
+    }
+}
+
+/// Held by the one agent of a run directory for as long as it lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the lock and writes the own process id into it.
+    pub fn take(run_dir: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
+        let mut file = match Flock::lock(open(run_dir)?, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let pid = holder(run_dir)?.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+                bail!(
+                    "an agent is running already (pid {pid}, lock in {}): stop it, or give this one a pin_dir of its own",
+                    run_dir.display()
+                );
+            }
+            Err((_, error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", run_dir.display()));
+            }
+        };
+        let context = || format!("cannot write {}", run_dir.join(LOCK).display());
+        file.set_len(0).with_context(context)?;
+        file.rewind().with_context(context)?;
+        writeln!(file, "{}", std::process::id()).with_context(context)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn open(run_dir: &Path) -> anyhow::Result<File> {
+    let path = run_dir.join(LOCK);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    file.with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// Process id of the agent that lives; `None` if none does.
+pub fn holder(run_dir: &Path) -> anyhow::Result<Option<i32>> {
+    let path = run_dir.join(LOCK);
+    let mut file = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.with_context(|| format!("cannot open {}", path.display()))?,
+    };
+    let mut text = String::new();
+    file.read_to_string(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => Ok(None),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(Some(text.trim().parse().unwrap_or(0))),
+        Err((_, error)) => Err(error).with_context(|| format!("cannot ask for the lock {}", path.display())),
+    }
+}
+
+/// Removes what an agent leaves in its run directory.
+pub fn remove(run_dir: &Path) -> anyhow::Result<()> {
+    for name in [STATUS, LOCK] {
+        match fs::remove_file(run_dir.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", run_dir.join(name).display()));
+            }
+            _ => {}
+        }
+    }
+    // It stays if somebody else put something in.
+    let _ = fs::remove_dir(run_dir);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_by_one_and_tells_by_whom() {
+        let dir = tempfile::tempdir().expect("directory");
+        assert_eq!(holder(dir.path()).expect("readable"), None);
+        let lock = Lock::take(dir.path()).expect("free");
+        assert_eq!(holder(dir.path()).expect("readable"), i32::try_from(std::process::id()).ok());
+        let refused = Lock::take(dir.path()).expect_err("taken").to_string();
+        assert!(refused.contains("running already"), "{refused}");
+        drop(lock);
+        assert_eq!(holder(dir.path()).expect("readable"), None);
+    }
+
+    #[test]
+    fn the_status_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().expect("directory");
+        assert_eq!(read(dir.path()).expect("readable"), None);
+        let status = Status {
+            version: "1".into(),
+            pid: 1,
+            started: 2,
+            kernel: "6.18".into(),
+            node: "a".into(),
+            networks: vec![],
+        };
+        StatusFile::new(dir.path()).write(&status).expect("writable");
+        assert_eq!(read(dir.path()).expect("readable"), Some(status));
+        remove(dir.path()).expect("removable");
+        assert!(!dir.path().exists());
+        fs::create_dir(dir.path()).expect("for the guard");
+    }
+}
