@@ -1,4 +1,5 @@
 //! Everything that needs a kernel and root, in one binary.
 
+mod e2e;
 mod kernel;
 mod programs;

@@ -63,8 +63,15 @@ pub fn tcp_concurrent(
 ) -> Result<()> {
     let listener = server.run(|| TcpListener::bind(any(address, 0)))?;
     let target = SocketAddr::new(address, listener.local_addr()?.port());
-    let streams = client.run(|| (0..count).map(|_| connect(target)).collect::<Result<Vec<_>>>())?;
-    let accepted: Vec<_> = (0..count).map(|_| listener.accept().map(|(s, _)| s)).collect::<Result<_, _>>()?;
+    socket2::SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?;
+    // Accepted while more are made: the listener's backlog is shorter than the list.
+    let (streams, accepted) = std::thread::scope(|scope| {
+        let acceptor =
+            scope.spawn(|| (0..count).map(|_| Ok(listener.accept()?.0)).collect::<Result<Vec<_>>>());
+        let streams = client.run(|| (0..count).map(|_| connect(target)).collect::<Result<Vec<_>>>())?;
+        let accepted = acceptor.join().map_err(|_| anyhow::anyhow!("the acceptor panicked"))??;
+        anyhow::Ok((streams, accepted))
+    })?;
     let failures: Vec<anyhow::Error> = std::thread::scope(|scope| {
         for stream in &accepted {
             scope.spawn(|| echo(stream));

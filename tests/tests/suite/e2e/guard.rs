@@ -1,0 +1,101 @@
+//! Who may send.
+
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use vxlan_tests::lab::addr::{inner4, underlay4, vtep_mac};
+use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject, mac_of};
+use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI};
+
+use super::{assert_answered, assert_took, build, counted, counters, pair, warm_up};
+
+/// A datagram for pod 1 of node 1 that claims to come from `inner` through the VTEP `outer`.
+fn forged(lab: &Lab, outer: std::net::Ipv4Addr, inner: std::net::Ipv4Addr, vni: u32) -> Vec<u8> {
+    let mac = |text: String| {
+        let bytes: Vec<u8> = text.split(':').map(|b| u8::from_str_radix(b, 16).expect("hex")).collect();
+        <[u8; 6]>::try_from(bytes).expect("six bytes")
+    };
+    let mut packet = Vec::new();
+    PacketBuilder::ethernet2(mac(vtep_mac(2)), mac(vtep_mac(1)))
+        .ipv4(inner.octets(), lab.pod(1, 1).ip4.octets(), 64)
+        .udp(7777, 7777)
+        .write(&mut packet, b"forged")
+        .expect("a packet");
+    let [_, a, b, c] = vni.to_be_bytes();
+    let vxlan = [&[8, 0, 0, 0, a, b, c, 0], packet.as_slice()].concat();
+    let node = |n| mac_of(lab.node(n), UNDERLAY).expect("a MAC");
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(node(2), node(1))
+        .ipv4(outer.octets(), underlay4(1).octets(), 64)
+        .udp(40_000, PORT)
+        .write(&mut frame, &vxlan)
+        .expect("a packet");
+    frame
+}
+
+/// Whether `frame`, sent from node 2, reaches pod 1 of node 1.
+fn arrives(lab: &Lab, frame: &[u8]) -> bool {
+    let capture = Capture::start(lab.pod(1, 1), "eth0").expect("a capture");
+    inject(lab.node(2), UNDERLAY, frame).expect("sent");
+    let ours = |frame: &Frame| frame.udp_ports() == Some((7777, 7777));
+    capture.next(Duration::from_millis(300), ours).expect("a capture").is_some()
+}
+
+#[test]
+fn forged_packets_are_counted_and_dropped() {
+    let lab = build(&LabSpec::pair(Overlay::agent(), Overlay::agent()));
+    warm_up(&lab);
+    let stranger = std::net::Ipv4Addr::new(192, 0, 2, 66);
+    let foreign = std::net::Ipv4Addr::new(8, 8, 8, 8);
+    for (outer, inner, vni, reason, delivered) in [
+        (underlay4(2), inner4(2, 9), VNI, "decapsulated", true),
+        (stranger, inner4(2, 9), VNI, "unknown_vtep", false),
+        (underlay4(2), inner4(1, 9), VNI, "foreign_source", false),
+        (underlay4(2), foreign, VNI, "foreign_source", false),
+        (underlay4(2), inner4(2, 9), VNI + 1, "other_vni", false),
+    ] {
+        let frame = forged(&lab, outer, inner, vni);
+        let [one, _] = counted(&lab, || assert_eq!(arrives(&lab, &frame), delivered, "{reason}"));
+        assert_took(&one, "underlay_ingress", reason, 1);
+    }
+}
+
+#[test]
+fn violations_are_only_counted_where_that_is_asked_for() {
+    let options = AgentOptions { network: "source_check = \"count\"".into(), ..AgentOptions::default() };
+    let lab = build(&LabSpec::pair(Overlay::Agent(options), Overlay::agent()));
+    warm_up(&lab);
+    let frame = forged(&lab, underlay4(2), std::net::Ipv4Addr::new(8, 8, 8, 8), VNI);
+    let [one, _] = counted(&lab, || assert!(arrives(&lab, &frame), "the kernel takes it"));
+    assert_took(&one, "underlay_ingress", "foreign_source", 1);
+}
+
+#[test]
+fn a_pod_cannot_send_as_somebody_else() {
+    let lab = build(&pair());
+    warm_up(&lab);
+    let pod = lab.pod(1, 1);
+    let gateway = mac_of(lab.node(1), "cni0").expect("a MAC");
+    let own = mac_of(pod, "eth0").expect("a MAC");
+    let frame = |from: std::net::Ipv4Addr| {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(own, gateway)
+            .ipv4(from.octets(), lab.pod(2, 1).ip4.octets(), 64)
+            .udp(7777, 7777)
+            .write(&mut bytes, b"spoofed")
+            .expect("a packet");
+        bytes
+    };
+    for (from, delivered) in
+        [(pod.ip4, true), (inner4(2, 77), false), (std::net::Ipv4Addr::new(8, 8, 8, 8), false)]
+    {
+        let capture = Capture::start(lab.pod(2, 1), "eth0").expect("a capture");
+        let [one, _] = counted(&lab, || inject(pod, "eth0", &frame(from)).expect("sent"));
+        let ours = |frame: &Frame| frame.udp_ports() == Some((7777, 7777));
+        let got = capture.next(Duration::from_millis(300), ours).expect("a capture").is_some();
+        assert_eq!(got, delivered, "from {from}");
+        assert_took(&one, "pod_egress", if delivered { "encapsulated" } else { "pod_spoofed" }, 1);
+    }
+    assert_answered(pod, lab.pod(2, 1).ip4, Ping::default());
+    assert_took(&counters(&lab, 1), "pod_egress", "pod_spoofed", 2);
+}

@@ -1,0 +1,83 @@
+//! Real agents, real kernels, real packets, in namespaces.
+//!
+//! Every test also asserts from the counters which way the packets took: traffic that arrives only
+//! because the kernel silently did all the work fails.
+
+mod change;
+mod delivery;
+mod guard;
+mod interop;
+mod limits;
+mod outlive;
+
+use std::time::Duration;
+
+use vxlan_tests::lab::traffic::{Ping, ping};
+use vxlan_tests::lab::{Counters, Lab, LabSpec, Netns, Overlay};
+
+/// Two nodes of ours.
+fn pair() -> LabSpec {
+    LabSpec::pair(Overlay::agent(), Overlay::agent())
+}
+
+fn build(spec: &LabSpec) -> Lab {
+    spec.build().expect("a lab")
+}
+
+/// Counters of node `n`.
+fn counters(lab: &Lab, n: u8) -> Counters {
+    lab.agent(n).and_then(|agent| agent.counters()).expect("counters")
+}
+
+/// Runs `traffic` and returns what each of the first two nodes counted meanwhile.
+fn counted(lab: &Lab, traffic: impl FnOnce()) -> [Counters; 2] {
+    let before = [counters(lab, 1), counters(lab, 2)];
+    traffic();
+    [&counters(lab, 1) - &before[0], &counters(lab, 2) - &before[1]]
+}
+
+/// Sends traffic both ways until every pod is known at its node: a pod that has said nothing yet
+/// is the kernel's.
+fn warm_up(lab: &Lab) {
+    for client in [lab.pod(1, 1), lab.pod(2, 1)] {
+        for server in [lab.pod(1, 1), lab.pod(2, 1)] {
+            for ip in server.ips() {
+                assert_answered(client, ip, Ping { count: 2, ..Ping::default() });
+            }
+        }
+    }
+    for n in 1..=lab.nodes().len() as u8 {
+        if let Ok(agent) = lab.agent(n) {
+            let known = || {
+                let endpoints = agent.json(&["dump", "endpoints"]).unwrap_or_default();
+                endpoints.as_array().is_some_and(|list| list.len() >= 2)
+            };
+            vxlan_tests::lab::wait_until("the pods are known", Duration::from_secs(5), known)
+                .inspect_err(|_| agent.print_log())
+                .expect("pods that have been heard of are found");
+        }
+    }
+}
+
+/// Echo requests from `client`, all of which must be answered.
+#[track_caller]
+fn assert_answered(client: &Netns, target: impl Into<std::net::IpAddr>, options: Ping) {
+    let target = target.into();
+    let report = ping(client, target, options).expect("a socket");
+    assert!(report.all_answered(), "echo to {target}: {:?}", report.errors);
+}
+
+/// At least `packets` were counted for `reason` at `hook`.
+#[track_caller]
+fn assert_took(counters: &Counters, hook: &str, reason: &str, packets: u64) {
+    let took = counters.packets(hook, reason);
+    assert!(took >= packets, "{took} packets {reason} at {hook}, expected {packets} or more:\n{counters}");
+}
+
+/// Nothing was dropped.
+#[track_caller]
+fn assert_nothing_dropped(counters: &Counters) {
+    for reason in ["unknown_vtep", "foreign_source", "pod_spoofed", "write_failed"] {
+        assert_eq!(counters.total(reason), 0, "{reason}:\n{counters}");
+    }
+}
