@@ -69,22 +69,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut resync = Instant::now() + RESYNC;
     loop {
         let wake = agent.wake_at().map_or(resync, |due| due.min(resync));
-        let mut touched = Touched::default();
+        let (mut touched, mut reload) = (Touched::default(), false);
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            changed = snapshots.changed() => changed.context("the state source has stopped")?,
+            changed = snapshots.changed() => {
+                changed.context("the state source has stopped")?;
+                reload = true;
+            }
             event = events.next(&mut agent.tables, &mut touched) => event.context("netlink notifications have stopped")?,
             () = tokio::time::sleep_until(wake) => {}
         }
         tokio::time::sleep(COLLECT).await;
         while let Some(Some(())) = events.next(&mut agent.tables, &mut touched).now_or_never() {}
-        let reload = snapshots.has_changed().unwrap_or(false).then(|| snapshots.borrow_and_update().clone());
+        let snapshot = reload.then(|| snapshots.borrow_and_update().clone());
         let now = Instant::now();
         if now >= resync {
             (agent.stale, resync) = (true, now + RESYNC);
         }
-        agent.news(reload, &touched).await;
+        agent.news(snapshot, &touched).await;
     }
     tracing::info!("stopped; the overlay goes on as it is");
     Ok(())
@@ -138,12 +141,12 @@ impl Agent {
     }
 
     /// Takes in what happened and acts on it.
-    async fn news(&mut self, reload: Option<Snapshot>, touched: &Touched) {
+    async fn news(&mut self, snapshot: Option<Snapshot>, touched: &Touched) {
         let now = Instant::now();
         let due = self.wake_at().is_some_and(|due| due <= now);
         let ways = self.forget_ways(touched);
         self.stale |= touched.lost;
-        if let Some(snapshot) = reload {
+        if let Some(snapshot) = snapshot {
             self.reload(snapshot).await;
         } else if !(touched.changed || ways || self.stale || due) {
             return;

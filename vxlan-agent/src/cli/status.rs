@@ -27,6 +27,8 @@ struct Report {
 struct FastpathReport {
     /// Whether anything is pinned.
     pinned: bool,
+    /// Why the pins cannot be read.
+    error: Option<String>,
     /// As set by `fastpath on|off`.
     switched_on: Option<bool>,
     /// Programs on interfaces.
@@ -45,18 +47,26 @@ struct AttachmentReport {
 pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<()> {
     let pid = status::holder(&config.node.run_dir)?;
     let status = status::read(&config.node.run_dir)?;
-    let fastpath = fastpath(config)?;
+    let fastpath = fastpath(config);
     let report = Report { running: pid.is_some(), pid, status, fastpath };
     if json { print_json(&report) } else { print(&text(config, &report)) }
 }
 
-fn fastpath(config: &Config) -> anyhow::Result<FastpathReport> {
+/// Pins that cannot be read are something to report, not a reason to report nothing.
+fn fastpath(config: &Config) -> FastpathReport {
     let dir = config.pins();
     if !dir.is_dir() {
-        return Ok(report(None, &DatapathState::default()));
+        return report(None, &DatapathState::default());
     }
-    let pins = Pins::open(&dir)?;
-    Ok(report(Some(pins.switched_on()?), &pins.state()?))
+    let read = || {
+        let pins = Pins::open(&dir)?;
+        anyhow::Ok(report(Some(pins.switched_on()?), &pins.state()?))
+    };
+    read().unwrap_or_else(|error| FastpathReport {
+        pinned: true,
+        error: Some(format!("{error:#}")),
+        ..report(None, &DatapathState::default())
+    })
 }
 
 fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
@@ -64,6 +74,7 @@ fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
         |a: &crate::datapath::Attachment| AttachmentReport { hook: a.hook.label(), ifindex: a.ifindex };
     FastpathReport {
         pinned: switched_on.is_some(),
+        error: None,
         switched_on,
         attachments: state.attachments.iter().map(attachment).collect(),
         routes: state.routes.len(),
@@ -123,6 +134,9 @@ fn fastpath_text(network: &NetworkStatus, fastpath: &FastpathReport) -> String {
         Fastpath::Direct => "direct",
     };
     let attach = network.attach.as_deref().unwrap_or("not loaded");
+    if let Some(error) = &fastpath.error {
+        return format!("{mode}, {attach}: {error}");
+    }
     match fastpath.switched_on {
         None => format!("{mode}, nothing pinned: the kernel does all the work"),
         Some(true) => format!("{mode}, {attach}, {} programs attached", fastpath.attachments.len()),

@@ -95,9 +95,9 @@ fn headroom(tables: &Tables, network: &str) -> std::collections::BTreeMap<IfInde
         // The bridge may be gone, and with it the link's master; the name still tells it.
         let bridge = IfIndex(link.name.strip_prefix(ownership::HEADROOM_PREFIX)?.parse().ok()?);
         let made_by_us = vxlan.vni.is_some_and(|vni| vni.get() == headroom_vni(bridge));
-        let marked = link.alias.as_deref() == Some(alias.as_str());
-        let ready = marked && link.master == Some(bridge);
-        let ours = made_by_us && (marked || link.alias.is_none());
+        // The kernel announces no alias of an interface that is down, so its absence says nothing.
+        let ours = made_by_us && link.alias.as_ref().is_none_or(|have| *have == alias);
+        let ready = link.master == Some(bridge);
         ours.then_some((bridge, Headroom { mtu: link.mtu, ready }))
     };
     tables.links.values().filter_map(ours).collect()

@@ -72,6 +72,6 @@ pub struct Route {
 pub struct Headroom {
     /// The smallest of the other ports' MTUs, so that the bridge's own MTU is as without it.
     pub mtu: Mtu,
-    /// Whether it is a port of its bridge, with our alias.
+    /// Whether it is a port of its bridge.
     pub ready: bool,
 }
