@@ -41,6 +41,9 @@ pub struct Agent {
     config: PathBuf,
     log: PathBuf,
     pin_dir: PathBuf,
+    /// Pods whose addresses the fast path has to know before the agent counts as ready; 0 with the
+    /// fast path off.
+    pods: usize,
     child: Option<Child>,
 }
 
@@ -66,7 +69,8 @@ impl Agent {
         std::fs::write(&config, text)?;
         let ns = Netns::open(lab.node(n).namespace())?;
         let log = lab.run_dir().join(format!("{node}.log"));
-        Ok(Self { node, ns, config, log, pin_dir, child: None })
+        let pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
+        Ok(Self { node, ns, config, log, pin_dir, pods, child: None })
     }
 
     /// Starts the process and returns at once.
@@ -94,13 +98,17 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits until the agent says that kernel and maps hold what the state asks for.
+    /// Waits until this process has planned and has nothing left to try again, and until the fast
+    /// path, unless it is off, is attached everywhere and knows all pods.
     ///
     /// # Errors
-    /// It ended or did not get ready in time; its log is printed.
+    /// It did not get there in time; its status and log are printed.
     pub fn wait_ready(&self) -> Result<()> {
         let what = format!("the agent of {} is ready", self.node);
-        wait_until(&what, READY_WITHIN, || self.is_ready()).inspect_err(|_| self.print_log())
+        wait_until(&what, READY_WITHIN, || self.is_ready()).inspect_err(|_| {
+            eprintln!("{}", self.cli(&["status"]).unwrap_or_else(|error| format!("{error:#}")));
+            self.print_log();
+        })
     }
 
     /// Starts the process and waits until it is ready.
@@ -218,7 +226,19 @@ impl Agent {
     }
 
     fn is_ready(&self) -> bool {
-        self.json(&["status"]).is_ok_and(|status| status["ready"] == true)
+        let Ok(status) = self.json(&["status"]) else { return false };
+        let network = &status["networks"][0];
+        let programmed = status["running"] == true
+            && status["pid"].as_u64() == self.pid().map(u64::from)
+            && network["plan_error"].is_null()
+            && network["retrying"].as_array().is_some_and(Vec::is_empty);
+        let fastpath = &status["fastpath"];
+        let attached = fastpath["attachments"].as_array().map_or(0, Vec::len);
+        // One program per pod, two on the device, one on the underlay; two addresses per pod.
+        let complete = self.pods == 0
+            || (attached >= self.pods + 3
+                && fastpath["endpoints"].as_u64() >= u64::try_from(2 * self.pods).ok());
+        programmed && complete
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

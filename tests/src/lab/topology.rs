@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::addr::{self, inner4, inner6, pod_host, underlay4, underlay6};
+use super::traffic::{Ping, ping};
 use super::{Agent, Attach, Family, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile};
 use super::{cleanup, cmd, kernel};
 
@@ -101,6 +102,7 @@ pub(super) fn build(spec: &LabSpec) -> Result<Lab> {
         lab.nodes.push(node);
     }
     lab.state.write(&lab.state_path())?;
+    introduce_pods(&lab)?;
     start_overlays(&mut lab, spec)?;
     Ok(lab)
 }
@@ -242,6 +244,19 @@ fn make_pod(prefix: &str, node: &Netns, n: u8, p: u8, attach: Attach, mtu: u32) 
     node.ip(&format!("{pair}{outside}"))?;
     ns.ip(&format!("{inside}route add default via {gw4} dev eth0\nroute add default via {gw6} dev eth0\n"))?;
     Ok(Pod { name, ip4, ip6, host_veth, ns })
+}
+
+/// Lets every pod talk to its gateway, so that its node knows its addresses and MAC.
+fn introduce_pods(lab: &Lab) -> Result<()> {
+    for (n, node) in (1u8..).zip(&lab.nodes) {
+        for pod in &node.pods {
+            for gateway in [IpAddr::from(inner4(n, 1)), inner6(n, 1).into()] {
+                let report = ping(pod, gateway, Ping::default())?;
+                ensure!(report.all_answered(), "{} does not reach {gateway}: {report:?}", pod.name);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Starts all agents, then waits for each: they get ready side by side.
