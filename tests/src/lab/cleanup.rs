@@ -1,6 +1,6 @@
 //! Removing labs: this process's own, also when it is told to end, and those of dead processes.
 //!
-//! What belongs to a lab is known from names alone (`vx<pid>` or `vx<pid>.<k>`), so nothing has to
+//! What belongs to a lab is known from names alone (`vx<pid>` or `vx<pid>_<k>`), so nothing has to
 //! be remembered and a lab of a process that was killed can be removed as well.
 
 use std::collections::BTreeSet;
@@ -46,9 +46,10 @@ pub fn claim_prefix() -> Result<String> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     watch_signals()?;
     let pid = std::process::id();
+    // No dot: bpffs refuses names that have one.
     Ok(match NEXT.fetch_add(1, Ordering::Relaxed) {
         0 => format!("vx{pid}"),
-        k => format!("vx{pid}.{k}"),
+        k => format!("vx{pid}_{k}"),
     })
 }
 
@@ -99,7 +100,7 @@ fn prefixes() -> BTreeSet<String> {
 /// The process a prefix belongs to; `None` if it is no prefix of ours.
 fn pid_of(prefix: &str) -> Option<u32> {
     let numbers = prefix.strip_prefix("vx")?;
-    let (pid, lab) = numbers.split_once('.').unwrap_or((numbers, "0"));
+    let (pid, lab) = numbers.split_once('_').unwrap_or((numbers, "0"));
     lab.parse::<u32>().ok()?;
     pid.parse().ok()
 }

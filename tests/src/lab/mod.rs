@@ -96,7 +96,7 @@ impl Lab {
         self.node_mut(n).agent.as_mut().ok_or_else(|| anyhow!("node {n} runs no agent"))
     }
 
-    /// What all names of this lab begin with: `vx<pid>`, or `vx<pid>.<k>` for further labs of the
+    /// What all names of this lab begin with: `vx<pid>`, or `vx<pid>_<k>` for further labs of the
     /// same process.
     pub fn prefix(&self) -> &str {
         &self.prefix
