@@ -42,6 +42,9 @@ pub struct BenchArgs {
     /// Leave our overlay out: compare kernel VXLAN with no overlay only
     #[arg(long)]
     without_ours: bool,
+    /// Client and server on one CPU in every case
+    #[arg(long)]
+    one_cpu: bool,
     /// With netfilter on the pods' bridges, as Kubernetes asks for (slows all but ours down)
     #[arg(long)]
     bridge_netfilter: bool,
@@ -77,7 +80,8 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     for name in &args.cases {
         ensure!(CASES.iter().any(|case| case.name == name), "there is no case {name}");
     }
-    let cpus = cpu::pair()?;
+    let pair = cpu::pair()?;
+    let cpus = if args.one_cpu { pair.place(cpu::Placement::Together) } else { pair };
     eprintln!("==> building {} labs", if args.without_ours { "two" } else { "three" });
     let ways = lineup::build(args)?;
     let before = lineup::counters(&ways)?;
