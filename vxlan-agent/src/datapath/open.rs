@@ -169,17 +169,14 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// The end of a verifier log says why; the rest is for those who ask.
+/// The last line of a verifier log before its statistics says why.
 fn explain_program(error: ProgramError) -> anyhow::Error {
-    match &error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let end: Vec<&str> = log.lines().rev().take(3).collect();
-            let end: Vec<&str> = end.into_iter().rev().collect();
-            anyhow::anyhow!("the kernel refused the program ({io_error}): {}", end.join(" / "))
-        }
-        _ => error.into(),
-    }
+    let ProgramError::LoadError { io_error, verifier_log } = &error else { return error.into() };
+    let log = verifier_log.to_string();
+    let statistics = ["processed ", "verification time ", "stack depth "];
+    let says_why = |line: &&str| !statistics.iter().any(|start| line.starts_with(start)) && !line.is_empty();
+    let reason = log.lines().rev().find(says_why).unwrap_or("no verifier log");
+    anyhow::anyhow!("the kernel refused the program ({io_error}): {reason}")
 }
 
 fn explain_load(error: EbpfError) -> anyhow::Error {
