@@ -147,7 +147,7 @@ impl Agent {
         let ways = self.forget_ways(touched);
         self.stale |= touched.lost;
         if let Some(snapshot) = snapshot {
-            self.reload(snapshot).await;
+            self.reload(snapshot);
         } else if !(touched.changed || ways || self.stale || due) {
             return;
         }
@@ -155,7 +155,7 @@ impl Agent {
     }
 
     /// Takes on a new cluster if it can be planned for; the one before stays in force otherwise.
-    async fn reload(&mut self, snapshot: Snapshot) {
+    fn reload(&mut self, snapshot: Snapshot) {
         let checked = snapshot.and_then(|cluster| self.check(&cluster).map(|()| cluster));
         match checked {
             Ok(cluster) => {

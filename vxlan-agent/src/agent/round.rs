@@ -17,8 +17,9 @@ use crate::plan::{Desired, Input};
 use crate::status::{NetworkStatus, NodeStatus, Status};
 use crate::underlay::{self, Underlay};
 
-/// Stands for loading the programs in the list of what failed.
+/// Stand for what is no kernel or datapath change in the list of what failed.
 const LOAD: &str = "load the fast path";
+const FORWARD: &str = "switch on forwarding";
 
 impl Agent {
     /// Brings kernel and fast path one step closer; whether anything was changed.
@@ -30,8 +31,8 @@ impl Agent {
         let underlay = self.find_underlay(&self.cluster)?;
         let (observed, device) = self.observe_kernel(&self.cluster)?;
         self.find_ways(&underlay).await;
-        self.forward(&underlay)?;
         let mut wanted = BTreeSet::new();
+        self.forward(&underlay, &mut wanted);
         self.load(&mut wanted);
         let desired = self.plan(&underlay, device)?;
         self.underlay = Some(underlay);
@@ -76,15 +77,22 @@ impl Agent {
         }
     }
 
-    fn forward(&self, underlay: &Underlay) -> anyhow::Result<()> {
+    /// Lets the kernel route between pods and tunnel; where it may not be told to, an operator has
+    /// to, and the rest goes on.
+    fn forward(&mut self, underlay: &Underlay, wanted: &mut BTreeSet<String>) {
+        wanted.insert(FORWARD.to_owned());
+        let now = Instant::now();
+        if !self.retries.is_due(FORWARD, now) {
+            return;
+        }
         let subnets = &self.cluster.own.subnets;
-        if subnets.iter().any(|s| s.is_ipv4()) {
-            sysctl::forward_ipv4()?;
+        let v4 = if subnets.iter().any(|s| s.is_ipv4()) { sysctl::forward_ipv4() } else { Ok(()) };
+        let v6 =
+            if subnets.iter().any(|s| s.is_ipv6()) { sysctl::forward_ipv6(&underlay.name) } else { Ok(()) };
+        match v4.and(v6) {
+            Ok(()) => self.retries.held(FORWARD),
+            Err(error) => self.retries.failed(FORWARD.to_owned(), &error, now),
         }
-        if subnets.iter().any(|s| s.is_ipv6()) {
-            sysctl::forward_ipv6(&underlay.name)?;
-        }
-        Ok(())
     }
 
     /// Loads the programs, or adopts those that are pinned. Without them the kernel does all the

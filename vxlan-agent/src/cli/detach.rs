@@ -22,8 +22,9 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     // The fast path first: what is on its way meanwhile is the kernel's, until that goes too.
     let pins = config.pins();
     let had_pins = pins.is_dir();
-    datapath::detach(&pins)?;
+    let detached = datapath::detach(&pins);
     let mut removed = remove_from_kernel(config).await?;
+    detached?;
     if had_pins {
         removed.push(format!("remove programs and maps at {}", pins.display()));
     }
