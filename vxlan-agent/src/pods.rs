@@ -35,7 +35,7 @@ pub struct Search<'a> {
     pub subnets: &'a [IpNetwork],
     /// Never a pod, even if it is a veth.
     pub underlay: IfIndex,
-    /// The endpoints of before, see [`Search::port`].
+    /// The endpoints of before: they outlive what the bridge forgets.
     pub before: &'a BTreeMap<IpAddr, Endpoint>,
 }
 

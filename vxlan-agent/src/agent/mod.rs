@@ -1,6 +1,7 @@
 //! The loop: wait for news, look, plan, change what differs, write down how it went.
 
 mod describe;
+mod report;
 mod retries;
 mod round;
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use tokio::time::Instant;
-use vxlan_ebpf_common::Hook;
 
 use super::Agent;
 use super::describe::describe;
@@ -14,7 +13,6 @@ use crate::datapath::{self, Datapath, DatapathState, Options};
 use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
 use crate::net::IfIndex;
 use crate::plan::{Desired, Input};
-use crate::status::{NetworkStatus, NodeStatus, Status};
 use crate::underlay::{self, Underlay};
 
 /// Stand for what is no kernel or datapath change in the list of what failed.
@@ -200,56 +198,6 @@ impl Agent {
             }
         }
         Ok(changed)
-    }
-
-    /// Writes down how things are.
-    pub(super) fn write_status(&mut self) -> anyhow::Result<()> {
-        let networks = vec![self.network_status()?];
-        let status = Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            started: self.started,
-            kernel: self.kernel.clone(),
-            node: self.config.node.name.clone(),
-            networks,
-        };
-        self.status.write(&status)
-    }
-
-    fn network_status(&mut self) -> anyhow::Result<NetworkStatus> {
-        let (mut attach, mut pods_attached, mut endpoints) = (None, 0, 0);
-        if let Some(datapath) = &mut self.datapath {
-            attach = Some(if datapath.features().tcx { "tcx" } else { "clsact" }.to_owned());
-            let state = datapath.observe().context("cannot observe the fast path")?;
-            pods_attached = state.attachments.iter().filter(|a| a.hook == Hook::PodEgress).count();
-            endpoints = state.endpoints.len();
-        }
-        let (network, underlay) = (&self.config.network, self.underlay.as_ref());
-        let node = |node: &crate::cluster::Node| NodeStatus {
-            name: node.name.clone(),
-            vtep: node.vtep,
-            mac: node.mac,
-            subnets: node.subnets.clone(),
-        };
-        Ok(NetworkStatus {
-            name: network.name.clone(),
-            vni: network.vni,
-            port: network.port,
-            mode: network.fastpath,
-            attach,
-            device: network.device.clone(),
-            mac: self.cluster.own.mac,
-            mtu: underlay.map(|u| u.inner_mtu),
-            underlay: underlay.map(|u| u.name.clone()),
-            address: underlay.map(|u| u.address),
-            subnets: self.cluster.own.subnets.clone(),
-            nodes: self.cluster.remotes.values().map(node).collect(),
-            pods_attached,
-            endpoints,
-            reload_error: self.reload_error.clone(),
-            plan_error: self.plan_error.clone(),
-            retrying: self.retries.status(),
-        })
     }
 }
 

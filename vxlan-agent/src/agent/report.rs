@@ -1,0 +1,60 @@
+//! What goes into the status file.
+
+use anyhow::Context as _;
+use vxlan_ebpf_common::Hook;
+
+use super::Agent;
+use crate::cluster::Node;
+use crate::status::{NetworkStatus, NodeStatus, Status};
+
+impl Agent {
+    /// Writes down how things are.
+    pub(super) fn write_status(&mut self) -> anyhow::Result<()> {
+        let networks = vec![self.network_status()?];
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.started,
+            kernel: self.kernel.clone(),
+            node: self.config.node.name.clone(),
+            networks,
+        };
+        self.status.write(&status)
+    }
+
+    fn network_status(&mut self) -> anyhow::Result<NetworkStatus> {
+        let (mut attach, mut pods_attached, mut endpoints) = (None, 0, 0);
+        if let Some(datapath) = &mut self.datapath {
+            attach = Some(if datapath.features().tcx { "tcx" } else { "clsact" }.to_owned());
+            let state = datapath.observe().context("cannot observe the fast path")?;
+            pods_attached = state.attachments.iter().filter(|a| a.hook == Hook::PodEgress).count();
+            endpoints = state.endpoints.len();
+        }
+        let (network, underlay) = (&self.config.network, self.underlay.as_ref());
+        let node = |node: &Node| NodeStatus {
+            name: node.name.clone(),
+            vtep: node.vtep,
+            mac: node.mac,
+            subnets: node.subnets.clone(),
+        };
+        Ok(NetworkStatus {
+            name: network.name.clone(),
+            vni: network.vni,
+            port: network.port,
+            mode: network.fastpath,
+            attach,
+            device: network.device.clone(),
+            mac: self.cluster.own.mac,
+            mtu: underlay.map(|u| u.inner_mtu),
+            underlay: underlay.map(|u| u.name.clone()),
+            address: underlay.map(|u| u.address),
+            subnets: self.cluster.own.subnets.clone(),
+            nodes: self.cluster.remotes.values().map(node).collect(),
+            pods_attached,
+            endpoints,
+            reload_error: self.reload_error.clone(),
+            plan_error: self.plan_error.clone(),
+            retrying: self.retries.status(),
+        })
+    }
+}
