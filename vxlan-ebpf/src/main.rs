@@ -61,7 +61,7 @@ fn finish(hook: Hook, bytes: u32, verdict: Result<Forward<'_>, Reason>) -> i32 {
     };
     Maps.count(hook, reason, bytes);
     match verdict {
-        Ok(Forward::Encapsulated(vtep)) => to_underlay(vtep),
+        Ok(Forward::Encapsulated(vtep)) => to_underlay(hook, vtep),
         Ok(
             Forward::Decapsulated(endpoint)
             | Forward::Delivered(endpoint)
@@ -87,12 +87,17 @@ fn tolerated() -> bool {
 }
 
 /// The kernel resolves the next hop's MAC, and keeps it fresh.
+///
+/// A packet that the host routed brings its route along. Should it have to wait for the MAC, the
+/// kernel afterwards sends it to that route's neighbour (`neigh_update`, v6.18) unless it has
+/// looked the route up anew, so there it is not told the next hop.
 #[inline(always)]
-fn to_underlay(vtep: &Vtep) -> i32 {
+fn to_underlay(hook: Hook, vtep: &Vtep) -> i32 {
     let next_hop: *const NextHop = &vtep.next_hop;
+    let routed = matches!(hook, Hook::TunnelEgress);
     // SAFETY: `NextHop` has the layout of `struct bpf_redir_neigh`; the helper only reads it.
     let action = unsafe {
-        if vtep.next_hop.family == 0 {
+        if routed || vtep.next_hop.family == 0 {
             bpf_redirect_neigh(vtep.ifindex, core::ptr::null_mut(), 0, 0)
         } else {
             bpf_redirect_neigh(vtep.ifindex, next_hop.cast_mut().cast(), size_of::<NextHop>() as i32, 0)

@@ -1,7 +1,7 @@
 //! Programs on interfaces: TCX links where the kernel has them, clsact filters elsewhere.
 //!
 //! An attachment is recorded in `links/` as `<hook>-<ifindex>`: the pinned link itself, or, for
-//! clsact, which has no such object, a directory of that name.
+//! clsact, which has no such object, a directory `<hook>-<ifindex>-clsact`. (bpffs refuses dots.)
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ use super::state::Attachment;
 
 /// Priority of our clsact filters: behind those that say they come first, before the default.
 const PRIORITY: u16 = 0x4000;
-const CLSACT: &str = ".clsact";
+const CLSACT: &str = "-clsact";
 
 /// The direction a hook looks in.
 const fn direction(hook: Hook) -> TcAttachType {
@@ -158,8 +158,11 @@ impl Links {
     }
 }
 
-/// What `dir` records, in place or not.
+/// What `dir` records, in place or not. A load that failed half-way has not made it.
 pub(super) fn recorded(dir: &Path) -> Result<BTreeSet<Attachment>> {
+    if !dir.exists() {
+        return Ok(BTreeSet::new());
+    }
     let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Ok(names.filter_map(|name| parse(&name)).collect())
@@ -167,7 +170,7 @@ pub(super) fn recorded(dir: &Path) -> Result<BTreeSet<Attachment>> {
 
 /// The attachment that a record of this name stands for.
 fn parse(name: &str) -> Option<Attachment> {
-    let (label, ifindex) = name.trim_end_matches(CLSACT).rsplit_once('-')?;
+    let (label, ifindex) = name.strip_suffix(CLSACT).unwrap_or(name).rsplit_once('-')?;
     let hook = Hook::ALL.into_iter().find(|hook| hook.label() == label)?;
     Some(Attachment { hook, ifindex: ifindex.parse().ok()? })
 }
@@ -231,7 +234,7 @@ mod tests {
     fn records_are_named_after_hook_and_interface() {
         let expected = Some(Attachment { hook: Hook::PodEgress, ifindex: 12 });
         assert_eq!(parse("pod_egress-12"), expected);
-        assert_eq!(parse("pod_egress-12.clsact"), expected);
+        assert_eq!(parse("pod_egress-12-clsact"), expected);
         assert_eq!(parse("pod_egress"), None);
         assert_eq!(parse("elsewhere-12"), None);
     }

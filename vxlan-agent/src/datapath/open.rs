@@ -77,6 +77,7 @@ impl Datapath {
     /// What is in the maps and on the interfaces. The maps are ours alone to write, so their
     /// content is known; interfaces come and go, so attachments are looked up.
     pub fn observe(&mut self) -> Result<&DatapathState> {
+        self.links.forget_dead()?;
         self.state.attachments = self.links.list()?;
         Ok(&self.state)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vxlan_tests::lab::traffic::{Ping, StreamReport, UdpStream, ping};
-use vxlan_tests::lab::{Lab, wait_until};
+use vxlan_tests::lab::{Family, Lab, UNDERLAY, wait_until};
 
 use super::{assert_answered, assert_took, build, counted, counters, pair, warm_up};
 
@@ -165,4 +165,21 @@ fn an_invalid_state_file_is_reported_and_changes_nothing() {
         || agent.json(&["status"]).is_ok_and(|status| !status.to_string().to_lowercase().contains("overlap"));
     wait_until("a valid file is taken", Duration::from_secs(5), fine).expect("a reload");
     assert_took(&counters(&lab, 1), "pod_egress", "encapsulated", 1);
+}
+
+#[test]
+fn the_first_packet_to_a_node_whose_mac_is_not_known_arrives() {
+    for underlay in [Family::V4, Family::V6] {
+        let lab = build(&pair().underlay(underlay));
+        warm_up(&lab);
+        for (client, hook) in [(&**lab.node(1), "tunnel_egress"), (&**lab.pod(1, 1), "pod_egress")] {
+            for ip in lab.pod(2, 1).ips() {
+                for n in [1, 2] {
+                    lab.node(n).sh(&format!("ip neigh flush dev {UNDERLAY}")).expect("a flush");
+                }
+                let [one, _] = counted(&lab, || assert_answered(client, ip, Ping::default()));
+                assert_took(&one, hook, "encapsulated", 1);
+            }
+        }
+    }
 }
