@@ -195,6 +195,9 @@ fn check_node(
         Some(dir) if dir.get_ref().is_relative() => {
             return Err(text.refuse(Some(dir.span()), "pin_dir is not an absolute path"));
         }
+        Some(dir) if dir.get_ref().as_os_str().as_encoded_bytes().contains(&b'.') => {
+            return Err(text.refuse(Some(dir.span()), "pin_dir has a dot in it, which bpffs refuses"));
+        }
         Some(dir) => dir.into_inner(),
         None => PathBuf::from(ownership::DEFAULT_PIN_DIR),
     };
@@ -331,6 +334,11 @@ mod tests {
         refused("[[network]]\nname = \"pods\"\nvni = 1\nkind = \"l2\"\n", Some(7), "l2");
         refused("[[network]]\nname = \"pods\"\nvni = 1\ncolour = \"red\"\n", Some(7), "colour");
         refused("[node]\npin_dir = \"bpf\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "absolute");
+        refused(
+            "[node]\npin_dir = \"/sys/fs/bpf/a.b\"\n[[network]]\nname = \"pods\"\nvni = 1\n",
+            Some(2),
+            "dot",
+        );
         refused("[node]\naddress = \"10.0.0\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "");
         refused("[[network]\n", Some(4), "");
     }

@@ -90,6 +90,12 @@ impl Be32 {
     pub const fn from_bytes(bytes: [u8; 4]) -> Self {
         Self(u32::from_ne_bytes(bytes))
     }
+
+    /// Bytes in the order of the wire.
+    #[inline(always)]
+    pub const fn to_bytes(self) -> [u8; 4] {
+        self.0.to_ne_bytes()
+    }
 }
 
 /// An Ethernet address.

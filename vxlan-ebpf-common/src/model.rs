@@ -135,7 +135,7 @@ impl Tables for Maps {
     }
 
     fn route4(&self, destination: Be32) -> Option<VtepId> {
-        longest(&self.routes4, destination.get().to_be_bytes())
+        longest(&self.routes4, destination.to_bytes())
     }
 
     fn route6(&self, destination: [Be32; 4]) -> Option<VtepId> {
@@ -155,7 +155,7 @@ impl Tables for Maps {
     }
 
     fn endpoint4(&self, address: Be32) -> Option<&Endpoint> {
-        self.endpoints4.get(&address.get().to_be_bytes())
+        self.endpoints4.get(&address.to_bytes())
     }
 
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {

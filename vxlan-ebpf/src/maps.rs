@@ -19,9 +19,9 @@ static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 static SWITCH: Array<u32, 1> = Array::new();
 #[btf_map]
-static ROUTES4: LpmTrie<Be32, VtepId, ROUTES_LEN> = LpmTrie::new();
+static ROUTES4: LpmTrie<[u8; 4], VtepId, ROUTES_LEN> = LpmTrie::new();
 #[btf_map]
-static ROUTES6: LpmTrie<[Be32; 4], VtepId, ROUTES_LEN> = LpmTrie::new();
+static ROUTES6: LpmTrie<[u8; 16], VtepId, ROUTES_LEN> = LpmTrie::new();
 #[btf_map]
 static VTEPS: Array<Vtep, VTEPS_LEN> = Array::new();
 #[btf_map]
@@ -29,9 +29,9 @@ static VTEP_IDS: HashMap<Addr, VtepId, VTEPS_LEN> = HashMap::new();
 #[btf_map]
 static MACS: HashMap<MacKey, VtepId, VTEPS_LEN> = HashMap::new();
 #[btf_map]
-static ENDPOINTS4: HashMap<Be32, Endpoint, ENDPOINTS_LEN> = HashMap::new();
+static ENDPOINTS4: HashMap<[u8; 4], Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
-static ENDPOINTS6: HashMap<[Be32; 4], Endpoint, ENDPOINTS_LEN> = HashMap::new();
+static ENDPOINTS6: HashMap<[u8; 16], Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { COUNTER_CELLS as usize }> = PerCpuArray::new();
 
@@ -51,12 +51,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn route4(&self, destination: Be32) -> Option<VtepId> {
-        ROUTES4.get(&Key::new(32, destination)).copied()
+        ROUTES4.get(&Key::new(32, destination.to_bytes())).copied()
     }
 
     #[inline(always)]
     fn route6(&self, destination: [Be32; 4]) -> Option<VtepId> {
-        ROUTES6.get(&Key::new(128, destination)).copied()
+        ROUTES6.get(&Key::new(128, Addr::v6(destination).0)).copied()
     }
 
     #[inline(always)]
@@ -79,13 +79,13 @@ impl Tables for Maps {
     #[inline(always)]
     fn endpoint4(&self, address: Be32) -> Option<&Endpoint> {
         // SAFETY: see `Maps`.
-        unsafe { ENDPOINTS4.get(&address) }
+        unsafe { ENDPOINTS4.get(&address.to_bytes()) }
     }
 
     #[inline(always)]
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
         // SAFETY: see `Maps`.
-        unsafe { ENDPOINTS6.get(&address) }
+        unsafe { ENDPOINTS6.get(&Addr::v6(address).0) }
     }
 
     #[inline(always)]

@@ -1,5 +1,4 @@
 //! Everything that needs a kernel and root, in one binary.
 
 mod e2e;
-mod kernel;
 mod programs;

@@ -7,8 +7,7 @@ use vxlan_ebpf_common::testbed::{
     self, Inner, Outer, POD_IFINDEX, Payload, REMOTE4, REMOTE6, pod4, pod6, vtep_mac,
 };
 use vxlan_ebpf_common::{Disposition, Forward, Hook, Reason, hooks};
-
-use crate::kernel::{Kernel, Verdict};
+use vxlan_tests::testrun::{Kernel, Verdict};
 
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;

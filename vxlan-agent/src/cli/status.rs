@@ -14,7 +14,8 @@ use crate::status::{self, NetworkStatus, Status};
 struct Report {
     /// Whether the agent lives.
     running: bool,
-    /// Its process id.
+    /// Its process id as seen from here; JSON has the one that the agent wrote down.
+    #[serde(skip)]
     pid: Option<i32>,
     /// What it last wrote; absent if it never ran.
     #[serde(flatten)]

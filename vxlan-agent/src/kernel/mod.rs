@@ -1,6 +1,6 @@
 //! The kernel's side of a network: the vxlan device and what flannel would put on it.
 //!
-//! [`Tables`] is what netlink shows, [`KernelState`] what of it is ours, [`diff`] the way from one
+//! [`Tables`] is what netlink shows, [`KernelState`] what of it is ours, [`diff()`] the way from one
 //! state to another, [`Netlink`] reads the first and carries out the last.
 
 mod decode;

@@ -81,3 +81,14 @@ fn assert_nothing_dropped(counters: &Counters) {
         assert_eq!(counters.total(reason), 0, "{reason}:\n{counters}");
     }
 }
+
+/// Programs on an interface of `ns`, at ingress.
+fn programs_on(ns: &Netns, interface: &str) -> Vec<String> {
+    use aya::programs::{SchedClassifier, TcAttachType};
+    let query = || {
+        let index = nix::net::if_::if_nametoindex(interface).expect("an interface");
+        let (_, programs) = SchedClassifier::query_tcx(index, TcAttachType::Ingress).expect("TCX");
+        programs.iter().filter_map(|program| program.name_as_str().map(str::to_owned)).collect()
+    };
+    ns.run(query)
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use vxlan_tests::lab::traffic::Ping;
 use vxlan_tests::lab::{DEVICE, UNDERLAY, wait_until};
 
-use super::{assert_answered, assert_took, build, counted, pair, warm_up};
+use super::{assert_answered, assert_took, build, counted, pair, programs_on, warm_up};
 
 #[test]
 fn detach_removes_everything_that_is_ours_and_nothing_else() {
@@ -28,8 +28,7 @@ fn detach_removes_everything_that_is_ours_and_nothing_else() {
     assert!(!routes.contains("10.244.2.0/24"), "{routes}");
     assert!(!pins.exists(), "{} is still there", pins.display());
     for interface in [UNDERLAY, &lab.pod(1, 1).host_veth] {
-        let programs = node.sh(&format!("bpftool net show dev {interface}")).expect("programs");
-        assert!(!programs.contains("pod_egress") && !programs.contains("underlay_ingress"), "{programs}");
+        assert_eq!(programs_on(node, interface), [""; 0], "on {interface}");
     }
     // And back again.
     lab.agent_mut(1).and_then(|agent| agent.start()).expect("a start");
@@ -105,8 +104,10 @@ fn a_new_pod_is_attached_as_soon_as_its_veth_appears() {
     node.ip("link add late type veth peer name latepeer\nlink set late master cni0\nlink set late up\n")
         .expect("a veth");
     node.sh(&format!("ip link set latepeer netns {} name eth1", lab.pod(1, 1).namespace())).expect("a peer");
+    // Up, as a CNI plugin leaves it: that is when the node hears of it.
+    lab.pod(1, 1).ip("link set eth1 up\n").expect("up");
     let started = std::time::Instant::now();
-    let attached = || node.sh("bpftool net show dev late").is_ok_and(|shown| shown.contains("pod_egress"));
+    let attached = || programs_on(node, "late") == ["pod_egress"];
     wait_until("the new pod's veth has its program", Duration::from_secs(5), attached)
         .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
         .expect("an attachment");

@@ -4,8 +4,9 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult};
 use ipnetwork::IpNetwork;
 use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins};
 use vxlan_ebpf_common::maps::{Config, Mode};
@@ -13,7 +14,7 @@ use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::{Hook, Reason};
 
 /// A loaded datapath that no interface leads to.
-pub(crate) struct Kernel {
+pub struct Kernel {
     dir: PathBuf,
     datapath: Datapath,
     pins: Pins,
@@ -21,18 +22,18 @@ pub(crate) struct Kernel {
 
 /// What a program made of a frame.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub struct Verdict {
     /// The return value.
-    pub(crate) action: i32,
+    pub action: i32,
     /// The frame afterwards.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// Which counters went up, and by how many packets and bytes.
-    pub(crate) counted: Vec<(Hook, Reason, u64, u64)>,
+    pub counted: Vec<(Hook, Reason, u64, u64)>,
 }
 
 impl Kernel {
     /// Loads the programs below a directory of their own.
-    pub(crate) fn load() -> Self {
+    pub fn load() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = PathBuf::from(format!("/sys/fs/bpf/vxlan-tests-{}/v1/{number}", std::process::id()));
@@ -44,7 +45,7 @@ impl Kernel {
     }
 
     /// Makes the maps say what `maps` says.
-    pub(crate) fn fill(&mut self, maps: &Maps) {
+    pub fn fill(&mut self, maps: &Maps) {
         let desired = state(maps);
         let observed = self.datapath.observe().expect("the maps can be read").clone();
         for change in datapath::diff(&observed, &desired) {
@@ -53,31 +54,29 @@ impl Kernel {
     }
 
     /// What is in the kernel, read anew.
-    pub(crate) fn read(&self) -> DatapathState {
+    pub fn read(&self) -> DatapathState {
         self.pins.state().expect("the maps can be read")
     }
 
     /// The shortest frame of any kind that a test run takes: the kernel (v6.18,
     /// `bpf_prog_test_run_skb`) refuses one that ends within its IP header.
-    pub(crate) const SHORTEST: usize = 14 + 40;
+    pub const SHORTEST: usize = 14 + 40;
+
+    /// How long the program of `hook` takes for each of `frames`, as the kernel measures it.
+    pub fn time<'f>(&self, hook: Hook, frames: impl IntoIterator<Item = &'f Frame>) -> Vec<Duration> {
+        let program = self.program(hook);
+        let time = |frame: &Frame| execute(&program, frame).0.duration;
+        frames.into_iter().map(time).collect()
+    }
+
+    fn program(&self, hook: Hook) -> SchedClassifier {
+        SchedClassifier::from_pin(self.dir.join("programs").join(hook.label())).expect("a pinned program")
+    }
 
     /// Runs the program of `hook` on `frame`.
-    pub(crate) fn run(&self, hook: Hook, frame: &Frame) -> Verdict {
-        let program = SchedClassifier::from_pin(self.dir.join("programs").join(hook.label()))
-            .expect("a pinned program");
+    pub fn run(&self, hook: Hook, frame: &Frame) -> Verdict {
         let before = self.pins.counters().expect("counters");
-        let mut out = vec![0; frame.bytes.len() + 256];
-        let context = context(frame);
-        let result = program
-            .test_run(TestRunOptions {
-                data_in: Some(&frame.bytes),
-                data_out: Some(&mut out),
-                ctx_in: Some(&context),
-                repeat: 1,
-                ..TestRunOptions::new()
-            })
-            .expect("a frame that is not too short can be run");
-        out.truncate(result.data_size_out as usize);
+        let (result, out) = execute(&self.program(hook), frame);
         let after = self.pins.counters().expect("counters");
         let counted = after.into_iter().filter_map(|(hook, reason, now)| {
             let was = before
@@ -89,6 +88,22 @@ impl Kernel {
         });
         Verdict { action: result.return_value.cast_signed(), bytes: out, counted: counted.collect() }
     }
+}
+
+/// One run: the result, and the frame afterwards.
+fn execute(program: &SchedClassifier, frame: &Frame) -> (TestRunResult, Vec<u8>) {
+    let mut out = vec![0; frame.bytes.len() + 256];
+    let context = context(frame);
+    let options = TestRunOptions {
+        data_in: Some(&frame.bytes),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        repeat: 1,
+        ..TestRunOptions::new()
+    };
+    let result = program.test_run(options).expect("a frame that is not too short can be run");
+    out.truncate(result.data_size_out as usize);
+    (result, out)
 }
 
 impl Drop for Kernel {
