@@ -105,7 +105,7 @@ fn a_new_pod_is_attached_as_soon_as_its_veth_appears() {
         .expect("a veth");
     node.sh(&format!("ip link set latepeer netns {} name eth1", lab.pod(1, 1).namespace())).expect("a peer");
     // Up, as a CNI plugin leaves it: that is when the node hears of it.
-    lab.pod(1, 1).ip("link set eth1 up\n").expect("up");
+    lab.pod(1, 1).sh("ip link set eth1 up").expect("up");
     let started = std::time::Instant::now();
     let attached = || programs_on(node, "late") == ["pod_egress"];
     wait_until("the new pod's veth has its program", Duration::from_secs(5), attached)
