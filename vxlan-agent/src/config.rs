@@ -336,7 +336,7 @@ mod tests {
         refused("[node]\npin_dir = \"bpf\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "absolute");
         refused(
             "[node]\npin_dir = \"/sys/fs/bpf/a.b\"\n[[network]]\nname = \"pods\"\nvni = 1\n",
-            Some(2),
+            Some(5),
             "dot",
         );
         refused("[node]\naddress = \"10.0.0\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "");
