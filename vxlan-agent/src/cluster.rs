@@ -163,9 +163,13 @@ fn check_node(node: &Node) -> Result<(), Reason> {
     Ok(())
 }
 
+/// A mapped IPv4 address (`::ffff:a.b.c.d`) is none: no packet carries it, and the tables mean IPv4.
 fn is_unicast(address: IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(a) if a.is_broadcast());
-    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast)
+    let other = match address {
+        IpAddr::V4(a) => a.is_broadcast(),
+        IpAddr::V6(a) => a.to_ipv4_mapped().is_some(),
+    };
+    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || other)
 }
 
 fn check_unique(nodes: &[Node]) -> Result<(), Invalid> {
@@ -321,7 +325,9 @@ mod tests {
 
     #[test]
     fn vteps_are_unicast_and_of_one_family() {
-        for bad in ["0.0.0.0", "224.0.0.1", "127.0.0.1", "255.255.255.255", "::", "ff02::1"] {
+        for bad in
+            ["0.0.0.0", "224.0.0.1", "127.0.0.1", "255.255.255.255", "::", "ff02::1", "::ffff:192.0.2.2"]
+        {
             refused(vec![a(), node("b", bad, &[])], Some(1), "cannot be a VTEP address");
         }
         refused(vec![a(), node("b", "2001:db8::2", &[])], Some(1), "one IP version");

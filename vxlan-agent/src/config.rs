@@ -105,7 +105,7 @@ struct FileSections {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NodeSection {
-    name: Option<String>,
+    name: Option<Spanned<String>>,
     underlay: Option<String>,
     address: Option<IpAddr>,
     pin_dir: Option<Spanned<PathBuf>>,
@@ -188,8 +188,15 @@ fn check_node(
     node: NodeSection,
     hostname: &dyn Fn() -> Option<String>,
 ) -> Result<NodeConfig, Refused> {
-    let Some(name) = node.name.or_else(hostname) else {
-        return Err(text.refuse(None, "[node] name is missing and this machine has no host name"));
+    let name = match node.name {
+        Some(name) if name.get_ref().is_empty() => {
+            return Err(
+                text.refuse(Some(name.span()), "the node's name is empty: leave it out for the host name")
+            );
+        }
+        Some(name) => name.into_inner(),
+        None => hostname()
+            .ok_or_else(|| text.refuse(None, "[node] name is missing and this machine has no host name"))?,
     };
     let pin_dir = match node.pin_dir {
         Some(dir) if dir.get_ref().is_relative() => {
@@ -333,6 +340,8 @@ mod tests {
         refused("[[network]]\nname = \"pods\"\nvni = 1\nfastpath = \"warp\"\n", Some(7), "warp");
         refused("[[network]]\nname = \"pods\"\nvni = 1\nkind = \"l2\"\n", Some(7), "l2");
         refused("[[network]]\nname = \"pods\"\nvni = 1\ncolour = \"red\"\n", Some(7), "colour");
+        refused("[node]\nname = \"\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "empty");
+        refused("[[network]]\nname = \"po\\nds\"\nvni = 1\n", Some(5), "po\\nds");
         refused("[node]\npin_dir = \"bpf\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "absolute");
         refused(
             "[node]\npin_dir = \"/sys/fs/bpf/a.b\"\n[[network]]\nname = \"pods\"\nvni = 1\n",

@@ -65,11 +65,21 @@ impl Text {
 
     /// A refusal at `span` of this text.
     pub fn refuse(&self, span: Option<Range<usize>>, reason: impl Into<String>) -> Refused {
-        Refused { path: self.path.clone(), line: span.map(|s| self.line_of(s.start)), reason: reason.into() }
+        let line = span.map(|s| self.line_of(s.start));
+        Refused { path: self.path.clone(), line, reason: printable(&reason.into()) }
     }
 
     fn line_of(&self, offset: usize) -> usize {
         let before = self.content.as_bytes().iter().take(offset);
         before.filter(|b| **b == b'\n').count() + 1
     }
+}
+
+/// One line, whatever the text says that `reason` quotes.
+fn printable(reason: &str) -> String {
+    let mut line = String::with_capacity(reason.len());
+    for c in reason.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
