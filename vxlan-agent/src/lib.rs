@@ -18,6 +18,8 @@ pub mod config;
 pub mod datapath;
 pub mod kernel;
 pub mod net;
+#[doc(hidden)]
+pub mod oracle;
 pub mod ownership;
 pub mod plan;
 pub mod pods;

@@ -22,6 +22,8 @@ pub mod inner;
 pub mod maps;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
+#[cfg(any(test, feature = "model"))]
+pub mod oracle;
 pub mod packet;
 pub mod tables;
 #[cfg(any(test, feature = "model"))]

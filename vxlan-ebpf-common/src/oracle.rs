@@ -1,0 +1,93 @@
+//! What must hold for every frame and all tables, however odd, judged by an independent parser.
+//!
+//! An oracle takes the bytes that a fuzzer thinks up, makes a frame and tables of them ([`Recipe`]),
+//! sends the frame through the engine and panics if the outcome breaks a promise. The fuzz targets
+//! are these functions and nothing else, and an ordinary test replays what fuzzing found through
+//! the same ones.
+//!
+//! The promises:
+//! - nothing panics;
+//! - a frame that is not forwarded is untouched;
+//! - a frame that is forwarded was fit to be: whole, long enough, small enough, with hops left, from
+//!   an address that its sender may use, for the one that gets it;
+//! - what is encapsulated is one VXLAN packet of our VNI with right lengths and checksums around the
+//!   unchanged payload;
+//! - what is decapsulated was VXLAN of our VNI from a VTEP of ours, and has its payload unchanged;
+//! - what one node encapsulates, the other decapsulates.
+
+extern crate std;
+
+mod local;
+mod recipe;
+mod roundtrip;
+mod tunnel;
+mod view;
+
+use std::vec::Vec;
+
+use crate::counters::{Hook, Reason};
+use crate::hooks::{self, Forward};
+use crate::model::{Frame, Maps};
+
+pub use recipe::{Edit, Recipe, Way};
+pub use roundtrip::roundtrip;
+
+/// A hook's entry point.
+pub type Entry = for<'t> fn(&mut Frame, &'t Maps) -> Result<Forward<'t>, Reason>;
+
+/// The hooks that encapsulate.
+pub const OUTBOUND: [(Hook, Entry); 2] =
+    [(Hook::PodEgress, hooks::pod_egress), (Hook::TunnelEgress, hooks::tunnel_egress)];
+
+/// The hooks that decapsulate, or take what has been.
+pub const INBOUND: [(Hook, Entry); 2] =
+    [(Hook::UnderlayIngress, hooks::underlay_ingress), (Hook::TunnelIngress, hooks::tunnel_ingress)];
+
+/// Sends a frame through the hooks that encapsulate.
+///
+/// Returns what became of it at either; panics if a promise is broken.
+pub fn encap(data: &[u8]) -> Vec<Reason> {
+    let (frame, maps) = Recipe::read(data).cook(Way::Out);
+    OUTBOUND.iter().map(|(hook, entry)| check(*hook, *entry, &frame, &maps)).collect()
+}
+
+/// Sends a frame through the hooks that decapsulate.
+///
+/// Returns what became of it at either; panics if a promise is broken.
+pub fn decap(data: &[u8]) -> Vec<Reason> {
+    let (frame, maps) = Recipe::read(data).cook(Way::In);
+    INBOUND.iter().map(|(hook, entry)| check(*hook, *entry, &frame, &maps)).collect()
+}
+
+/// Sends `frame` through the hook whose entry point is `entry`.
+///
+/// Returns what became of it; panics if a promise is broken.
+pub fn check(hook: Hook, entry: Entry, frame: &Frame, maps: &Maps) -> Reason {
+    let mut after = frame.clone();
+    let forward = match entry(&mut after, maps) {
+        Ok(forward) => forward,
+        Err(reason) => {
+            assert_eq!(&after, frame, "{}: {reason:?} changed the frame", hook.label());
+            assert_ne!(reason, Reason::WriteFailed, "{}: room was made and could not be used", hook.label());
+            return reason;
+        }
+    };
+    assert!(!frame.tagged, "a tagged frame was forwarded");
+    assert_eq!(Frame { bytes: frame.bytes.clone(), ..after.clone() }, *frame, "more than bytes changed");
+    let step = Step { hook, frame, after: &after.bytes, maps };
+    match forward {
+        Forward::Encapsulated(vtep) => tunnel::encapsulated(&step, vtep),
+        Forward::Decapsulated(endpoint) => tunnel::decapsulated(&step, endpoint),
+        Forward::Delivered(endpoint) | Forward::Routed(endpoint) => local::routed(&step, endpoint),
+        Forward::Switched(endpoint) => local::switched(&step, endpoint),
+    }
+    forward.reason()
+}
+
+/// A frame that was forwarded: before and after.
+struct Step<'a> {
+    hook: Hook,
+    frame: &'a Frame,
+    after: &'a [u8],
+    maps: &'a Maps,
+}

@@ -1,0 +1,140 @@
+//! Frames that go into the tunnel or come out of it.
+
+use core::net::IpAddr;
+
+use super::view::{self, IP, View};
+use super::{Step, local};
+use crate::counters::Hook;
+use crate::maps::{Addr, Config, Endpoint, LOCAL_VTEP, LocalVtep, MacKey, Vtep, VtepId};
+
+/// VXLAN header and inner Ethernet header.
+const INNER_IP: usize = 8 + IP;
+
+/// Inner ECN after decapsulation by inner and outer, in the order Not-ECT, ECT(1), ECT(0), CE
+/// (RFC 6040 §4.2, figure 4).
+const ECN: [[Option<u8>; 4]; 4] = [
+    [Some(0), Some(0), Some(0), None],
+    [Some(1), Some(1), Some(1), Some(3)],
+    [Some(2), Some(1), Some(2), Some(3)],
+    [Some(3), Some(3), Some(3), Some(3)],
+];
+
+/// `step` was encapsulated for `vtep`.
+pub(super) fn encapsulated(step: &Step<'_>, vtep: &Vtep) {
+    assert!(!step.frame.rigid, "no room was made");
+    let config = step.maps.config.expect("a configuration");
+    let before = view::fit(step.frame);
+    let (id, hops) = destined(step, &before, &config);
+    assert_eq!(step.maps.vteps.get(&id), Some(vtep), "for another VTEP");
+    assert!(hops == 0 || before.ttl > 1, "TTL {}", before.ttl);
+
+    let outer = View::of(step.after);
+    let local = end(&config, outer.source);
+    let tunnel = outer_headers(step, &outer, &config, vtep);
+    assert!(before.largest(step.frame.segment_size) <= u32::from(local.mtu), "too big");
+    assert_eq!(tunnel[..8], header(config.vni), "VXLAN header");
+    assert_eq!(tunnel[8..14], vtep.mac, "inner Ethernet destination");
+    assert_eq!(tunnel[14..20], local.mac, "inner Ethernet source");
+    assert_eq!(tunnel[20..22], step.frame.bytes[12..14], "inner EtherType");
+    let expected = view::after_hops(&step.frame.bytes[IP..], hops, before.tos);
+    assert_eq!(view::without_checksum(&tunnel[INNER_IP..]), expected, "inner packet");
+    View::of(&tunnel[8..]);
+}
+
+/// Which VTEP a packet is for, and how many hops it makes at this hook.
+fn destined(step: &Step<'_>, before: &View<'_>, config: &Config) -> (VtepId, u8) {
+    match step.hook {
+        Hook::PodEgress => {
+            let from = local::sender(step, before);
+            assert_eq!(before.eth.destination, from.gateway_mac, "not for the node");
+            let id = view::route(step.maps, before.destination).expect("a route");
+            assert_ne!(id, LOCAL_VTEP, "a local destination");
+            (id, 1)
+        }
+        Hook::TunnelEgress => {
+            let key = MacKey::new(config.vni, before.eth.destination);
+            (*step.maps.macs.get(&key).expect("the MAC of a VTEP"), 0)
+        }
+        hook => panic!("{} encapsulates nothing", hook.label()),
+    }
+}
+
+/// Checks the outer headers and returns what is behind them.
+fn outer_headers<'a>(step: &Step<'_>, outer: &View<'a>, config: &Config, vtep: &Vtep) -> &'a [u8] {
+    let before = View::of(&step.frame.bytes);
+    assert_eq!(outer.source.is_ipv4(), vtep.family == 4, "underlay family");
+    assert_eq!(outer.destination, outer_address(&vtep.addr, outer), "outer destination");
+    assert_eq!((outer.ttl, outer.tos), (64, [0, 1, 2, 2][usize::from(before.tos & 3)]), "outer TTL, TOS");
+    let (udp, tunnel) = outer.udp();
+    assert_eq!(udp.destination_port, u16::from_be_bytes(config.port), "outer port");
+    if config.port_min <= config.port_max {
+        assert!((config.port_min..=config.port_max).contains(&udp.source_port), "outer source port");
+    }
+    match &outer.v4 {
+        Some(ip) => assert!(!ip.dont_fragment && udp.checksum == 0, "DF or a checksum over IPv4"),
+        None => {
+            assert_ne!(udp.checksum, 0, "no checksum over IPv6");
+            assert!([1, 6, 17, 58].contains(&before.protocol), "a protocol without a checksum");
+            // Computed from the headers alone, it is as right as the payload's own.
+            assert_eq!(outer.payload_adds_up(), before.payload_adds_up(), "outer UDP checksum");
+        }
+    }
+    tunnel
+}
+
+/// `step` was decapsulated for the pod `to`.
+pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
+    assert_eq!(step.hook, Hook::UnderlayIngress);
+    assert!(!step.frame.rigid && step.frame.segment_size == 0, "room, or an aggregate");
+    let config = step.maps.config.expect("a configuration");
+    let outer = View::of(&step.frame.bytes);
+    let (udp, tunnel) = outer.udp();
+    let local = end(&config, outer.destination);
+    assert_eq!(udp.destination_port, u16::from_be_bytes(config.port), "not the VXLAN port");
+    assert_eq!(tunnel[..8], header(config.vni), "a VNI other than ours, or reserved bits");
+    assert_eq!(tunnel[8..14], local.mac, "inner frame for another MAC");
+
+    let inner = View::of(&tunnel[8..]);
+    for source in [outer.source, inner.source] {
+        // Linux drops what carries one (`ip6_rcv_core`, v6.18), and the tables take it for IPv4.
+        assert_eq!(IpAddr::from(Addr::from(source)), source, "a mapped IPv4 address");
+    }
+    let from = *step.maps.vtep_ids.get(&Addr::from(outer.source)).expect("a VTEP of ours");
+    let speaks_for = view::route(step.maps, inner.source) == Some(from) || inner.source == outer.source;
+    assert!(speaks_for, "{} may not send from {}", outer.source, inner.source);
+    assert_eq!(view::endpoint(step.maps, inner.destination), Some(to), "for somebody else");
+    assert!(inner.len() <= u32::from(to.mtu), "too big");
+    assert!(inner.ttl > 1, "TTL {}", inner.ttl);
+
+    local::readdressed(step.after, to);
+    let ecn = ECN[usize::from(inner.tos & 3)][usize::from(outer.tos & 3)];
+    let tos = inner.tos & !3 | ecn.expect("a mark that RFC 6040 lets through");
+    let expected = view::after_hops(&tunnel[INNER_IP..], 1, tos);
+    assert_eq!(view::without_checksum(&step.after[IP..]), expected, "inner packet");
+}
+
+/// Our end of the tunnel, which must have the address `ip`.
+fn end(config: &Config, ip: IpAddr) -> LocalVtep {
+    let local = if ip.is_ipv4() { config.local4 } else { config.local6 };
+    let found =
+        if ip.is_ipv4() { local.addr.0[12..] == Addr::from(ip).0[12..] } else { local.addr == ip.into() };
+    assert!(found, "{ip} is not our end of the tunnel");
+    local
+}
+
+/// An address of the tables in the family of `outer`.
+fn outer_address(addr: &Addr, outer: &View<'_>) -> IpAddr {
+    match outer.source {
+        IpAddr::V4(_) => {
+            let [.., a, b, c, d] = addr.0;
+            [a, b, c, d].into()
+        }
+        IpAddr::V6(_) => addr.0.into(),
+    }
+}
+
+/// The only VXLAN header that may be.
+fn header(vni: u32) -> [u8; 8] {
+    let [_, a, b, c] = vni.to_be_bytes();
+    [8, 0, 0, 0, a, b, c, 0]
+}
