@@ -72,6 +72,8 @@ pub enum Fastpath {
     /// Stateless bypass of the host stack: for hosts without NAT or packet filter between pods.
     #[default]
     Direct,
+    /// Bypass of the host stack for flows that it has been seen to pass unchanged.
+    Verified,
 }
 
 /// What becomes of packets that fail a source check.

@@ -129,6 +129,7 @@ impl Input<'_> {
         let mode = match network.fastpath {
             Fastpath::Off => Mode::Off,
             Fastpath::Direct => Mode::Direct,
+            Fastpath::Verified => Mode::Verified,
         };
         let flags = match network.source_check {
             SourceCheck::Drop => 0,
@@ -168,7 +169,12 @@ impl Input<'_> {
             (Hook::TunnelIngress, device),
             (Hook::UnderlayIngress, self.underlay.ifindex),
         ];
-        let pods = veths.iter().map(|veth| (Hook::PodEgress, *veth));
+        // What the stack passes to a pod is looked at only where that verifies something.
+        let hooks: &[Hook] = match self.config.network.fastpath {
+            Fastpath::Verified => &[Hook::PodEgress, Hook::PodIngress],
+            Fastpath::Off | Fastpath::Direct => &[Hook::PodEgress],
+        };
+        let pods = veths.iter().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
         fixed.into_iter().chain(pods).map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
     }
 }

@@ -12,12 +12,14 @@ pub enum Hook {
     UnderlayIngress = 2,
     /// TC ingress on the vxlan device.
     TunnelIngress = 3,
+    /// TC egress on the host side of a pod's veth; looks only.
+    PodIngress = 4,
 }
 
 impl Hook {
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 4] =
-        [Self::PodEgress, Self::TunnelEgress, Self::UnderlayIngress, Self::TunnelIngress];
+    pub const ALL: [Self; 5] =
+        [Self::PodEgress, Self::TunnelEgress, Self::UnderlayIngress, Self::TunnelIngress, Self::PodIngress];
 
     /// The hook's name; also the name of its program.
     pub const fn label(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Hook {
             Self::TunnelEgress => "tunnel_egress",
             Self::UnderlayIngress => "underlay_ingress",
             Self::TunnelIngress => "tunnel_ingress",
+            Self::PodIngress => "pod_ingress",
         }
     }
 }
@@ -129,6 +132,11 @@ reasons! {
     NoVtep = "no_vtep", Kernel;
     /// An inner ECN mark contradicts the outer one (RFC 6040 §4.2).
     BadEcn = "bad_ecn", Kernel;
+
+    /// The flow has not been seen to pass the host stack unchanged (yet, or once more).
+    Unverified = "unverified", Kernel;
+    /// The host stack has passed it to a pod.
+    Passed = "passed", Kernel;
 
     /// The outer source is not a VTEP of this network.
     UnknownVtep = "unknown_vtep", Violation;

@@ -2,6 +2,7 @@
 
 use crate::counters::Reason;
 use crate::ecn;
+use crate::flow::{self, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
 use crate::inner::{Inner, largest_packet};
 use crate::maps::{Config, Endpoint, LocalVtep};
@@ -54,6 +55,7 @@ pub(crate) fn outer<P: Packet, T: Tables, U: Underlay>(
 pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &mut P,
     t: &'t T,
+    config: &Config,
     tunnelled: &Tunnelled,
 ) -> Result<&'t Endpoint, Reason> {
     let ip: H = p.load(U::INNER_IP).ok_or(Reason::Truncated)?;
@@ -77,6 +79,7 @@ pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
     let forwarded = ip.forwarded(tos)?;
+    flow::recognise(p, t, config, (&ip, U::INNER_IP), Way::Ingress)?;
     p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
     readdress(p, endpoint, &ip, &forwarded)?;
     Ok(endpoint)

@@ -32,7 +32,7 @@ pub mod protocol {
 
 /// 16 bits in network byte order.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Be16(pub u16);
 
 impl Be16 {

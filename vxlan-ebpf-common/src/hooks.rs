@@ -3,6 +3,7 @@
 use crate::counters::Reason;
 use crate::decap::{self, Tunnelled};
 use crate::encap;
+use crate::flow::{self, Way};
 use crate::headers::{ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
 use crate::inner::{Inner, largest_packet};
 use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep};
@@ -13,7 +14,7 @@ use crate::underlay::{Underlay, V4, V6};
 /// Bytes that the engine reads of a bare packet: up to the TCP header's offset field.
 const BARE_LEN: u32 = (ETH_LEN + size_of::<Ipv6>() + 14) as u32;
 /// Bytes that the engine reads of an encapsulated packet.
-const TUNNELLED_LEN: u32 = (V6::INNER_IP + size_of::<Ipv6>()) as u32;
+const TUNNELLED_LEN: u32 = (V6::INNER_IP + size_of::<Ipv6>() + 14) as u32;
 
 /// Where a rewritten packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +94,21 @@ pub fn tunnel_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<F
         return Err(Reason::OtherMac);
     }
     match eth.ether_type {
-        ETH_P_IP => from_tunnel::<P, T, Ipv4>(p, t),
-        ETH_P_IPV6 => from_tunnel::<P, T, Ipv6>(p, t),
+        ETH_P_IP => from_tunnel::<P, T, Ipv4>(p, t, config),
+        ETH_P_IPV6 => from_tunnel::<P, T, Ipv6>(p, t, config),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// What the host stack passes to a pod: looked at, never forwarded.
+#[inline(always)]
+pub fn pod_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    let config = running(t)?;
+    p.linearize(BARE_LEN);
+    let eth = untagged(p)?;
+    match eth.ether_type {
+        ETH_P_IP => to_pod::<P, T, Ipv4>(p, t, config),
+        ETH_P_IPV6 => to_pod::<P, T, Ipv6>(p, t, config),
         _ => Err(Reason::NotIp),
     }
 }
@@ -136,12 +150,13 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
     ip.check(p.length() - ETH_LEN as u32)?;
     let to_node = eth.dst == Mac::from_bytes(&sender.gateway_mac);
     if id == LOCAL_VTEP {
-        return to_neighbour(p, t, eth, &ip, sender, to_node);
+        return to_neighbour(p, t, config, (eth, to_node), &ip, sender);
     }
     if !to_node {
         return Err(Reason::NotForNode);
     }
     let forwarded = ip.forwarded(ip.tos())?;
+    flow::admit(p, t, config, (&ip, ETH_LEN), Way::Egress)?;
     encap::encapsulate(p, t, config, id, (&ip, &forwarded)).map(Forward::Encapsulated)
 }
 
@@ -162,14 +177,19 @@ fn sender<'t, P: Packet, T: Tables, H: Inner>(p: &P, t: &'t T, ip: &H) -> Result
 fn to_neighbour<'t, P: Packet, T: Tables, H: Inner>(
     p: &mut P,
     t: &'t T,
-    eth: &Eth,
+    config: &Config,
+    (eth, to_node): (&Eth, bool),
     ip: &H,
     sender: &Endpoint,
-    to_node: bool,
 ) -> Result<Forward<'t>, Reason> {
     let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
     if endpoint.ifindex == sender.ifindex {
         return Err(Reason::NotForNode);
+    }
+    if let Err(reason) = flow::admit(p, t, config, (ip, ETH_LEN), Way::Egress) {
+        // For the pod that receives it, too.
+        flow::announce(p, t, (ip, ETH_LEN), Way::Ingress);
+        return Err(reason);
     }
     if to_node {
         decap::route_to_pod(p, endpoint, ip)?;
@@ -194,6 +214,7 @@ fn from_host<'t, P: Packet, T: Tables, H: Inner>(
 ) -> Result<Forward<'t>, Reason> {
     let id = t.mac(&MacKey::of(config.vni, eth.dst)).ok_or(Reason::OtherMac)?;
     let ip: H = checked(p)?;
+    flow::passed(p, t, config, (&ip, ETH_LEN), Way::Egress);
     encap::encapsulate(p, t, config, id, (&ip, &ip)).map(Forward::Encapsulated)
 }
 
@@ -205,17 +226,37 @@ fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
 ) -> Result<Forward<'t>, Reason> {
     let tunnelled: Tunnelled = decap::outer::<P, T, U>(p, t, config)?;
     match tunnelled.inner_type {
-        ETH_P_IP => decap::decapsulate::<P, T, U, Ipv4>(p, t, &tunnelled),
-        ETH_P_IPV6 => decap::decapsulate::<P, T, U, Ipv6>(p, t, &tunnelled),
+        ETH_P_IP => decap::decapsulate::<P, T, U, Ipv4>(p, t, config, &tunnelled),
+        ETH_P_IPV6 => decap::decapsulate::<P, T, U, Ipv6>(p, t, config, &tunnelled),
         _ => Err(Reason::NotIp),
     }
     .map(Forward::Decapsulated)
 }
 
 #[inline(always)]
-fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(
+    p: &mut P,
+    t: &'t T,
+    config: &Config,
+) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
     let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    flow::admit(p, t, config, (&ip, ETH_LEN), Way::Ingress)?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))
+}
+
+/// Verifies the direction to the receiving pod, and from the sending one if that is local too.
+#[inline(always)]
+fn to_pod<'t, P: Packet, T: Tables, H: Inner>(
+    p: &P,
+    t: &'t T,
+    config: &Config,
+) -> Result<Forward<'t>, Reason> {
+    let ip: H = checked(p)?;
+    flow::passed(p, t, config, (&ip, ETH_LEN), Way::Ingress);
+    if H::route(t, ip.source()) == Some(LOCAL_VTEP) {
+        flow::passed(p, t, config, (&ip, ETH_LEN), Way::Egress);
+    }
+    Err(Reason::Passed)
 }

@@ -16,6 +16,7 @@ pub mod counters;
 mod decap;
 pub mod ecn;
 mod encap;
+pub mod flow;
 pub mod headers;
 pub mod hooks;
 pub mod inner;

@@ -12,7 +12,8 @@ pub const LAYOUT_VERSION: u32 = 1;
 pub mod names {
     /// Array of one [`Config`](super::Config).
     pub const CONFIG: &str = "CONFIG";
-    /// Array of one `u32`: 0 lets the fast path run, 1 leaves every packet to the kernel.
+    /// Array of two `u32`: [`SWITCH_OFF`](super::SWITCH_OFF) and
+    /// [`SWITCH_GENERATION`](super::SWITCH_GENERATION).
     pub const SWITCH: &str = "SWITCH";
     /// LPM trie: inner IPv4 prefix → [`VtepId`](super::VtepId).
     pub const ROUTES4: &str = "ROUTES4";
@@ -31,10 +32,18 @@ pub mod names {
     /// Per-CPU array of [`Counter`](super::Counter), indexed by
     /// [`counters::index`](crate::counters::index).
     pub const COUNTERS: &str = "COUNTERS";
+    /// LRU hash: [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
+    pub const FLOWS: &str = "FLOWS";
     /// All of them.
-    pub const ALL: [&str; 10] =
-        [CONFIG, SWITCH, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, MACS, ENDPOINTS4, ENDPOINTS6, COUNTERS];
+    pub const ALL: [&str; 11] =
+        [CONFIG, SWITCH, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, MACS, ENDPOINTS4, ENDPOINTS6, COUNTERS, FLOWS];
 }
+
+/// Index into SWITCH: 0 lets the fast path run, 1 leaves every packet to the kernel.
+pub const SWITCH_OFF: u32 = 0;
+/// Index into SWITCH: a flow counts only while its generation is this one, so that writing another
+/// number closes all bypasses.
+pub const SWITCH_GENERATION: u32 = 1;
 
 /// Index into VTEPS. [`LOCAL_VTEP`] is this node.
 pub type VtepId = u32;
@@ -46,6 +55,8 @@ pub const LOCAL_VTEP: VtepId = 0;
 pub const DEFAULT_VTEPS: u32 = 16_384;
 /// Prefixes per family that fit into ROUTES4 and ROUTES6.
 pub const MAX_ROUTES: u32 = 131_072;
+/// Flows in verification or verified, unless the agent sizes it otherwise.
+pub const DEFAULT_FLOWS: u32 = 65_536;
 /// Local pod addresses per family.
 pub const MAX_ENDPOINTS: u32 = 8_192;
 
@@ -185,6 +196,8 @@ pub enum Mode {
     Off = 0,
     /// Stateless bypass of the host stack.
     Direct = 1,
+    /// Bypass of the host stack for flows that it has been seen to pass unchanged.
+    Verified = 2,
 }
 
 /// The kernel's `struct bpf_redir_neigh`, so that a map value can be handed to
@@ -271,6 +284,73 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// A flow as the local pod sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct FlowKey {
+    /// The local pod.
+    pub local: Addr,
+    /// The other side.
+    pub remote: Addr,
+    /// The pod's port, or the identifier of an echo.
+    pub local_port: Be16,
+    /// The other side's port, or the identifier of an echo.
+    pub remote_port: Be16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl FlowKey {
+    /// The key of a flow.
+    #[inline(always)]
+    pub const fn new(local: Addr, remote: Addr, local_port: Be16, remote_port: Be16, protocol: u8) -> Self {
+        Self { local, remote, local_port, remote_port, protocol, reserved: [0; 3] }
+    }
+}
+
+/// What is known of one direction of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Direction {
+    /// A value of [`seen`](crate::flow::seen).
+    pub state: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// Flow hash of the last packet that was left to the stack.
+    pub hash: u32,
+    /// When the stack last passed a packet, as [`Flow::last`].
+    pub checked: u64,
+}
+
+impl Direction {
+    /// A direction that nothing is known of.
+    pub const NEW: Self = Self { state: 0, reserved: [0; 3], hash: 0, checked: 0 };
+}
+
+/// What is known of a flow. Times are `CLOCK_MONOTONIC` in nanoseconds, a few milliseconds coarse.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Flow {
+    /// [`SWITCH_GENERATION`] when it was first seen.
+    pub generation: u32,
+    /// Bits of [`closing`](crate::flow::closing).
+    pub closing: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// Last packet that a program saw.
+    pub last: u64,
+    /// Packets from the pod.
+    pub egress: Direction,
+    /// Packets to the pod.
+    pub ingress: Direction,
+    /// Packets that bypassed the stack.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 #[cfg(feature = "user")]
 mod pod {
     //! Every type is `repr(C)`, `Copy`, without padding, and valid for any bytes.
@@ -288,6 +368,10 @@ mod pod {
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Flow {}
 }
 
 /// No type has padding: the sizes are the sums of the fields.
@@ -297,4 +381,7 @@ const _: () = {
     assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 2);
+    assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);
+    assert!(size_of::<Direction>() == 1 + 3 + 4 + 8);
+    assert!(size_of::<Flow>() == 4 + 1 + 3 + 8 + 2 * 16 + 2 * 8);
 };

@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use crate::counters::{Hook, Reason};
 use crate::headers::Be32;
-use crate::maps::{Addr, Config, Endpoint, Family, MacKey, Vtep, VtepId};
+use crate::maps::{Addr, Config, Endpoint, Family, Flow, FlowKey, MacKey, Vtep, VtepId};
 use crate::packet::{ETH_LEN, Packet, Wire};
 use crate::tables::Tables;
 use crate::underlay;
@@ -107,6 +107,12 @@ pub struct Maps {
     pub endpoints4: BTreeMap<[u8; 4], Endpoint>,
     /// ENDPOINTS6.
     pub endpoints6: BTreeMap<[u8; 16], Endpoint>,
+    /// FLOWS.
+    pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
+    /// The generation in SWITCH.
+    pub generation: u32,
+    /// The time in nanoseconds.
+    pub now: u64,
     /// COUNTERS.
     pub counters: RefCell<BTreeMap<(Hook, Reason), (u64, u64)>>,
 }
@@ -160,6 +166,22 @@ impl Tables for Maps {
 
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
         self.endpoints6.get(&Addr::v6(address).0)
+    }
+
+    fn with_flow<R>(&self, key: &FlowKey, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        self.flows.borrow_mut().get_mut(key).map(change)
+    }
+
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.flows.borrow_mut().insert(*key, *flow);
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn now(&self) -> u64 {
+        self.now
     }
 
     fn count(&self, hook: Hook, reason: Reason, bytes: u32) {

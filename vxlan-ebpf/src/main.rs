@@ -52,6 +52,14 @@ fn tunnel_ingress(ctx: TcContext) -> i32 {
     finish(Hook::TunnelIngress, bytes, hooks::tunnel_ingress(&mut skb, &Maps))
 }
 
+/// TC egress on the host side of a pod's veth.
+#[classifier]
+fn pod_ingress(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let bytes = skb.length();
+    finish(Hook::PodIngress, bytes, hooks::pod_ingress(&mut skb, &Maps))
+}
+
 /// Counts the verdict and carries it out.
 #[inline(always)]
 fn finish(hook: Hook, bytes: u32, verdict: Result<Forward<'_>, Reason>) -> i32 {

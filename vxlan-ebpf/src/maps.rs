@@ -1,12 +1,14 @@
 //! The maps, and the engine's view of them.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::btf_map;
 use vxlan_ebpf_common::counters::{self, COUNTER_CELLS};
 use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::maps::{
-    Addr, Config, Counter, DEFAULT_VTEPS, Endpoint, MAX_ENDPOINTS, MAX_ROUTES, MacKey, Vtep, VtepId,
+    Addr, Config, Counter, DEFAULT_FLOWS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, MAX_ENDPOINTS, MAX_ROUTES,
+    MacKey, SWITCH_GENERATION, SWITCH_OFF, Vtep, VtepId,
 };
 use vxlan_ebpf_common::{Hook, Reason, Tables};
 
@@ -17,7 +19,7 @@ const ENDPOINTS_LEN: usize = MAX_ENDPOINTS as usize;
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
-static SWITCH: Array<u32, 1> = Array::new();
+static SWITCH: Array<u32, 2> = Array::new();
 #[btf_map]
 static ROUTES4: LpmTrie<[u8; 4], VtepId, ROUTES_LEN> = LpmTrie::new();
 #[btf_map]
@@ -33,6 +35,8 @@ static ENDPOINTS4: HashMap<[u8; 4], Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
 static ENDPOINTS6: HashMap<[u8; 16], Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
+static FLOWS: LruHashMap<FlowKey, Flow, { DEFAULT_FLOWS as usize }> = LruHashMap::new();
+#[btf_map]
 static COUNTERS: PerCpuArray<Counter, { COUNTER_CELLS as usize }> = PerCpuArray::new();
 
 /// The network's maps. Entries may change while a program holds a reference: the agent writes
@@ -43,7 +47,7 @@ pub(crate) struct Maps;
 impl Tables for Maps {
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
-        if *SWITCH.get(0)? != 0 {
+        if *SWITCH.get(SWITCH_OFF)? != 0 {
             return None;
         }
         CONFIG.get(0)
@@ -86,6 +90,31 @@ impl Tables for Maps {
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
         // SAFETY: see `Maps`.
         unsafe { ENDPOINTS6.get(&Addr::v6(address).0) }
+    }
+
+    #[inline(always)]
+    fn with_flow<R>(&self, key: &FlowKey, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        let flow = FLOWS.get_ptr_mut(key)?;
+        // SAFETY: the entry stays valid while the program runs. Another CPU may write to it at the
+        // same time: its fields are independent words, and either's value is right.
+        Some(change(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
+        // A flow that finds no place stays with the host stack.
+        let _ = FLOWS.insert(key, flow, 0);
+    }
+
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        SWITCH.get(SWITCH_GENERATION).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 
     #[inline(always)]

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::addr::{self, inner4, inner6, pod_host, underlay4, underlay6};
+use super::addr::{self, inner4, inner6, pod_host, underlay, underlay4, underlay6};
 use super::traffic::{Ping, ping};
-use super::{Agent, Attach, Family, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile};
+use super::{Agent, Attach, Family, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile, wait_until};
 use super::{cleanup, cmd, kernel};
 
 /// The underlay interface of every node.
@@ -103,6 +104,7 @@ pub(super) fn build(spec: &LabSpec) -> Result<Lab> {
     }
     lab.state.write(&lab.state_path())?;
     introduce_pods(&lab)?;
+    settle_underlay(&lab)?;
     start_overlays(&mut lab, spec)?;
     Ok(lab)
 }
@@ -251,12 +253,31 @@ fn introduce_pods(lab: &Lab) -> Result<()> {
     for (n, node) in (1u8..).zip(&lab.nodes) {
         for pod in &node.pods {
             for gateway in [IpAddr::from(inner4(n, 1)), inner6(n, 1).into()] {
-                let report = ping(pod, gateway, Ping::default())?;
-                ensure!(report.all_answered(), "{} does not reach {gateway}: {report:?}", pod.name);
+                until_reached(pod, &pod.name, gateway)?;
             }
         }
     }
     Ok(())
+}
+
+/// Waits until the nodes reach each other. An interface that has just come up takes part in
+/// multicast, and so in neighbour discovery, only when the kernel has noticed its carrier, which
+/// may take a second.
+fn settle_underlay(lab: &Lab) -> Result<()> {
+    let count = u8::try_from(lab.nodes.len())?;
+    for (from, to) in (2..=count).flat_map(|n| [(1, n), (n, 1)]) {
+        for family in [Family::V4, Family::V6] {
+            until_reached(lab.node(from), &format!("n{from}"), underlay(family, to))?;
+        }
+    }
+    Ok(())
+}
+
+fn until_reached(from: &Netns, name: &str, target: IpAddr) -> Result<()> {
+    let impatient = Ping { timeout: Duration::from_millis(100), ..Ping::default() };
+    wait_until(&format!("{name} reaches {target}"), Duration::from_secs(10), || {
+        ping(from, target, impatient).is_ok_and(|report| report.all_answered())
+    })
 }
 
 /// Starts all agents, then waits for each: they get ready side by side.

@@ -20,6 +20,7 @@ fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
         Hook::TunnelEgress => hooks::tunnel_egress,
         Hook::UnderlayIngress => hooks::underlay_ingress,
         Hook::TunnelIngress => hooks::tunnel_ingress,
+        Hook::PodIngress => hooks::pod_ingress,
     };
     let mut after = frame.clone();
     let reason = entry(&mut after, maps).map_or_else(|reason| reason, |forward| forward.reason());

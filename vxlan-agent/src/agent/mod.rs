@@ -87,6 +87,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let now = Instant::now();
         if now >= resync {
             (agent.stale, resync) = (true, now + RESYNC);
+            agent.sweep_flows();
         }
         agent.news(snapshot, &touched).await;
     }
@@ -192,6 +193,13 @@ impl Agent {
             }
         }
         if let Err(error) = self.write_status() {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    /// Frees the places of flows that are over.
+    fn sweep_flows(&mut self) {
+        if let Some(Err(error)) = self.datapath.as_mut().map(Datapath::sweep_flows) {
             tracing::warn!("{error:#}");
         }
     }

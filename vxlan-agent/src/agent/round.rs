@@ -87,7 +87,9 @@ impl Agent {
         let v4 = if subnets.iter().any(|s| s.is_ipv4()) { sysctl::forward_ipv4() } else { Ok(()) };
         let v6 =
             if subnets.iter().any(|s| s.is_ipv6()) { sysctl::forward_ipv6(&underlay.name) } else { Ok(()) };
-        match v4.and(v6) {
+        let gaps =
+            if self.config.network.fastpath == Fastpath::Verified { sysctl::tolerate_gaps() } else { Ok(()) };
+        match v4.and(v6).and(gaps) {
             Ok(()) => self.retries.held(FORWARD),
             Err(error) => self.retries.failed(FORWARD.to_owned(), &error, now),
         }

@@ -2,6 +2,7 @@
 
 mod detach;
 mod dump;
+mod flows;
 mod status;
 mod table;
 
@@ -54,6 +55,11 @@ enum Command {
         #[arg(value_enum)]
         to: OnOff,
     },
+    /// Look at the flows that bypass the host stack in mode `verified`, or send all of them back.
+    Flows {
+        #[command(subcommand)]
+        what: Flows,
+    },
     /// Remove everything that is ours; stops the agent first if it runs.
     Detach,
 }
@@ -65,6 +71,14 @@ enum What {
     Macs,
     Endpoints,
     Counters,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Flows {
+    /// Every flow that the programs know: state, age, packets and bytes that bypassed the stack.
+    List,
+    /// Close all bypasses with one write: the next packet of every flow meets the host stack.
+    Flush,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -97,6 +111,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Status => status::show(&config, json),
         Command::Dump { what } => dump::show(&Pins::open(&config.pins())?, what, json),
         Command::Fastpath { to } => switch(&config, to, json),
+        Command::Flows { what: Flows::List } => flows::list(&Pins::open(&config.pins())?, json),
+        Command::Flows { what: Flows::Flush } => flows::flush(&mut Pins::open(&config.pins())?, json),
         Command::Detach => {
             log_to_stderr(json);
             runtime()?.block_on(detach::run(&config, json))

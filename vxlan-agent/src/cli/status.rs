@@ -133,6 +133,7 @@ fn fastpath_text(network: &NetworkStatus, fastpath: &FastpathReport) -> String {
     let mode = match network.mode {
         Fastpath::Off => "off",
         Fastpath::Direct => "direct",
+        Fastpath::Verified => "verified",
     };
     let attach = network.attach.as_deref().unwrap_or("not loaded");
     if let Some(error) = &fastpath.error {

@@ -23,7 +23,7 @@ const CLSACT: &str = "-clsact";
 /// The direction a hook looks in.
 const fn direction(hook: Hook) -> TcAttachType {
     match hook {
-        Hook::TunnelEgress => TcAttachType::Egress,
+        Hook::TunnelEgress | Hook::PodIngress => TcAttachType::Egress,
         Hook::PodEgress | Hook::UnderlayIngress | Hook::TunnelIngress => TcAttachType::Ingress,
     }
 }

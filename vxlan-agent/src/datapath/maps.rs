@@ -9,7 +9,10 @@ use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use ipnetwork::IpNetwork;
-use vxlan_ebpf_common::maps::{Addr, Config, Counter, Endpoint, MacKey, Vtep, VtepId, names};
+use vxlan_ebpf_common::maps::{
+    Addr, Config, Counter, Endpoint, Flow, FlowKey, MacKey, SWITCH_GENERATION, SWITCH_OFF, Vtep, VtepId,
+    names,
+};
 use vxlan_ebpf_common::{Hook, Reason, counters};
 
 use super::state::{Change, DatapathState};
@@ -26,6 +29,7 @@ pub(super) struct Maps {
     endpoints4: HashMap<MapData, [u8; 4], Endpoint>,
     endpoints6: HashMap<MapData, [u8; 16], Endpoint>,
     counters: PerCpuArray<MapData, Counter>,
+    flows: HashMap<MapData, FlowKey, Flow>,
 }
 
 /// A pinned map as its type.
@@ -49,6 +53,7 @@ impl Maps {
             endpoints4: typed(dir, names::ENDPOINTS4)?,
             endpoints6: typed(dir, names::ENDPOINTS6)?,
             counters: typed(dir, names::COUNTERS)?,
+            flows: typed(dir, names::FLOWS)?,
         })
     }
 
@@ -112,12 +117,33 @@ impl Maps {
 
     /// Whether SWITCH lets the fast path run.
     pub(super) fn switched_on(&self) -> Result<bool> {
-        Ok(self.switch.get(&0, 0).context("cannot read SWITCH")? == 0)
+        Ok(self.switch.get(&SWITCH_OFF, 0).context("cannot read SWITCH")? == 0)
     }
 
     /// Writes SWITCH.
     pub(super) fn switch(&mut self, on: bool) -> Result<()> {
-        self.switch.set(0, &u32::from(!on), 0).context("cannot write SWITCH")
+        self.switch.set(SWITCH_OFF, &u32::from(!on), 0).context("cannot write SWITCH")
+    }
+
+    /// The generation that open flows have.
+    pub(super) fn generation(&self) -> Result<u32> {
+        self.switch.get(&SWITCH_GENERATION, 0).context("cannot read SWITCH")
+    }
+
+    /// Closes all bypasses with one write.
+    pub(super) fn flush_flows(&mut self) -> Result<()> {
+        let next = self.generation()?.wrapping_add(1);
+        self.switch.set(SWITCH_GENERATION, &next, 0).context("cannot write SWITCH")
+    }
+
+    /// Everything in FLOWS. An entry that goes while they are read is left out.
+    pub(super) fn flows(&self) -> Vec<(FlowKey, Flow)> {
+        self.flows.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Deletes an entry of FLOWS.
+    pub(super) fn delete_flow(&mut self, key: &FlowKey) -> Result<(), MapError> {
+        gone(self.flows.remove(key))
     }
 
     /// Every counter that is not zero, summed over the CPUs.

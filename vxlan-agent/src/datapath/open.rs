@@ -95,10 +95,29 @@ impl Datapath {
         Ok(())
     }
 
+    /// Deletes flows that are over. Programs pass them over anyway; this frees their places.
+    pub fn sweep_flows(&mut self) -> Result<()> {
+        let (now, generation) = (monotonic()?, self.maps.generation()?);
+        for (key, flow) in self.maps.flows() {
+            let idle = now.saturating_sub(flow.last);
+            if flow.generation != generation || idle > flow.lifetime(key.protocol) {
+                self.maps.delete_flow(&key).context("cannot delete from FLOWS")?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the kernel offers.
     pub const fn features(&self) -> Features {
         self.features
     }
+}
+
+/// The clock that [`Flow::last`](vxlan_ebpf_common::maps::Flow::last) is read from.
+fn monotonic() -> Result<u64> {
+    let now =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?;
+    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
 }
 
 /// Removes the programs, links and maps of the network in `dir`, with or without an agent.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use vxlan_ebpf_common::maps::Counter;
+use vxlan_ebpf_common::maps::{Counter, Flow, FlowKey};
 use vxlan_ebpf_common::{Hook, Reason};
 
 use super::attach;
@@ -36,6 +36,16 @@ impl Pins {
     /// Every counter that is not zero.
     pub fn counters(&self) -> Result<Vec<(Hook, Reason, Counter)>> {
         self.maps.counters()
+    }
+
+    /// Every flow that the programs know, and the generation of those that count.
+    pub fn flows(&self) -> Result<(Vec<(FlowKey, Flow)>, u32)> {
+        Ok((self.maps.flows(), self.maps.generation()?))
+    }
+
+    /// Closes all bypasses: the next packet of every flow meets the host stack.
+    pub fn flush_flows(&mut self) -> Result<()> {
+        self.maps.flush_flows()
     }
 
     /// Whether the fast path may run.

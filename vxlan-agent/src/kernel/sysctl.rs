@@ -48,6 +48,18 @@ pub fn forward_ipv6(underlay: &str) -> anyhow::Result<()> {
     switch_on(ALL)
 }
 
+/// Lets conntrack accept packets outside of the windows it has seen, and says so. A connection that
+/// has bypassed the host stack and returns to it, after a flush, would otherwise be "invalid".
+pub fn tolerate_gaps() -> anyhow::Result<()> {
+    const LIBERAL: &str = "netfilter/nf_conntrack_tcp_be_liberal";
+    if read(LIBERAL).as_deref() != Some("0") {
+        return Ok(());
+    }
+    write(LIBERAL, "1")?;
+    tracing::info!(setting = LIBERAL, "conntrack accepts connections that return from the fast path");
+    Ok(())
+}
+
 fn switch_on(name: &str) -> anyhow::Result<()> {
     if read(name).as_deref() != Some("0") {
         return Ok(());

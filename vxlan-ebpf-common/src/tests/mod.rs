@@ -4,6 +4,7 @@ extern crate std;
 
 mod decap;
 mod encap;
+mod flows;
 mod pods;
 mod untouched;
 

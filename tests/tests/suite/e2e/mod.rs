@@ -9,6 +9,7 @@ mod guard;
 mod interop;
 mod limits;
 mod outlive;
+mod verified;
 
 use std::time::Duration;
 

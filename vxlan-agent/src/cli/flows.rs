@@ -1,0 +1,113 @@
+//! `flows`: what bypasses the host stack, and how to stop it.
+
+use std::net::IpAddr;
+
+use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use vxlan_ebpf_common::flow::{closing, seen};
+use vxlan_ebpf_common::maps::{Flow, FlowKey};
+
+use super::table::table;
+use super::{print, print_json};
+use crate::datapath::Pins;
+
+#[derive(Serialize)]
+struct FlowRow {
+    protocol: String,
+    local: IpAddr,
+    local_port: u16,
+    remote: IpAddr,
+    remote_port: u16,
+    /// What the host stack has been seen to pass.
+    egress: &'static str,
+    ingress: &'static str,
+    state: &'static str,
+    /// Seconds since the last packet.
+    idle: f64,
+    /// Of those that bypassed the stack.
+    packets: u64,
+    bytes: u64,
+}
+
+pub(super) fn list(pins: &Pins, json: bool) -> anyhow::Result<()> {
+    let (flows, generation) = pins.flows()?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    let now = now.tv_sec() as f64 + now.tv_nsec() as f64 / 1e9;
+    let current = flows.iter().filter(|(_, flow)| flow.generation == generation);
+    let mut rows: Vec<FlowRow> = current.map(|(key, flow)| row(key, flow, now)).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
+    if json {
+        return print_json(&rows);
+    }
+    let cells: Vec<_> = rows.iter().map(cells).collect();
+    print(&table(["proto", "local", "remote", "state", "out", "in", "idle s", "packets", "bytes"], &cells))
+}
+
+pub(super) fn flush(pins: &mut Pins, json: bool) -> anyhow::Result<()> {
+    pins.flush_flows()?;
+    if json {
+        return print_json(&serde_json::json!({ "flushed": true }));
+    }
+    print("all bypasses are closed; the next packet of every flow meets the host stack\n")
+}
+
+fn row(key: &FlowKey, flow: &Flow, now: f64) -> FlowRow {
+    FlowRow {
+        protocol: protocol(key.protocol),
+        local: key.local.into(),
+        local_port: key.local_port.get(),
+        remote: key.remote.into(),
+        remote_port: key.remote_port.get(),
+        egress: direction(flow.egress.state),
+        ingress: direction(flow.ingress.state),
+        state: state(key.protocol, flow),
+        idle: (now - flow.last as f64 / 1e9).max(0.0),
+        packets: flow.packets,
+        bytes: flow.bytes,
+    }
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+const fn direction(state: u8) -> &'static str {
+    match state {
+        seen::PENDING => "pending",
+        seen::VERIFIED => "verified",
+        _ => "-",
+    }
+}
+
+/// Whether packets bypass the stack.
+fn state(protocol: u8, flow: &Flow) -> &'static str {
+    let verified = [flow.egress.state, flow.ingress.state].map(|way| way == seen::VERIFIED);
+    let open = if protocol == 6 { verified == [true, true] } else { verified.contains(&true) };
+    match flow.closing {
+        closing::CLOSED => "closed",
+        _ if !open => "host stack",
+        0 => "bypass",
+        _ => "closing",
+    }
+}
+
+fn cells(row: &FlowRow) -> [String; 9] {
+    let end = |ip: IpAddr, port: u16| std::net::SocketAddr::new(ip, port).to_string();
+    [
+        row.protocol.clone(),
+        end(row.local, row.local_port),
+        end(row.remote, row.remote_port),
+        row.state.to_owned(),
+        row.egress.to_owned(),
+        row.ingress.to_owned(),
+        format!("{:.1}", row.idle),
+        row.packets.to_string(),
+        row.bytes.to_string(),
+    ]
+}

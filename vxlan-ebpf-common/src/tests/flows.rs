@@ -1,0 +1,280 @@
+//! Mode `verified`: which packets bypass the host stack, and when.
+
+use super::*;
+use crate::flow::{closing, seen};
+use crate::hooks::{pod_egress, pod_ingress, tunnel_egress, tunnel_ingress, underlay_ingress};
+use crate::maps::{Config, Flow, Mode};
+use crate::testbed::*;
+
+const SECOND: u64 = 1_000_000_000;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const FIN_ACK: u8 = 0x11;
+const SYN_ACK: u8 = 0x12;
+const RST: u8 = 0x04;
+
+fn verified() -> Maps {
+    let config = maps().config.map(|config| Config { mode: Mode::Verified as u8, ..config });
+    Maps { config, now: 1000 * SECOND, ..maps() }
+}
+
+/// A connection between pod 1 and a remote pod, or one of this node.
+struct Connection {
+    payload: Payload,
+    v6: bool,
+    out_hash: u32,
+    in_hash: u32,
+}
+
+impl Connection {
+    fn new(payload: Payload, v6: bool) -> Self {
+        Self { payload, v6, out_hash: 11, in_hash: 22 }
+    }
+
+    fn out(&self) -> Inner {
+        let to = if self.v6 { pod6(2, 7).into() } else { pod4(2, 7).into() };
+        Inner { payload: self.payload, ..Inner::from_pod(to) }
+    }
+
+    fn back(&self) -> Inner {
+        Inner { payload: self.payload, ..Inner::from_remote(REMOTE4, self.v6) }
+    }
+
+    /// `inner` with these TCP flags and, unless it goes out, with ports swapped.
+    fn frame(&self, inner: &Inner, flags: u8, hash: u32) -> Frame {
+        let mut frame = inner.frame();
+        frame.flow_hash = hash;
+        let transport = 14 + if self.v6 { 40 } else { 20 };
+        if inner.to_mac == LOCAL_MAC && self.payload != Payload::Echo {
+            let (source, destination) = frame.bytes[transport..transport + 4].split_at_mut(2);
+            source.swap_with_slice(destination);
+        }
+        if self.payload == Payload::Tcp {
+            frame.bytes[transport + 13] = flags;
+        }
+        frame
+    }
+
+    /// The pod sends. If the stack gets it, it passes it on.
+    fn sends(&self, maps: &Maps, flags: u8) -> Reason {
+        let frame = self.frame(&self.out(), flags, self.out_hash);
+        let (reason, _) = run_with(pod_egress, &frame, maps);
+        if reason == Reason::Unverified {
+            let routed = Inner { from_mac: LOCAL_MAC, to_mac: vtep_mac(REMOTE4), ttl: 63, ..self.out() };
+            let frame = self.frame(&routed, flags, self.out_hash);
+            assert_eq!(run_with(tunnel_egress, &frame, maps).0, Reason::Encapsulated);
+        }
+        reason
+    }
+
+    /// The remote pod sends. If the stack gets it, it passes it on.
+    fn receives(&self, maps: &Maps, flags: u8) -> Reason {
+        let frame = self.frame(&self.back(), flags, self.in_hash);
+        let tunnelled = Outer::from_remote(REMOTE4, frame.bytes.clone()).frame();
+        let (reason, _) = run_with(underlay_ingress, &tunnelled, maps);
+        if reason == Reason::Unverified {
+            assert_eq!(run_with(tunnel_ingress, &frame, maps).0, Reason::Unverified);
+            assert_eq!(run_with(pod_ingress, &frame, maps).0, Reason::Passed);
+        }
+        reason
+    }
+
+    fn open(&self, maps: &Maps) {
+        if self.payload == Payload::Tcp {
+            assert_eq!(self.sends(maps, SYN), Reason::Unverified);
+            assert_eq!(self.receives(maps, SYN_ACK), Reason::Unverified);
+        } else {
+            assert_eq!(self.sends(maps, 0), Reason::Unverified);
+            assert_eq!(self.receives(maps, 0), Reason::Unverified);
+        }
+    }
+}
+
+fn only_flow(maps: &Maps) -> Flow {
+    let flows = maps.flows.borrow();
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    *flows.values().next().expect("one flow")
+}
+
+#[test]
+fn a_connection_bypasses_once_the_stack_has_passed_both_directions() {
+    for v6 in [false, true] {
+        for payload in Payload::ALL {
+            let (maps, connection) = (verified(), Connection::new(payload, v6));
+            connection.open(&maps);
+            for _ in 0..3 {
+                assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated, "{payload:?}");
+                assert_eq!(connection.receives(&maps, ACK), Reason::Decapsulated, "{payload:?}");
+            }
+            assert_eq!(only_flow(&maps).packets, 6);
+        }
+    }
+}
+
+#[test]
+fn tcp_does_not_open_on_one_direction_alone() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+    for _ in 0..5 {
+        assert_eq!(connection.sends(&maps, ACK), Reason::Unverified);
+    }
+}
+
+#[test]
+fn datagrams_open_each_direction_on_its_own() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Udp, false));
+    assert_eq!(connection.sends(&maps, 0), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, 0), Reason::Encapsulated);
+    assert_eq!(only_flow(&maps).ingress.state, seen::NOTHING);
+}
+
+#[test]
+fn a_packet_that_the_stack_does_not_pass_verifies_nothing() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Udp, false));
+    let frame = connection.frame(&connection.out(), 0, 11);
+    for _ in 0..5 {
+        assert_eq!(run_with(pod_egress, &frame, &maps).0, Reason::Unverified);
+    }
+    assert_eq!(only_flow(&maps).egress.state, seen::PENDING);
+}
+
+#[test]
+fn a_translated_packet_does_not_verify_the_flow_that_it_looks_like() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Udp, false));
+    let frame = connection.frame(&connection.out(), 0, 11);
+    assert_eq!(run_with(pod_egress, &frame, &maps).0, Reason::Unverified);
+    // Behind the stack appears a packet with the same addresses and ports, but of another flow.
+    let routed = Inner { from_mac: LOCAL_MAC, to_mac: vtep_mac(REMOTE4), ..connection.out() };
+    run_with(tunnel_egress, &connection.frame(&routed, 0, 33), &maps);
+    assert_eq!(only_flow(&maps).egress.state, seen::PENDING);
+    let translated = connection.frame(&connection.back(), 0, 33);
+    run_with(tunnel_ingress, &connection.frame(&connection.back(), 0, 22), &maps);
+    run_with(pod_ingress, &translated, &maps);
+    assert_eq!(only_flow(&maps).ingress.state, seen::PENDING);
+}
+
+#[test]
+fn datagrams_are_looked_at_again_after_a_second() {
+    let (mut maps, connection) = (verified(), Connection::new(Payload::Udp, false));
+    connection.open(&maps);
+    assert_eq!(connection.sends(&maps, 0), Reason::Encapsulated);
+    maps.now += SECOND;
+    assert_eq!(connection.sends(&maps, 0), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, 0), Reason::Encapsulated);
+    assert_eq!(connection.receives(&maps, 0), Reason::Unverified);
+    assert_eq!(connection.receives(&maps, 0), Reason::Decapsulated);
+}
+
+#[test]
+fn tcp_stays_open_for_hours_of_silence_but_not_for_ever() {
+    let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+    connection.open(&maps);
+    maps.now += 23 * 3600 * SECOND;
+    assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
+    maps.now += 25 * 3600 * SECOND;
+    assert_eq!(connection.sends(&maps, ACK), Reason::Unverified);
+}
+
+#[test]
+fn half_open_connections_end_after_a_minute() {
+    let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+    assert_eq!(connection.sends(&maps, SYN), Reason::Unverified);
+    maps.now += 61 * SECOND;
+    assert_eq!(connection.receives(&maps, SYN_ACK), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, ACK), Reason::Unverified, "the first half is forgotten");
+}
+
+#[test]
+fn a_new_generation_closes_every_bypass() {
+    for payload in Payload::ALL {
+        let (mut maps, connection) = (verified(), Connection::new(payload, false));
+        connection.open(&maps);
+        assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
+        maps.generation += 1;
+        assert_eq!(connection.sends(&maps, ACK), Reason::Unverified);
+        assert_eq!(connection.receives(&maps, ACK), Reason::Unverified);
+        assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated, "and opens again");
+    }
+}
+
+#[test]
+fn fin_and_rst_bypass_and_close() {
+    for (flags, state) in [
+        ([FIN_ACK, FIN_ACK], closing::CLOSED),
+        ([ACK, RST], closing::CLOSED),
+        ([FIN_ACK, ACK], closing::LOCAL),
+    ] {
+        let (maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+        connection.open(&maps);
+        assert_eq!(connection.sends(&maps, flags[0]), Reason::Encapsulated);
+        assert_eq!(connection.receives(&maps, flags[1]), Reason::Decapsulated);
+        assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated, "the last acknowledgement");
+        assert_eq!(only_flow(&maps).closing, state);
+    }
+}
+
+#[test]
+fn the_same_ports_used_again_are_a_new_connection() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+    connection.open(&maps);
+    assert_eq!(connection.sends(&maps, FIN_ACK), Reason::Encapsulated);
+    assert_eq!(connection.receives(&maps, FIN_ACK), Reason::Decapsulated);
+    connection.open(&maps);
+    assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
+    assert_eq!(only_flow(&maps).closing, 0);
+}
+
+#[test]
+fn a_syn_sent_again_does_not_undo_what_was_seen() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+    assert_eq!(connection.sends(&maps, SYN), Reason::Unverified);
+    assert_eq!(connection.receives(&maps, SYN_ACK), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, SYN), Reason::Unverified);
+    assert_eq!(connection.receives(&maps, SYN_ACK), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
+}
+
+#[test]
+fn errors_and_unknown_protocols_stay_with_the_stack() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Echo, false));
+    let unreachable = with(&connection.frame(&connection.out(), 0, 11), |bytes| bytes[34] = 3);
+    assert_eq!(run_with(pod_egress, &unreachable, &maps).0, Reason::Unverified);
+    let sctp = with(&connection.frame(&connection.out(), 0, 11), |bytes| {
+        bytes[23] = 132;
+        fix_checksum(bytes, 14);
+    });
+    assert_eq!(run_with(pod_egress, &sctp, &maps).0, Reason::Unverified);
+    assert!(maps.flows.borrow().is_empty());
+}
+
+#[test]
+fn pods_of_one_node_bypass_once_the_stack_has_passed_both_directions() {
+    let maps = verified();
+    let there = Inner { payload: Payload::Tcp, ..Inner::from_pod(pod4(1, 2).into()) };
+    let back =
+        Inner { from_mac: pod_mac(2), from: pod4(1, 2).into(), to: pod4(1, 1).into(), ..there.clone() };
+    let sent = |inner: &Inner, flags: u8, pod: u32| {
+        let mut frame = Frame { ifindex: pod, flow_hash: pod, ..inner.frame() };
+        frame.bytes[14 + 20 + 13] = flags;
+        if pod == 2 {
+            let (source, destination) = frame.bytes[34..38].split_at_mut(2);
+            source.swap_with_slice(destination);
+        }
+        let (reason, _) = run_with(pod_egress, &frame, &maps);
+        if reason == Reason::Unverified {
+            assert_eq!(run_with(pod_ingress, &frame, &maps).0, Reason::Passed);
+        }
+        reason
+    };
+    assert_eq!(sent(&there, SYN, 1), Reason::Unverified);
+    assert_eq!(sent(&back, SYN_ACK, 2), Reason::Unverified);
+    assert_eq!(sent(&there, ACK, 1), Reason::Routed);
+    assert_eq!(sent(&back, ACK, 2), Reason::Routed);
+}
+
+#[test]
+fn what_is_left_to_the_stack_is_left_as_it_was() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Tcp, true));
+    let frame = connection.frame(&connection.out(), SYN, 11);
+    assert_eq!(run_with(pod_egress, &frame, &maps), (Reason::Unverified, frame.clone()));
+    assert_eq!(run_with(pod_ingress, &frame, &maps).1, frame);
+}
