@@ -17,8 +17,10 @@ use crate::testbed::{self, Inner, Outer, POD_IFINDEX, Payload, REMOTE4, REMOTE6,
 const HEAD: usize = 16;
 /// Length of one change in bytes.
 const CHANGE: usize = 4;
-/// Most bytes in the innermost payload.
-const MAX_LEN: usize = 65_000;
+/// Most bytes in the innermost payload on the way in, which the testbed can encapsulate.
+const MAX_LEN_IN: usize = 65_440;
+/// Most bytes in the innermost payload on the way out: more than can be encapsulated.
+const MAX_LEN_OUT: usize = 65_480;
 
 /// Which hooks a recipe is for: says which frames [`Recipe::base`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +173,7 @@ impl Recipe {
             pod4(1, 2).into(),
             pod6(1, 3).into(),
         ];
-        let sent = self.inner(Inner::from_pod(to[which % to.len()]));
+        let sent = self.inner(Inner::from_pod(to[which % to.len()]), MAX_LEN_OUT);
         match which / to.len() {
             0 => sent,
             _ => Inner { to_mac: vtep_mac(REMOTE4 + (which as u32 / 2) % 2), ..sent },
@@ -182,16 +184,16 @@ impl Recipe {
     fn inbound(&self) -> Vec<u8> {
         let which = usize::from(self.base) / Payload::ALL.len();
         let id = if which & 1 == 0 { REMOTE4 } else { REMOTE6 };
-        let inner = self.inner(Inner::from_remote(id, which & 2 != 0)).build();
+        let inner = self.inner(Inner::from_remote(id, which & 2 != 0), MAX_LEN_IN).build();
         match which / 4 {
             0 => Outer { tos: self.outer_tos, ..Outer::from_remote(id, inner) }.build(),
             _ => inner,
         }
     }
 
-    fn inner(&self, inner: Inner) -> Inner {
+    fn inner(&self, inner: Inner, max_len: usize) -> Inner {
         let len = usize::from(self.len);
-        let len = if self.has(Self::LARGE) { len.min(MAX_LEN) } else { len % 2048 };
+        let len = if self.has(Self::LARGE) { len.min(max_len) } else { len % 2048 };
         Inner { payload: self.payload(), len, ttl: self.ttl, tos: self.tos, ..inner }
     }
 
@@ -296,16 +298,16 @@ impl Edit {
     }
 }
 
-/// Computes the checksum of every IPv4 header without options at one of the usual offsets.
+/// Computes the checksum of every IPv4 header at one of the usual offsets, options left out.
 fn repair(bytes: &mut [u8]) {
     for at in [14, 14 + 50, 14 + 70] {
         let Some(header) = bytes.get_mut(at - 2..at + 20) else { continue };
-        if header[..3] != [8, 0, 0x45] {
+        if header[..2] != [8, 0] || header[2] >> 4 != 4 {
             continue;
         }
         header[12..14].fill(0);
         let sum = etherparse::checksum::Sum16BitWords::new().add_slice(&header[2..]);
-        header[12..14].copy_from_slice(&sum.ones_complement().to_be_bytes());
+        header[12..14].copy_from_slice(&sum.ones_complement().to_ne_bytes());
     }
 }
 
@@ -320,6 +322,16 @@ mod tests {
             let recipe = Recipe::read(&data);
             prop_assert_eq!(Recipe::read(&recipe.write()), recipe);
         }
+    }
+
+    #[test]
+    fn a_repaired_header_has_a_right_checksum() {
+        let dscp = Edit { what: 0, which: 0xb8, value: 15 };
+        let recipe =
+            Recipe { ttl: 64, flags: Recipe::REPAIRED, rest: dscp.write().into(), ..Recipe::default() };
+        let frame = recipe.frame(Way::Out).bytes;
+        let (header, _) = etherparse::Ipv4Header::from_slice(&frame[14..]).expect("an IPv4 header");
+        assert_eq!((frame[15], header.header_checksum), (0xb8, header.calc_header_checksum()));
     }
 
     #[test]

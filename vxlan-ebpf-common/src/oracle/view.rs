@@ -89,21 +89,30 @@ impl<'a> View<'a> {
         (udp, payload)
     }
 
-    /// Whether the payload, of a protocol with a checksum over the pseudo-header (or none, ICMP over
-    /// IPv4), adds up.
-    pub(super) fn payload_adds_up(&self) -> bool {
-        let mut sum = Sum16BitWords::new();
-        match (self.source, self.destination) {
-            (IpAddr::V4(from), IpAddr::V4(to)) if self.protocol != etherparse::IpNumber::ICMP.0 => {
-                sum = sum.add_4bytes(from.octets()).add_4bytes(to.octets());
+    /// Whether a receiver accepts the payload: its checksum is right, or it is UDP without one. Only
+    /// for protocols with a checksum over the pseudo-header, and ICMP.
+    pub(super) fn payload_is_good(&self) -> bool {
+        let payload = match self.protocol {
+            17 => {
+                let Ok((udp, _)) = UdpHeader::from_slice(self.payload) else { return false };
+                // As the kernel's `udp_rcv`: what follows the datagram does not count.
+                match self.payload.get(..udp.length.into()) {
+                    Some(datagram) if udp.checksum != 0 && datagram.len() >= 8 => datagram,
+                    Some(datagram) => return datagram.len() >= 8,
+                    None => return false,
+                }
             }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                sum = sum.add_16bytes(from.octets()).add_16bytes(to.octets());
-            }
-            _ => return adds_up(sum, self.payload),
-        }
-        let len = self.payload.len() as u32;
-        adds_up(sum.add_2bytes([0, self.protocol]).add_4bytes(len.to_be_bytes()), self.payload)
+            _ => self.payload,
+        };
+        let sum = Sum16BitWords::new();
+        let mut sum = match (self.source, self.destination) {
+            (IpAddr::V4(_), _) if self.protocol == 1 => return adds_up(sum, payload),
+            (IpAddr::V4(from), IpAddr::V4(to)) => sum.add_slice(&from.octets()).add_slice(&to.octets()),
+            (from, to) => sum.add_slice(&Addr::from(from).0).add_slice(&Addr::from(to).0),
+        };
+        let len = payload.len() as u32;
+        sum = sum.add_2bytes([0, self.protocol]).add_4bytes(len.to_be_bytes());
+        adds_up(sum, payload)
     }
 
     /// Length of the IP packet in bytes.
