@@ -17,7 +17,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 const KERNEL_FLOOR: (u32, u32) = (5, 15);
 
 /// A program, and the Debian package that has it.
-type Tool = (&'static str, &'static str);
+pub(crate) type Tool = (&'static str, &'static str);
 
 /// What the lab runs.
 const LAB_TOOLS: &[Tool] = &[
@@ -85,7 +85,11 @@ fn mount_bpffs() -> Result<()> {
     })
 }
 
-fn install_tools(tools: &[Tool]) -> Result<()> {
+/// Installs the packages of those tools that are missing.
+///
+/// # Errors
+/// They cannot be installed: the packages' names.
+pub(crate) fn install_tools(tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<&str> =
         tools.iter().filter(|(tool, _)| !in_path(tool)).map(|(_, package)| *package).collect();
     packages.dedup();

@@ -5,6 +5,7 @@
 
 mod checks;
 mod ebpf;
+mod fuzz;
 mod host;
 mod lab;
 mod linker;
@@ -30,6 +31,8 @@ enum Command {
     Test(checks::TestArgs),
     /// What has to pass before a change goes in: format, clippy, documentation, tests
     Ci,
+    /// Look for inputs that break a promise of the packet engine or the agent's parsers
+    Fuzz(fuzz::FuzzArgs),
     /// Build the BPF programs into target/bpf/vxlan-ebpf.o
     BuildEbpf,
     /// Build the agent with the BPF programs inside it: target/release/vxlan-agent
@@ -42,6 +45,7 @@ fn main() -> std::process::ExitCode {
         Command::Bench(args) => lab::bench(&args),
         Command::Test(args) => checks::test(&args),
         Command::Ci => checks::ci(),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::BuildEbpf => ebpf::build(),
         Command::Build => lab::build_agent(),
     };

@@ -12,7 +12,8 @@ use crate::run::{output, run, step, workspace};
 
 /// Builds and tests everything but this crate.
 pub(crate) const STABLE: &str = "1.99.1";
-/// Interprets the packet engine's tests under miri, which exists for nightlies only.
+/// Interprets the packet engine's tests under miri and builds the fuzz targets with a sanitizer,
+/// both of which exist for nightlies only.
 pub(crate) const NIGHTLY: &str = "nightly-2026-10-15";
 
 const STABLE_COMPONENTS: &[&str] = &["rust-src", "clippy", "rustfmt"];

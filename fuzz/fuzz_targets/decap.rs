@@ -1,0 +1,6 @@
+//! What arrives, out of the tunnel.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    vxlan_ebpf_common::oracle::decap(data);
+});
