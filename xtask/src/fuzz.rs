@@ -164,8 +164,9 @@ impl Target {
         let log = dir().join(format!("{}-merge.log", self.name));
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut fuzzer = self.fuzzer()?;
-        // By covered code, not by every count and value as a running fuzzer goes: a tenth of the files.
-        fuzzer.arg("-set_cover_merge=1").arg(self.committed()).arg(self.below("corpus")?).stderr(file);
+        // By covered code, not by how often it runs as a running fuzzer goes: a tenth of the files.
+        fuzzer.args(["-set_cover_merge=1", "-use_counters=0"]);
+        fuzzer.arg(self.committed()).arg(self.below("corpus")?).stderr(file);
         step(&format!("adding finds to fuzz/corpus/{}", self.name), || run(&mut fuzzer))
     }
 

@@ -18,7 +18,7 @@ const HEAD: usize = 16;
 /// Length of one change in bytes.
 const CHANGE: usize = 4;
 /// Most bytes in the innermost payload on the way in, which the testbed can encapsulate.
-const MAX_LEN_IN: usize = 65_440;
+const MAX_LEN_IN: usize = 65_400;
 /// Most bytes in the innermost payload on the way out: more than can be encapsulated.
 const MAX_LEN_OUT: usize = 65_480;
 
