@@ -42,6 +42,19 @@ pub struct NodeConfig {
     pub pin_dir: PathBuf,
     /// Status file and lock.
     pub run_dir: PathBuf,
+    /// How programs are attached.
+    pub attach: Attach,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// With TCX where the kernel has it, otherwise with clsact.
+    #[default]
+    Auto,
+    /// With clsact, even where the kernel has TCX.
+    Clsact,
 }
 
 /// One overlay network.
@@ -70,9 +83,9 @@ pub enum Fastpath {
     /// Nothing is attached.
     Off,
     /// Stateless bypass of the host stack: for hosts without NAT or packet filter between pods.
-    #[default]
     Direct,
     /// Bypass of the host stack for flows that it has been seen to pass unchanged.
+    #[default]
     Verified,
 }
 
@@ -112,6 +125,8 @@ struct NodeSection {
     address: Option<IpAddr>,
     pin_dir: Option<Spanned<PathBuf>>,
     run_dir: Option<PathBuf>,
+    #[serde(default)]
+    attach: Attach,
 }
 
 #[derive(Deserialize)]
@@ -211,7 +226,8 @@ fn check_node(
         None => PathBuf::from(ownership::DEFAULT_PIN_DIR),
     };
     let run_dir = node.run_dir.unwrap_or_else(|| ownership::default_run_dir(&pin_dir));
-    Ok(NodeConfig { name, underlay: node.underlay, address: node.address, pin_dir, run_dir })
+    let NodeSection { underlay, address, attach, .. } = node;
+    Ok(NodeConfig { name, underlay, address, pin_dir, run_dir, attach })
 }
 
 fn check_network(text: &Text, section: &NetworkSection) -> Result<NetworkConfig, Refused> {
@@ -306,7 +322,7 @@ mod tests {
         assert_eq!(config.network.device, "vxlan7");
         assert_eq!(config.network.port, 8472);
         assert_eq!(config.network.mtu, None);
-        assert_eq!(config.network.fastpath, Fastpath::Direct);
+        assert_eq!(config.network.fastpath, Fastpath::Verified);
         assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
         assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v1/pods"));
     }

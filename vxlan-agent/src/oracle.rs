@@ -108,6 +108,7 @@ fn write_config(config: &Config) -> String {
     line("name", quote(&node.name));
     line("pin_dir", quoted(&node.pin_dir));
     line("run_dir", quoted(&node.run_dir));
+    line("attach", named(node.attach));
     node.underlay.iter().for_each(|underlay| line("underlay", quote(underlay)));
     node.address.iter().for_each(|address| line("address", quote(&address.to_string())));
     line("[[network]]\nname", quote(&network.name));

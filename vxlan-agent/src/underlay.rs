@@ -155,6 +155,7 @@ mod tests {
             address: case.address.map(|a| a.parse().expect("address")),
             pin_dir: "/".into(),
             run_dir: "/".into(),
+            attach: crate::config::Attach::Auto,
         };
         let network = NetworkConfig {
             name: "pods".into(),

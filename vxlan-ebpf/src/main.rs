@@ -10,6 +10,7 @@ use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::error;
 use vxlan_ebpf_common::maps::{Endpoint, NextHop, TOLERATE_VIOLATIONS, Vtep};
 use vxlan_ebpf_common::{Disposition, Forward, Hook, Packet, Reason, Tables, hooks};
 
@@ -25,7 +26,7 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 fn pod_egress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
-    finish(Hook::PodEgress, bytes, hooks::pod_egress(&mut skb, &Maps))
+    finish(&ctx, Hook::PodEgress, bytes, hooks::pod_egress(&mut skb, &Maps))
 }
 
 /// TC egress on the vxlan device.
@@ -33,7 +34,7 @@ fn pod_egress(ctx: TcContext) -> i32 {
 fn tunnel_egress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
-    finish(Hook::TunnelEgress, bytes, hooks::tunnel_egress(&mut skb, &Maps))
+    finish(&ctx, Hook::TunnelEgress, bytes, hooks::tunnel_egress(&mut skb, &Maps))
 }
 
 /// TC ingress on the underlay interface.
@@ -41,7 +42,7 @@ fn tunnel_egress(ctx: TcContext) -> i32 {
 fn underlay_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
-    finish(Hook::UnderlayIngress, bytes, hooks::underlay_ingress(&mut skb, &Maps))
+    finish(&ctx, Hook::UnderlayIngress, bytes, hooks::underlay_ingress(&mut skb, &Maps))
 }
 
 /// TC ingress on the vxlan device.
@@ -49,7 +50,7 @@ fn underlay_ingress(ctx: TcContext) -> i32 {
 fn tunnel_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
-    finish(Hook::TunnelIngress, bytes, hooks::tunnel_ingress(&mut skb, &Maps))
+    finish(&ctx, Hook::TunnelIngress, bytes, hooks::tunnel_ingress(&mut skb, &Maps))
 }
 
 /// TC egress on the host side of a pod's veth.
@@ -57,12 +58,12 @@ fn tunnel_ingress(ctx: TcContext) -> i32 {
 fn pod_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
-    finish(Hook::PodIngress, bytes, hooks::pod_ingress(&mut skb, &Maps))
+    finish(&ctx, Hook::PodIngress, bytes, hooks::pod_ingress(&mut skb, &Maps))
 }
 
 /// Counts the verdict and carries it out.
 #[inline(always)]
-fn finish(hook: Hook, bytes: u32, verdict: Result<Forward<'_>, Reason>) -> i32 {
+fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Result<Forward<'_>, Reason>) -> i32 {
     let reason = match &verdict {
         Ok(forward) => forward.reason(),
         Err(reason) => *reason,
@@ -76,15 +77,19 @@ fn finish(hook: Hook, bytes: u32, verdict: Result<Forward<'_>, Reason>) -> i32 {
             | Forward::Routed(endpoint)
             | Forward::Switched(endpoint),
         ) => to_pod(endpoint),
-        Err(reason) => give_up(reason),
+        Err(reason) => give_up(ctx, hook, reason),
     }
 }
 
 #[inline(always)]
-fn give_up(reason: Reason) -> i32 {
+fn give_up(ctx: &TcContext, hook: Hook, reason: Reason) -> i32 {
     match reason.disposition() {
         Disposition::Violation if !tolerated() => TC_ACT_SHOT,
-        Disposition::Dropped => TC_ACT_SHOT,
+        Disposition::Dropped => {
+            // A kernel that makes room and then does not let us write there: nothing else logs.
+            error!(ctx, "dropped a packet that could not be written to, hook {}", hook as u32);
+            TC_ACT_SHOT
+        }
         _ => NEXT,
     }
 }

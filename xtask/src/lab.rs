@@ -34,6 +34,12 @@ pub(crate) struct BenchArgs {
     /// Only these cases, for example tcp_rr
     #[arg(long, value_delimiter = ',')]
     cases: Vec<String>,
+    /// Mode of our fast path: direct or verified
+    #[arg(long, default_value = "direct")]
+    mode: String,
+    /// With connection tracking and 5 000 service rules on all nodes
+    #[arg(long)]
+    conntrack: bool,
     /// Where the numbers go
     #[arg(long, default_value = "bench.json")]
     json: PathBuf,
@@ -69,8 +75,12 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     build_all()?;
     let mut lab = lab_binary();
     lab.arg("bench").arg("--json").arg(&args.json).arg("--svg").arg(&args.svg);
+    lab.args(["--mode", &args.mode]);
     if args.quick {
         lab.arg("--quick");
+    }
+    if args.conntrack {
+        lab.arg("--conntrack");
     }
     if let Some(rounds) = args.rounds {
         lab.args(["--rounds", &rounds.to_string()]);

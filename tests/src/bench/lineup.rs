@@ -1,9 +1,12 @@
 //! The three labs that are compared.
 
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
 use anyhow::Result;
 
 use super::BenchArgs;
-use crate::lab::{Counters, Lab, LabSpec, Overlay};
+use crate::lab::{AgentOptions, Counters, Lab, LabSpec, Netns, Overlay};
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,7 +15,7 @@ pub(super) enum Kind {
     NoOverlay,
     /// A kernel vxlan device, set up as flannel does it.
     KernelVxlan,
-    /// Our agents with the fast path in mode `direct`.
+    /// Our agents.
     Ours,
 }
 
@@ -28,11 +31,13 @@ impl Kind {
         }
     }
 
-    fn overlay(self) -> Overlay {
+    fn overlay(self, mode: &str) -> Overlay {
         match self {
             Self::NoOverlay => Overlay::None,
             Self::KernelVxlan => Overlay::KernelVxlan,
-            Self::Ours => Overlay::agent(),
+            Self::Ours => {
+                Overlay::Agent(AgentOptions { fastpath: mode.to_owned(), ..AgentOptions::default() })
+            }
         }
     }
 }
@@ -48,9 +53,13 @@ pub(super) fn build(args: &BenchArgs) -> Result<Vec<Way>> {
     let kinds = Kind::ALL.into_iter().filter(|kind| !args.without_ours || *kind != Kind::Ours);
     kinds
         .map(|kind| {
-            let spec = LabSpec::pair(kind.overlay(), kind.overlay());
+            let overlay = || kind.overlay(&args.mode);
+            let spec = LabSpec::pair(overlay(), overlay());
             let lab = spec.bridge_netfilter(args.bridge_netfilter).build()?;
             prepare(&lab)?;
+            if args.conntrack {
+                lab.nodes().iter().try_for_each(|node| load_rules(node))?;
+            }
             Ok(Way { kind, lab })
         })
         .collect()
@@ -64,6 +73,27 @@ fn prepare(lab: &Lab) -> Result<()> {
             pod.sysctl(&[("ipv4/tcp_max_tw_buckets", "0"), ("ipv4/ip_local_port_range", "2048 65000")])?;
         }
     }
+    Ok(())
+}
+
+/// What a node with a service proxy in iptables style has: every packet is tracked, the first of a
+/// connection is compared with every service.
+fn load_rules(node: &Netns) -> Result<()> {
+    const SERVICES: u32 = 5_000;
+    let mut rules = String::from(
+        "table inet bench {\n chain forward {\n  type filter hook forward priority filter;\n  \
+         ct state invalid drop\n  ct state established,related accept\n }\n chain services {\n",
+    );
+    for n in 0..SERVICES {
+        let service = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + n);
+        writeln!(rules, "  ip daddr {service} meta l4proto tcp dnat ip to 10.244.9.9")?;
+    }
+    rules.push_str(
+        " }\n chain prerouting {\n  type nat hook prerouting priority dstnat;\n  jump services\n }\n \
+         chain postrouting {\n  type nat hook postrouting priority srcnat;\n  \
+         ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade\n }\n}\n",
+    );
+    node.feed("nft", &["-f", "-"], &rules)?;
     Ok(())
 }
 

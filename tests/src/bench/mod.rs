@@ -45,6 +45,12 @@ pub struct BenchArgs {
     /// Client and server on one CPU in every case
     #[arg(long)]
     one_cpu: bool,
+    /// Mode of our fast path: direct or verified
+    #[arg(long, default_value = "direct")]
+    mode: String,
+    /// With connection tracking and 5 000 service rules on all nodes
+    #[arg(long)]
+    conntrack: bool,
     /// With netfilter on the pods' bridges, as Kubernetes asks for (slows all but ours down)
     #[arg(long)]
     bridge_netfilter: bool,

@@ -24,13 +24,15 @@ pub const NETWORK: &str = "pods";
 pub struct AgentOptions {
     /// The network's `fastpath` mode.
     pub fastpath: String,
+    /// Further lines of the `[node]` section.
+    pub node: String,
     /// Further lines of the `[[network]]` section.
     pub network: String,
 }
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { fastpath: "direct".into(), network: String::new() }
+        Self { fastpath: "direct".into(), node: String::new(), network: String::new() }
     }
 }
 
@@ -57,12 +59,13 @@ impl Agent {
         let pin_dir = cleanup::pin_dir(lab.prefix()).join(&node);
         let text = format!(
             "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\naddress = \"{address}\"\n\
-             pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n\n\
+             pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n{more}\n\n\
              [[network]]\nname = \"{NETWORK}\"\nkind = \"l3\"\nvni = {VNI}\nport = {PORT}\n\
              mtu = \"auto\"\ndevice = \"{DEVICE}\"\nfastpath = \"{mode}\"\n{extra}\n\
              [state]\nsource = \"file\"\npath = {state:?}\n",
             address = addr::underlay(spec.underlay, n),
             mode = options.fastpath,
+            more = options.node,
             extra = options.network,
             state = lab.state_path(),
         );

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::addr::{self, inner4, inner6, pod_host, underlay, underlay4, underlay6};
+use super::addr::{inner4, inner6, pod_host, underlay, underlay4, underlay6};
 use super::traffic::{Ping, ping};
 use super::{Agent, Attach, Family, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile, wait_until};
 use super::{cleanup, cmd, kernel};
@@ -193,7 +193,7 @@ fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Nod
     let pods = (1..=node.pods).map(|p| make_pod(prefix, &ns, n, p, node.attach, mtu));
     Ok(Node {
         name: format!("n{n}"),
-        underlay: addr::underlay(spec.underlay, n),
+        underlay: underlay(spec.underlay, n),
         vtep4: inner4(n, 0),
         vtep6: inner6(n, 0),
         pods: pods.collect::<Result<_>>()?,

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
+use aya_log::EbpfLogger;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::Agent;
 use super::describe::describe;
 use crate::cluster::ClusterState;
-use crate::config::Fastpath;
+use crate::config::{Attach, Fastpath};
 use crate::datapath::{self, Datapath, DatapathState, Options};
 use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
 use crate::net::IfIndex;
@@ -108,8 +111,11 @@ impl Agent {
         if !self.retries.is_due(LOAD, now) {
             return;
         }
-        match Datapath::open(&Options { dir, clsact: false }) {
-            Ok(datapath) => {
+        match Datapath::open(&Options { dir, clsact: self.config.node.attach == Attach::Clsact }) {
+            Ok(mut datapath) => {
+                if let Err(error) = datapath.logger().and_then(listen) {
+                    tracing::warn!("{error:#}");
+                }
                 tracing::info!(tcx = datapath.features().tcx, "fast path loaded");
                 self.datapath = Some(datapath);
                 self.retries.held(LOAD);
@@ -235,6 +241,20 @@ fn lacks_base(change: &KernelChange, desired: &KernelState, broken: &BTreeSet<Ba
         }
         _ => device && !headroom,
     }
+}
+
+/// Passes on what the programs have to say.
+fn listen(logger: EbpfLogger<&'static dyn log::Log>) -> anyhow::Result<()> {
+    // SAFETY: the logger owns the descriptor of its map; flushing neither closes nor replaces it.
+    let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    let mut logger = logger.context("cannot listen to the programs")?;
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_log::EbpfLogger;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde::Serialize;
@@ -105,6 +106,12 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+
+    /// What the programs have to say, which is next to nothing: to be flushed when readable. The
+    /// first caller gets it.
+    pub fn logger(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.programs).context("cannot listen to the programs")
     }
 
     /// What the kernel offers.

@@ -14,6 +14,7 @@ fn config(fastpath: Fastpath) -> Config {
         address: None,
         pin_dir: "/".into(),
         run_dir: "/".into(),
+        attach: crate::config::Attach::Auto,
     };
     let network = NetworkConfig {
         name: "pods".into(),

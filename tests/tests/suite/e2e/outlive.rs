@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use vxlan_tests::lab::traffic::Ping;
-use vxlan_tests::lab::{DEVICE, UNDERLAY, wait_until};
+use vxlan_tests::lab::traffic::{Ping, tcp_bulk};
+use vxlan_tests::lab::{AgentOptions, DEVICE, Lab, LabSpec, Overlay, UNDERLAY, wait_until};
 
 use super::{assert_answered, assert_took, build, counted, pair, programs_on, warm_up};
 
@@ -76,6 +76,39 @@ fn what_somebody_else_removes_is_repaired() {
     };
     wait_until("the programs are on the new device", Duration::from_secs(5), attached)
         .expect("an attachment");
+}
+
+#[test]
+fn clsact_filters_do_what_tcx_links_do() {
+    let options = || AgentOptions { node: "attach = \"clsact\"".into(), ..AgentOptions::default() };
+    let mut lab = build(&LabSpec::pair(Overlay::Agent(options()), Overlay::Agent(options())));
+    warm_up(&lab);
+    let fast = |lab: &Lab| {
+        let nodes = counted(lab, || {
+            for ip in lab.pod(2, 1).ips() {
+                assert_answered(lab.pod(1, 1), ip, Ping { count: 10, ..Ping::default() });
+                tcp_bulk(lab.pod(1, 1), lab.pod(2, 1), ip, 16 << 20).expect("a transfer");
+            }
+        });
+        for node in &nodes {
+            assert_took(node, "pod_egress", "encapsulated", 20);
+            assert_took(node, "underlay_ingress", "decapsulated", 20);
+        }
+    };
+    fast(&lab);
+    let filters = |lab: &Lab| {
+        let shown = lab.node(1).sh(&format!("tc filter show dev {UNDERLAY} ingress")).expect("tc");
+        shown.matches("direct-action").count()
+    };
+    assert_eq!((programs_on(lab.node(1), UNDERLAY).len(), filters(&lab)), (0, 1), "clsact, not TCX");
+    lab.agent_mut(1).and_then(|agent| agent.kill9()).expect("a kill");
+    fast(&lab);
+    lab.agent_mut(1).and_then(|agent| agent.start()).expect("a start");
+    fast(&lab);
+    assert_eq!(filters(&lab), 1, "the filter is replaced, not doubled");
+    lab.agent_mut(1).and_then(|agent| agent.stop()).expect("a stop");
+    lab.agent(1).and_then(|agent| agent.cli(&["detach"])).expect("a detach");
+    assert_eq!(filters(&lab), 0, "detached");
 }
 
 #[test]
