@@ -5,7 +5,7 @@ use crate::ecn;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
 use crate::inner::{Inner, largest_packet};
-use crate::maps::{Config, Endpoint, LocalVtep};
+use crate::maps::{Config, Endpoint, Family, LocalVtep};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, OuterIp, Underlay};
@@ -62,7 +62,8 @@ pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     ip.check_version()?;
     let outer = &tunnelled.outer;
     let source = ip.source();
-    if H::route(t, source) != Some(tunnelled.from) && H::addr(source) != outer.source {
+    let own = same_family(H::FAMILY, U::FAMILY) && H::addr(source) == outer.source;
+    if H::route(t, source) != Some(tunnelled.from) && !own {
         return Err(Reason::ForeignSource);
     }
     if outer.fragment {
@@ -83,6 +84,13 @@ pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
     readdress(p, endpoint, &ip, &forwarded)?;
     Ok(endpoint)
+}
+
+/// Whether addresses may be compared in the form of the tables, where a mapped IPv4 address looks
+/// like the IPv4 one.
+#[inline(always)]
+const fn same_family(a: Family, b: Family) -> bool {
+    matches!((a, b), (Family::V4, Family::V4) | (Family::V6, Family::V6))
 }
 
 /// Routes a bare packet to the pod that it is for.

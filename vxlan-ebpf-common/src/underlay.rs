@@ -157,6 +157,7 @@ impl Underlay for V6 {
         if ip.head.next_hops.first() != protocol::UDP
             || ip.head.version_class_flow.get() >> 28 != 6
             || ip.dst != local.addr.as_v6()
+            || is_mapped(ip.src)
         {
             return Err(Reason::NotVxlan);
         }
@@ -186,6 +187,13 @@ impl Underlay for V6 {
     fn pseudo_sum(ip: &Ipv6) -> Sum {
         Sum::default().address(ip.src).address(ip.dst)
     }
+}
+
+/// Whether an IPv6 address is a mapped IPv4 one, which the tables take for IPv4. Linux drops packets
+/// from one (`ip6_rcv_core`, v6.18).
+#[inline(always)]
+const fn is_mapped([a, b, c, _]: [Be32; 4]) -> bool {
+    a.0 | b.0 == 0 && c.0 == Be32::new(0xffff).0
 }
 
 /// Whether a packet of `inner_len` bytes can be described by the outer length fields.

@@ -1,5 +1,6 @@
 //! Host model and kernel program must agree: on the verdict, on every byte and on the counters.
 
+use aya::util::KernelVersion;
 use proptest::prelude::*;
 use vxlan_ebpf_common::maps::DEFAULT_VTEPS;
 use vxlan_ebpf_common::model::{Frame, Maps};
@@ -47,12 +48,20 @@ fn with_kernels_choices(frame: &Frame, encapsulated: &[u8], maps: &Maps) -> Fram
     Frame { flow_hash: mixed ^ (mixed << 16), random, ..frame.clone() }
 }
 
+/// Without BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and _IPV6 (Linux 6.3), what is inside has to be of the
+/// family outside.
+fn takes_off_one_family_only() -> bool {
+    KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 3, 0))
+}
+
 /// Runs both and compares.
 fn compare(kernel: &Kernel, maps: &Maps, hook: Hook, frame: &Frame) -> Reason {
     let got = kernel.run(hook, frame);
     let (mut reason, mut expected) = model(hook, frame, maps);
-    if reason == Reason::Encapsulated && got.counted == [(hook, Reason::NoRoom, 1, frame.bytes.len() as u64)]
-    {
+    let no_room = got.counted == [(hook, Reason::NoRoom, 1, frame.bytes.len() as u64)];
+    if reason == Reason::Decapsulated && no_room && takes_off_one_family_only() {
+        (reason, expected) = model(hook, &Frame { rigid: true, ..frame.clone() }, maps);
+    } else if reason == Reason::Encapsulated && no_room {
         // A test run has no aggregate, only its size, and the kernel makes no room in that.
         assert_ne!(frame.segment_size, 0, "no room in an ordinary packet");
         (reason, expected) = model(hook, &Frame { rigid: true, ..frame.clone() }, maps);
@@ -98,6 +107,9 @@ fn kernel_and_model_forward_the_same_bytes() {
     for (hook, frame) in seeds() {
         let reason = compare(&kernel, &maps, hook, &frame);
         let forwarded = reason.disposition() == Disposition::Forwarded;
+        if reason == Reason::NoRoom && takes_off_one_family_only() {
+            continue;
+        }
         assert!(forwarded, "{hook:?} did not forward a valid frame: {reason:?}");
     }
 }
