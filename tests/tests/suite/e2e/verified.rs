@@ -316,3 +316,109 @@ fn a_stream_of_datagrams_meets_a_new_rule_within_two_seconds_without_a_flush() {
         .expect("the flow is looked at about once a second");
     drop(stream.stop());
 }
+
+/// Rules of a service on node 1: `prerouting` and `postrouting` of a `nat` table.
+fn nat(lab: &Lab, prerouting: &str, postrouting: &str) {
+    nft(
+        lab,
+        1,
+        &format!(
+            "table inet services {{\n chain prerouting {{\n  type nat hook prerouting priority dstnat;\n  \
+             {prerouting}\n }}\n chain postrouting {{\n  type nat hook postrouting priority srcnat;\n  \
+             {postrouting}\n }}\n}}\n"
+        ),
+    );
+}
+
+#[test]
+fn a_service_leads_to_a_pod_of_the_same_node_and_to_the_client_itself() {
+    // On a bridge that takes netfilter's help, as Kubernetes asks for; or routed.
+    for (attach, bridge_netfilter) in [(Attach::Bridge, true), (Attach::Ptp, false)] {
+        let lab = guarded(&verified().pods(2).attach(attach).bridge_netfilter(bridge_netfilter));
+        let (client, neighbour) = (lab.pod(1, 1), lab.pod(1, 2));
+        let (own, other) = (client.ip4, neighbour.ip4);
+        if attach == Attach::Bridge {
+            // As CNI's `bridge` plugin does it for this very case.
+            let hairpin = format!("bridge link set dev {} hairpin on", client.host_veth);
+            lab.node(1).sh(&hairpin).expect("hairpin mode");
+        }
+        nat(
+            &lab,
+            &format!("ip daddr 10.96.0.1 dnat ip to {other}\n  ip daddr 10.96.0.2 dnat ip to {own}"),
+            &format!("ip saddr {own} ip daddr {own} masquerade"),
+        );
+        let [one, _] = counted(&lab, || {
+            for (server, service) in [(neighbour, "10.96.0.1"), (client, "10.96.0.2")] {
+                let service = service.parse().expect("an address");
+                tcp_bulk(client, server, service, 4 * MIB).expect("a transfer through the service");
+                let report = udp_echo(client, server, service, [1, 64, 1400]).expect("UDP");
+                assert!(report.all_intact(), "{report:?} to {service}, {attach:?}");
+            }
+        });
+        assert_eq!(one.total("routed") + one.total("switched"), 0, "{one}");
+        assert_nothing_dropped(&one);
+        // The same two pods directly.
+        let [one, _] = counted(&lab, || {
+            tcp_bulk(client, neighbour, other.into(), 4 * MIB).expect("a direct transfer");
+        });
+        assert!(one.total("routed") + one.total("switched") > 10, "{one}");
+    }
+}
+
+#[test]
+fn a_node_port_is_reached_from_outside_with_and_without_source_translation() {
+    for masquerade in [false, true] {
+        let lab = guarded(&verified());
+        let (outside, pod) = (lab.node(2), lab.pod(1, 1));
+        let node: IpAddr = vxlan_tests::lab::addr::underlay4(1).into();
+        nat(
+            &lab,
+            &format!("ip daddr {node} tcp dport 1024-65535 dnat ip to {}", pod.ip4),
+            &if masquerade { format!("ip daddr {} masquerade", pod.ip4) } else { String::new() },
+        );
+        let [one, _] = counted(&lab, || {
+            tcp_bulk(outside, pod, node, 4 * MIB).expect("a transfer from outside");
+            tcp_concurrent(outside, pod, node, 50, 2_000).expect("connections from outside");
+        });
+        assert_eq!(bypassed(&one), 0, "{one}");
+        assert_nothing_dropped(&one);
+    }
+}
+
+#[test]
+fn a_remote_pod_behind_a_node_port_answers_through_the_node() {
+    let lab = guarded(&verified());
+    let (outside, pod) = (lab.node(2), lab.pod(2, 1));
+    let node: IpAddr = vxlan_tests::lab::addr::underlay4(1).into();
+    nat(
+        &lab,
+        &format!("ip daddr {node} tcp dport 1024-65535 dnat ip to {}", pod.ip4),
+        &format!("ip daddr {} masquerade", pod.ip4),
+    );
+    let nodes = counted(&lab, || {
+        tcp_bulk(outside, pod, node, 4 * MIB).expect("a transfer from outside");
+    });
+    assert_took(&nodes[0], "tunnel_egress", "encapsulated", 10);
+    nodes.iter().for_each(assert_nothing_dropped);
+}
+
+#[test]
+fn what_leaves_the_overlay_is_masqueraded() {
+    let lab = guarded(&verified());
+    nat(&lab, "", "ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade");
+    let server = lab.node(2);
+    let address: IpAddr = vxlan_tests::lab::addr::underlay4(2).into();
+    let listener = server.run(|| TcpListener::bind(("0.0.0.0", 0))).expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let [one, _] = counted(&lab, || {
+        let mut near = lab.pod(1, 1).run(|| from_port(0, (address, port).into()));
+        let (mut far, peer) = listener.accept().expect("a connection");
+        assert_eq!(peer.ip(), IpAddr::from(vxlan_tests::lab::addr::underlay4(1)));
+        for round in 0..20 {
+            exchange(&mut near, &mut far, round);
+            exchange(&mut far, &mut near, round);
+        }
+    });
+    assert_took(&one, "pod_egress", "no_route", 20);
+    assert_eq!(bypassed(&one), 0, "{one}");
+}
