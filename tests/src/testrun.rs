@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp};
+use aya_obj::programs::XdpAttachType;
 use ipnetwork::IpNetwork;
 use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins};
 use vxlan_ebpf_common::maps::{Config, Mode};
@@ -27,6 +28,8 @@ pub struct Verdict {
     pub action: i32,
     /// The frame afterwards.
     pub bytes: Vec<u8>,
+    /// What an XDP program has left with it.
+    pub mark: u32,
     /// Which counters went up, and by how many packets and bytes.
     pub counted: Vec<(Hook, Reason, u64, u64)>,
 }
@@ -37,7 +40,7 @@ impl Kernel {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = PathBuf::from(format!("/sys/fs/bpf/vxlan-tests-{}/v1/{number}", std::process::id()));
-        let options = Options { dir: dir.clone(), clsact: false };
+        let options = Options { dir: dir.clone(), clsact: false, xdp: true };
         let datapath =
             Datapath::open(&options).expect("the programs load (needs root and `cargo xtask build-ebpf`)");
         let pins = Pins::open(&dir).expect("the maps are pinned");
@@ -65,18 +68,24 @@ impl Kernel {
     /// How long the program of `hook` takes for each of `frames`, as the kernel measures it.
     pub fn time<'f>(&self, hook: Hook, frames: impl IntoIterator<Item = &'f Frame>) -> Vec<Duration> {
         let program = self.program(hook);
-        let time = |frame: &Frame| execute(&program, frame).0.duration;
+        let time = |frame: &Frame| program.execute(frame).0.duration;
         frames.into_iter().map(time).collect()
     }
 
-    fn program(&self, hook: Hook) -> SchedClassifier {
-        SchedClassifier::from_pin(self.dir.join("programs").join(hook.label())).expect("a pinned program")
+    fn program(&self, hook: Hook) -> Program {
+        let pin = self.dir.join("programs").join(hook.label());
+        match hook {
+            Hook::UnderlayXdp => {
+                Program::Xdp(Xdp::from_pin(pin, XdpAttachType::Interface).expect("a pinned program"))
+            }
+            _ => Program::Tc(SchedClassifier::from_pin(pin).expect("a pinned program")),
+        }
     }
 
     /// Runs the program of `hook` on `frame`.
     pub fn run(&self, hook: Hook, frame: &Frame) -> Verdict {
         let before = self.pins.counters().expect("counters");
-        let (result, out) = execute(&self.program(hook), frame);
+        let (result, bytes, mark) = self.program(hook).execute(frame);
         let after = self.pins.counters().expect("counters");
         let counted = after.into_iter().filter_map(|(hook, reason, now)| {
             let was = before
@@ -86,24 +95,48 @@ impl Kernel {
                 .unwrap_or_default();
             (now != was).then_some((hook, reason, now.packets - was.packets, now.bytes - was.bytes))
         });
-        Verdict { action: result.return_value.cast_signed(), bytes: out, counted: counted.collect() }
+        Verdict { action: result.return_value.cast_signed(), bytes, mark, counted: counted.collect() }
     }
 }
 
-/// One run: the result, and the frame afterwards.
-fn execute(program: &SchedClassifier, frame: &Frame) -> (TestRunResult, Vec<u8>) {
-    let mut out = vec![0; frame.bytes.len() + 256];
-    let context = context(frame);
-    let options = TestRunOptions {
-        data_in: Some(&frame.bytes),
-        data_out: Some(&mut out),
-        ctx_in: Some(&context),
-        repeat: 1,
-        ..TestRunOptions::new()
-    };
-    let result = program.test_run(options).expect("a frame that is not too short can be run");
-    out.truncate(result.data_size_out as usize);
-    (result, out)
+/// A program that can be run.
+enum Program {
+    Tc(SchedClassifier),
+    Xdp(Xdp),
+}
+
+impl Program {
+    /// One run: the result, the frame afterwards, and its mark.
+    fn execute(&self, frame: &Frame) -> (TestRunResult, Vec<u8>, u32) {
+        let mut out = vec![0; frame.bytes.len() + 256];
+        let context = match self {
+            Self::Tc(_) => skb_context(frame),
+            Self::Xdp(_) => xdp_context(frame),
+        };
+        let mut context_out = vec![0; context.len()];
+        let options = TestRunOptions {
+            data_in: Some(&frame.bytes),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
+            repeat: 1,
+            ..TestRunOptions::new()
+        };
+        let result = match self {
+            Self::Tc(program) => program.test_run(options),
+            Self::Xdp(program) => program.test_run(options),
+        }
+        .expect("a frame that is not too short can be run");
+        out.truncate(result.data_size_out as usize);
+        let mark = match self {
+            Self::Xdp(_) if context_out[..4] != [0; 4] => {
+                let mark = out.drain(..4).as_slice().try_into().expect("four bytes");
+                u32::from_ne_bytes(mark)
+            }
+            _ => 0,
+        };
+        (result, out, mark)
+    }
 }
 
 impl Drop for Kernel {
@@ -116,12 +149,20 @@ impl Drop for Kernel {
 }
 
 /// `struct __sk_buff` with what a test may set: the interface and the segment size.
-fn context(frame: &Frame) -> [u8; 192] {
+fn skb_context(frame: &Frame) -> Vec<u8> {
     const IFINDEX: usize = 40;
     const GSO_SIZE: usize = 176;
-    let mut context = [0; 192];
+    let mut context = vec![0; 192];
     context[IFINDEX..IFINDEX + 4].copy_from_slice(&frame.ifindex.to_ne_bytes());
     context[GSO_SIZE..GSO_SIZE + 4].copy_from_slice(&frame.segment_size.to_ne_bytes());
+    context
+}
+
+/// `struct xdp_md`, which says where the metadata begins (0), where the frame does, and where it ends.
+fn xdp_context(frame: &Frame) -> Vec<u8> {
+    const DATA_END: usize = 4;
+    let mut context = vec![0; 24];
+    context[DATA_END..DATA_END + 4].copy_from_slice(&(frame.bytes.len() as u32).to_ne_bytes());
     context
 }
 

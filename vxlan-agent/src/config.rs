@@ -44,6 +44,21 @@ pub struct NodeConfig {
     pub run_dir: PathBuf,
     /// How programs are attached.
     pub attach: Attach,
+    /// Whether packets are taken out of the tunnel before the stack sees them.
+    pub xdp: Xdp,
+}
+
+/// Whether packets are taken out of the tunnel before the stack sees them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Xdp {
+    /// With the drivers that are known to gain from it.
+    #[default]
+    Auto,
+    /// With any driver that has XDP of its own.
+    Native,
+    /// Never.
+    Off,
 }
 
 /// How programs are attached.
@@ -74,6 +89,10 @@ pub struct NetworkConfig {
     pub fastpath: Fastpath,
     /// What becomes of packets that fail a source check.
     pub source_check: SourceCheck,
+    /// What becomes of malformed packets from the underlay.
+    pub malformed: Guard,
+    /// What becomes of packets from the underlay for another VNI.
+    pub other_vni: Guard,
 }
 
 /// How much of the fast path runs.
@@ -98,6 +117,17 @@ pub enum SourceCheck {
     Drop,
     /// Counted and left to the kernel.
     Count,
+}
+
+/// What becomes of packets from the underlay that this network has no use for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guard {
+    /// Counted and left to the kernel, which may have a use for them.
+    #[default]
+    Kernel,
+    /// Counted and dropped.
+    Drop,
 }
 
 /// Where cluster state comes from.
@@ -127,6 +157,8 @@ struct NodeSection {
     run_dir: Option<PathBuf>,
     #[serde(default)]
     attach: Attach,
+    #[serde(default)]
+    xdp: Xdp,
 }
 
 #[derive(Deserialize)]
@@ -145,6 +177,10 @@ struct NetworkSection {
     fastpath: Fastpath,
     #[serde(default)]
     source_check: SourceCheck,
+    #[serde(default)]
+    malformed: Guard,
+    #[serde(default)]
+    other_vni: Guard,
 }
 
 #[derive(Default, Deserialize)]
@@ -226,8 +262,8 @@ fn check_node(
         None => PathBuf::from(ownership::DEFAULT_PIN_DIR),
     };
     let run_dir = node.run_dir.unwrap_or_else(|| ownership::default_run_dir(&pin_dir));
-    let NodeSection { underlay, address, attach, .. } = node;
-    Ok(NodeConfig { name, underlay, address, pin_dir, run_dir, attach })
+    let NodeSection { underlay, address, attach, xdp, .. } = node;
+    Ok(NodeConfig { name, underlay, address, pin_dir, run_dir, attach, xdp })
 }
 
 fn check_network(text: &Text, section: &NetworkSection) -> Result<NetworkConfig, Refused> {
@@ -256,8 +292,8 @@ fn check_network(text: &Text, section: &NetworkSection) -> Result<NetworkConfig,
         Some(device) => device.get_ref().clone(),
         None => format!("vxlan{vni}"),
     };
-    let NetworkSection { mtu, fastpath, source_check, .. } = *section;
-    Ok(NetworkConfig { name, vni, port, mtu, device, fastpath, source_check })
+    let NetworkSection { mtu, fastpath, source_check, malformed, other_vni, .. } = *section;
+    Ok(NetworkConfig { name, vni, port, mtu, device, fastpath, source_check, malformed, other_vni })
 }
 
 /// As the kernel's `dev_valid_name`.

@@ -28,3 +28,4 @@ pub mod source;
 pub mod status;
 pub mod text;
 pub mod underlay;
+pub mod xdp;

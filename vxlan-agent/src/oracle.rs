@@ -109,6 +109,7 @@ fn write_config(config: &Config) -> String {
     line("pin_dir", quoted(&node.pin_dir));
     line("run_dir", quoted(&node.run_dir));
     line("attach", named(node.attach));
+    line("xdp", named(node.xdp));
     node.underlay.iter().for_each(|underlay| line("underlay", quote(underlay)));
     node.address.iter().for_each(|address| line("address", quote(&address.to_string())));
     line("[[network]]\nname", quote(&network.name));
@@ -119,6 +120,8 @@ fn write_config(config: &Config) -> String {
     line("device", quote(&network.device));
     line("fastpath", named(network.fastpath));
     line("source_check", named(network.source_check));
+    line("malformed", named(network.malformed));
+    line("other_vni", named(network.other_vni));
     text
 }
 

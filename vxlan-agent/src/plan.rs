@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
-    Addr, Config as MapConfig, DEFAULT_VTEPS, Family, LOCAL_VTEP, LocalVtep, MacKey, Mode,
-    NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+    Addr, Config as MapConfig, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep,
+    MacKey, Mode, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
 };
 
 use crate::cluster::{ClusterState, Node};
-use crate::config::{Config, Fastpath, SourceCheck};
+use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
 use crate::kernel::{Device, Headroom, KernelState, NextHop, Route, Tables};
 use crate::net::{IfIndex, family};
@@ -35,7 +35,11 @@ pub struct Input<'a> {
     pub next_hops: &'a BTreeMap<IpAddr, Option<NextHop>>,
     /// First and last UDP source port.
     pub source_ports: (u16, u16),
-    /// What the maps hold: VTEP ids are kept.
+    /// Where the XDP program goes, if anywhere.
+    pub xdp: Option<IfIndex>,
+    /// A random number for the mark that XDP leaves with packets, not zero.
+    pub secret: u32,
+    /// What the maps hold: VTEP ids and the mark are kept.
     pub previous: &'a DatapathState,
 }
 
@@ -131,9 +135,14 @@ impl Input<'_> {
             Fastpath::Direct => Mode::Direct,
             Fastpath::Verified => Mode::Verified,
         };
-        let flags = match network.source_check {
-            SourceCheck::Drop => 0,
-            SourceCheck::Count => TOLERATE_VIOLATIONS,
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let flags = flag(network.source_check == SourceCheck::Count, TOLERATE_VIOLATIONS)
+            | flag(network.malformed == Guard::Drop, DROP_MALFORMED)
+            | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI);
+        let mark = match (self.xdp, self.previous.config.mark) {
+            (None, _) => 0,
+            (Some(_), 0) => self.secret,
+            (Some(_), known) => known,
         };
         let (port_min, port_max) = self.source_ports;
         MapConfig {
@@ -143,6 +152,7 @@ impl Input<'_> {
             port_min,
             port_max,
             flags,
+            mark,
             local4,
             local6,
             ..MapConfig::default()
@@ -174,8 +184,10 @@ impl Input<'_> {
             Fastpath::Verified => &[Hook::PodEgress, Hook::PodIngress],
             Fastpath::Off | Fastpath::Direct => &[Hook::PodEgress],
         };
+        let xdp = self.xdp.map(|ifindex| (Hook::UnderlayXdp, ifindex));
         let pods = veths.iter().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
-        fixed.into_iter().chain(pods).map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
+        let all = fixed.into_iter().chain(xdp).chain(pods);
+        all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
     }
 }
 

@@ -47,6 +47,8 @@ pub struct NetworkStatus {
     pub mode: Fastpath,
     /// How programs are attached: `tcx` or `clsact`; none while they are not loaded.
     pub attach: Option<String>,
+    /// Where XDP is wanted, or why not; nothing while the programs are not loaded.
+    pub xdp: Option<String>,
     /// The vxlan device.
     pub device: String,
     /// Its MAC.

@@ -103,7 +103,7 @@ fn inner_mtu(link: &Link, wanted: Option<Mtu>, outer: Family, inner_v6: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Fastpath, SourceCheck};
+    use crate::config::{Fastpath, Guard, SourceCheck};
     use crate::kernel::{Address, Kind, RouteEntry};
     use crate::net::{Mac, Vni};
 
@@ -118,6 +118,7 @@ mod tests {
             up: true,
             loopback: name == "lo",
             master: None,
+            lower: None,
             peer_elsewhere: false,
             makes_addresses: true,
         }
@@ -156,6 +157,7 @@ mod tests {
             pin_dir: "/".into(),
             run_dir: "/".into(),
             attach: crate::config::Attach::Auto,
+            xdp: crate::config::Xdp::Auto,
         };
         let network = NetworkConfig {
             name: "pods".into(),
@@ -165,6 +167,8 @@ mod tests {
             device: "vxlan1".into(),
             fastpath: Fastpath::Direct,
             source_check: SourceCheck::Drop,
+            malformed: Guard::Kernel,
+            other_vni: Guard::Kernel,
         };
         find(&node, &network, case.vtep.parse().expect("address"), case.v6, tables)
     }

@@ -14,12 +14,20 @@ pub enum Hook {
     TunnelIngress = 3,
     /// TC egress on the host side of a pod's veth; looks only.
     PodIngress = 4,
+    /// XDP on the underlay interface.
+    UnderlayXdp = 5,
 }
 
 impl Hook {
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::PodEgress, Self::TunnelEgress, Self::UnderlayIngress, Self::TunnelIngress, Self::PodIngress];
+    pub const ALL: [Self; 6] = [
+        Self::PodEgress,
+        Self::TunnelEgress,
+        Self::UnderlayIngress,
+        Self::TunnelIngress,
+        Self::PodIngress,
+        Self::UnderlayXdp,
+    ];
 
     /// The hook's name; also the name of its program.
     pub const fn label(self) -> &'static str {
@@ -29,6 +37,7 @@ impl Hook {
             Self::UnderlayIngress => "underlay_ingress",
             Self::TunnelIngress => "tunnel_ingress",
             Self::PodIngress => "pod_ingress",
+            Self::UnderlayXdp => "underlay_xdp",
         }
     }
 }
@@ -40,6 +49,8 @@ pub enum Disposition {
     Forwarded,
     /// Left to the kernel, untouched.
     Kernel,
+    /// Not a proper packet: left to the kernel, dropped where the configuration says so.
+    Malformed,
     /// Dropped for a violation; left to the kernel where the configuration tolerates it.
     Violation,
     /// Dropped.
@@ -79,9 +90,9 @@ macro_rules! reasons {
 reasons! {
     /// Encapsulated and sent out of the underlay.
     Encapsulated = "encapsulated", Forwarded;
-    /// Decapsulated and handed to the pod.
+    /// Decapsulated; by XDP for TC to deliver, else handed to the pod.
     Decapsulated = "decapsulated", Forwarded;
-    /// Decapsulated by the kernel's device, handed to the pod by us.
+    /// Decapsulated before, by XDP or by the kernel's device, and handed to the pod.
     Delivered = "delivered", Forwarded;
     /// Routed from pod to pod on this node.
     Routed = "routed", Forwarded;
@@ -113,17 +124,21 @@ reasons! {
     /// A GSO or GRO aggregate that only the kernel's device can take apart.
     Aggregate = "aggregate", Kernel;
     /// Shorter than its headers.
-    Truncated = "truncated", Kernel;
-    /// Length fields contradict each other or the frame.
-    BadLength = "bad_length", Kernel;
+    Truncated = "truncated", Malformed;
+    /// Length fields contradict each other or say more than there is.
+    BadLength = "bad_length", Malformed;
+    /// There is more than the length fields say, which a link may add.
+    Padded = "padded", Kernel;
     /// IPv4 header checksum is wrong.
-    BadChecksum = "bad_checksum", Kernel;
+    BadChecksum = "bad_checksum", Malformed;
     /// VXLAN for a VNI that is not ours.
     OtherVni = "other_vni", Kernel;
     /// VXLAN with reserved bits set or without a VNI.
-    ReservedBits = "reserved_bits", Kernel;
+    ReservedBits = "reserved_bits", Malformed;
     /// The inner Ethernet destination is not our VTEP.
     OtherMac = "other_mac", Kernel;
+    /// Headers lie where a program cannot read them.
+    Scattered = "scattered", Kernel;
     /// The kernel could not make or remove room in this packet.
     NoRoom = "no_room", Kernel;
     /// An outer UDP checksum is needed that only the kernel can compute.

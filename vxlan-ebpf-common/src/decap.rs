@@ -4,7 +4,7 @@ use crate::counters::Reason;
 use crate::ecn;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
-use crate::inner::{Inner, largest_packet};
+use crate::inner::{Inner, fills, largest_packet};
 use crate::maps::{Config, Endpoint, Family, LocalVtep};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
@@ -16,6 +16,12 @@ pub(crate) struct Tunnelled {
     from: u32,
     /// EtherType of the inner packet.
     pub(crate) inner_type: Be16,
+}
+
+/// A header that could not be loaded: the frame ends before it, or a program cannot get at it.
+#[inline(always)]
+fn missing<P: Packet>(p: &P, end: usize) -> Reason {
+    if p.length() < end as u32 { Reason::Truncated } else { Reason::Scattered }
 }
 
 /// Checks the outer headers. What is not VXLAN for us is left alone without a word.
@@ -31,26 +37,25 @@ pub(crate) fn outer<P: Packet, T: Tables, U: Underlay>(
     if udp.dst != config.port() {
         return Err(Reason::NotVxlan);
     }
-    let vxlan: Vxlan = p.load(U::VXLAN).ok_or(Reason::Truncated)?;
+    let vxlan: Vxlan = p.load(U::VXLAN).ok_or_else(|| missing(p, U::INNER_ETH))?;
     underlay::check_vxlan(config, &vxlan)?;
     if !outer.valid {
         return Err(Reason::BadChecksum);
     }
     let from = t.vtep_id(&outer.source).ok_or(Reason::UnknownVtep)?;
-    let inner: Eth = p.load(U::INNER_ETH).ok_or(Reason::Truncated)?;
+    let inner: Eth = p.load(U::INNER_ETH).ok_or_else(|| missing(p, U::INNER_IP))?;
     if inner.dst != Mac::from_bytes(&local.mac) {
         return Err(Reason::OtherMac);
     }
     if p.segment_size() == 0 && !outer.fragment {
         let whole = p.length() - ETH_LEN as u32 - U::IP_LEN as u32;
-        if outer.payload != whole || u32::from(udp.len.get()) != whole {
-            return Err(Reason::BadLength);
-        }
+        fills(outer.payload, whole)?;
+        fills(u32::from(udp.len.get()), whole)?;
     }
     Ok(Tunnelled { outer, from, inner_type: inner.ether_type })
 }
 
-/// Checks the inner packet and takes it out of the tunnel, ready for the pod that is returned.
+/// Takes the inner packet out of the tunnel, ready for the pod that is returned.
 #[inline(always)]
 pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &mut P,
@@ -58,7 +63,44 @@ pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     config: &Config,
     tunnelled: &Tunnelled,
 ) -> Result<&'t Endpoint, Reason> {
-    let ip: H = p.load(U::INNER_IP).ok_or(Reason::Truncated)?;
+    let (endpoint, old, new) = accept::<P, T, U, H>(p, t, config, tunnelled)?;
+    p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
+    readdress(p, endpoint, &old, &new)?;
+    Ok(endpoint)
+}
+
+/// Takes the inner packet out of the tunnel, with the outer MACs, and marks it.
+#[inline(always)]
+pub(crate) fn strip<P: Packet, T: Tables, U: Underlay, H: Inner>(
+    p: &mut P,
+    t: &T,
+    config: &Config,
+    tunnelled: &Tunnelled,
+) -> Result<(), Reason> {
+    let (_, old, new) = accept::<P, T, U, H>(p, t, config, tunnelled)?;
+    if config.mark == 0 {
+        return Err(Reason::SwitchedOff);
+    }
+    let outer: Eth = p.load(0).ok_or(Reason::Truncated)?;
+    p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
+    p.store(0, &Eth { ether_type: H::ETHER_TYPE, ..outer }).ok_or(Reason::WriteFailed)?;
+    if old.tos() != new.tos() {
+        // TTL or hop limit falls where the packet is routed.
+        old.replace(&old.with_tos(new.tos()), p, ETH_LEN).ok_or(Reason::WriteFailed)?;
+    }
+    p.set_mark(config.mark).ok_or(Reason::WriteFailed)
+}
+
+/// Checks the inner packet: the pod that it is for, its header, and the header with which it leaves
+/// the tunnel and is routed.
+#[inline(always)]
+fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
+    p: &P,
+    t: &'t T,
+    config: &Config,
+    tunnelled: &Tunnelled,
+) -> Result<(&'t Endpoint, H, H), Reason> {
+    let ip: H = p.load(U::INNER_IP).ok_or_else(|| missing(p, U::INNER_IP + H::LEN))?;
     ip.check_version()?;
     let outer = &tunnelled.outer;
     let source = ip.source();
@@ -79,11 +121,9 @@ pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
         return Err(Reason::TooBig);
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
-    let forwarded = ip.forwarded(tos)?;
+    let forwarded = ip.with_tos(tos).forwarded()?;
     flow::recognise(p, t, config, (&ip, U::INNER_IP), Way::Ingress)?;
-    p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
-    readdress(p, endpoint, &ip, &forwarded)?;
-    Ok(endpoint)
+    Ok((endpoint, ip, forwarded))
 }
 
 /// Whether addresses may be compared in the form of the tables, where a mapped IPv4 address looks
@@ -104,7 +144,7 @@ pub(crate) fn route_to_pod<P: Packet, H: Inner>(
     if largest_packet(p, ip, ETH_LEN, len)? > u32::from(endpoint.mtu) {
         return Err(Reason::TooBig);
     }
-    let forwarded = ip.forwarded(ip.tos())?;
+    let forwarded = ip.forwarded()?;
     readdress(p, endpoint, ip, &forwarded)
 }
 

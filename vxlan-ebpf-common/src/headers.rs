@@ -13,6 +13,8 @@ use crate::checksum::Sum;
 pub const ETH_P_IP: Be16 = Be16(EtherType::Ipv4 as u16);
 /// EtherType of IPv6.
 pub const ETH_P_IPV6: Be16 = Be16(EtherType::Ipv6 as u16);
+/// EtherType of an 802.1Q tag.
+pub const ETH_P_8021Q: Be16 = Be16(EtherType::Ieee8021q as u16);
 
 /// IP protocol numbers that the engine looks into.
 pub mod protocol {

@@ -23,7 +23,9 @@ pub enum Forward<'t> {
     Encapsulated(&'t Vtep),
     /// Decapsulated, into this pod.
     Decapsulated(&'t Endpoint),
-    /// Decapsulated by the kernel's device, into this pod.
+    /// Decapsulated, up to the TC hook of the same interface.
+    Stripped,
+    /// Decapsulated before, into this pod.
     Delivered(&'t Endpoint),
     /// From a pod into this one, routed.
     Routed(&'t Endpoint),
@@ -37,7 +39,7 @@ impl Forward<'_> {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Encapsulated(_) => Reason::Encapsulated,
-            Self::Decapsulated(_) => Reason::Decapsulated,
+            Self::Decapsulated(_) | Self::Stripped => Reason::Decapsulated,
             Self::Delivered(_) => Reason::Delivered,
             Self::Routed(_) => Reason::Routed,
             Self::Switched(_) => Reason::Switched,
@@ -75,11 +77,29 @@ pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Fo
 #[inline(always)]
 pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let config = running(t)?;
+    if config.mark != 0 && p.mark() == config.mark {
+        return from_xdp(p, t);
+    }
     p.linearize(TUNNELLED_LEN);
     let eth = untagged(p).map_err(|_| Reason::NotVxlan)?;
     match eth.ether_type {
         ETH_P_IP => from_underlay::<P, T, V4>(p, t, config),
         ETH_P_IPV6 => from_underlay::<P, T, V6>(p, t, config),
+        _ => Err(Reason::NotVxlan),
+    }
+}
+
+/// What arrived on the underlay interface, before the kernel merges TCP segments (GRO).
+///
+/// Takes a packet for a pod out of its tunnel and marks it, so that what the kernel merges are
+/// ordinary packets, which [`underlay_ingress`] then delivers.
+#[inline(always)]
+pub fn underlay_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    let config = running(t)?;
+    let eth = untagged(p).map_err(|_| Reason::NotVxlan)?;
+    match eth.ether_type {
+        ETH_P_IP => strip::<P, T, V4>(p, t, config),
+        ETH_P_IPV6 => strip::<P, T, V6>(p, t, config),
         _ => Err(Reason::NotVxlan),
     }
 }
@@ -155,7 +175,7 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
     if !to_node {
         return Err(Reason::NotForNode);
     }
-    let forwarded = ip.forwarded(ip.tos())?;
+    let forwarded = ip.forwarded()?;
     flow::admit(p, t, config, (&ip, ETH_LEN), Way::Egress)?;
     encap::encapsulate(p, t, config, id, (&ip, &forwarded)).map(Forward::Encapsulated)
 }
@@ -231,6 +251,40 @@ fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
         _ => Err(Reason::NotIp),
     }
     .map(Forward::Decapsulated)
+}
+
+#[inline(always)]
+fn strip<'t, P: Packet, T: Tables, U: Underlay>(
+    p: &mut P,
+    t: &'t T,
+    config: &Config,
+) -> Result<Forward<'t>, Reason> {
+    let tunnelled: Tunnelled = decap::outer::<P, T, U>(p, t, config)?;
+    match tunnelled.inner_type {
+        ETH_P_IP => decap::strip::<P, T, U, Ipv4>(p, t, config, &tunnelled),
+        ETH_P_IPV6 => decap::strip::<P, T, U, Ipv6>(p, t, config, &tunnelled),
+        _ => Err(Reason::NotIp),
+    }
+    .map(|()| Forward::Stripped)
+}
+
+/// What [`underlay_xdp`] has taken out of its tunnel, and the kernel perhaps merged since.
+#[inline(always)]
+fn from_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    p.linearize(BARE_LEN);
+    match untagged(p)?.ether_type {
+        ETH_P_IP => deliver::<P, T, Ipv4>(p, t),
+        ETH_P_IPV6 => deliver::<P, T, Ipv6>(p, t),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn deliver<'t, P: Packet, T: Tables, H: Inner>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    let ip: H = checked(p)?;
+    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    decap::route_to_pod(p, endpoint, &ip)?;
+    Ok(Forward::Delivered(endpoint))
 }
 
 #[inline(always)]

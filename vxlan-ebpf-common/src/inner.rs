@@ -13,6 +13,18 @@ const fn one_hop_less(ttl: u8) -> Result<u8, Reason> {
     if ttl > 1 { Ok(ttl - 1) } else { Err(Reason::TtlExpired) }
 }
 
+/// Whether a packet that says it is `said` bytes long fills the `len` bytes that there are.
+#[inline(always)]
+pub(crate) const fn fills(said: u32, len: u32) -> Result<(), Reason> {
+    if said == len {
+        Ok(())
+    } else if said < len {
+        Err(Reason::Padded)
+    } else {
+        Err(Reason::BadLength)
+    }
+}
+
 /// What the engine asks of an inner header.
 pub trait Inner: Wire {
     /// The family's address.
@@ -36,8 +48,10 @@ pub trait Inner: Wire {
     fn protocol(&self) -> u8;
     /// TOS or traffic class.
     fn tos(&self) -> u8;
-    /// The header after one hop, with the given TOS or traffic class.
-    fn forwarded(self, tos: u8) -> Result<Self, Reason>;
+    /// The header with the given TOS or traffic class.
+    fn with_tos(self, tos: u8) -> Self;
+    /// The header after one hop.
+    fn forwarded(self) -> Result<Self, Reason>;
     /// Overwrites the header `self` at `offset` with `new`, which has the same addresses.
     fn replace<P: Packet>(&self, new: &Self, p: &mut P, offset: usize) -> Option<()>;
     /// Sum of this header minus that of the payload's pseudo-header: what header and payload add
@@ -72,9 +86,7 @@ impl Inner for Ipv4 {
         if self.head.frags.get() & Self::FRAGMENT != 0 {
             return Err(Reason::Fragment);
         }
-        if u32::from(self.head.len.get()) != len {
-            return Err(Reason::BadLength);
-        }
+        fills(u32::from(self.head.len.get()), len)?;
         if !self.sum().is_valid() {
             return Err(Reason::BadChecksum);
         }
@@ -102,17 +114,23 @@ impl Inner for Ipv4 {
     }
 
     #[inline(always)]
-    fn forwarded(mut self, tos: u8) -> Result<Self, Reason> {
+    fn with_tos(mut self, tos: u8) -> Self {
         let head = &mut self.head;
-        let ttl = one_hop_less(head.ttl_protocol.first())?;
-        let ttl_protocol = Be16::of(ttl, head.ttl_protocol.second());
-        head.check = checksum::replace(head.check, head.ttl_protocol, ttl_protocol);
-        head.ttl_protocol = ttl_protocol;
         if tos != head.version_tos.second() {
             let version_tos = Be16::of(head.version_tos.first(), tos);
             head.check = checksum::replace(head.check, head.version_tos, version_tos);
             head.version_tos = version_tos;
         }
+        self
+    }
+
+    #[inline(always)]
+    fn forwarded(mut self) -> Result<Self, Reason> {
+        let head = &mut self.head;
+        let ttl = one_hop_less(head.ttl_protocol.first())?;
+        let ttl_protocol = Be16::of(ttl, head.ttl_protocol.second());
+        head.check = checksum::replace(head.check, head.ttl_protocol, ttl_protocol);
+        head.ttl_protocol = ttl_protocol;
         Ok(self)
     }
 
@@ -167,9 +185,7 @@ impl Inner for Ipv6 {
     #[inline(always)]
     fn check(&self, len: u32) -> Result<(), Reason> {
         self.check_version()?;
-        if u32::from(self.head.payload_len.get()) + Self::LEN as u32 != len {
-            return Err(Reason::BadLength);
-        }
+        fills(u32::from(self.head.payload_len.get()) + Self::LEN as u32, len)?;
         match self.protocol() {
             protocol::TCP | protocol::UDP | protocol::ICMPV6 | protocol::SCTP => Ok(()),
             _ => Err(Reason::Options),
@@ -197,19 +213,25 @@ impl Inner for Ipv6 {
     }
 
     #[inline(always)]
-    fn forwarded(mut self, tos: u8) -> Result<Self, Reason> {
-        let head = &mut self.head;
-        let hops = one_hop_less(head.next_hops.second())?;
-        head.next_hops = Be16::of(head.next_hops.first(), hops);
-        let rest = head.version_class_flow.get() & 0xf00f_ffff;
-        head.version_class_flow = Be32::new(rest | u32::from(tos) << 20);
+    fn with_tos(mut self, tos: u8) -> Self {
+        let rest = self.head.version_class_flow.get() & 0xf00f_ffff;
+        self.head.version_class_flow = Be32::new(rest | u32::from(tos) << 20);
+        self
+    }
+
+    #[inline(always)]
+    fn forwarded(mut self) -> Result<Self, Reason> {
+        let next_hops = self.head.next_hops;
+        self.head.next_hops = Be16::of(next_hops.first(), one_hop_less(next_hops.second())?);
         Ok(self)
     }
 
     #[inline(always)]
     fn replace<P: Packet>(&self, new: &Self, p: &mut P, offset: usize) -> Option<()> {
         let (old, new) = (&self.head, &new.head);
-        p.replace_in_sum(u32::from(old.next_hops.0), u32::from(new.next_hops.0));
+        if old.next_hops != new.next_hops {
+            p.replace_in_sum(u32::from(old.next_hops.0), u32::from(new.next_hops.0));
+        }
         if old.version_class_flow != new.version_class_flow {
             p.replace_in_sum(old.version_class_flow.0, new.version_class_flow.0);
         }

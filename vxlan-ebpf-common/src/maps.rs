@@ -3,10 +3,11 @@
 //! Multi-byte protocol fields are byte arrays in network byte order; everything else is in the
 //! host's. Every type is `repr(C)` without implicit padding, because the kernel hashes key bytes.
 
+use crate::counters::{Disposition, Hook, Reason};
 use crate::headers::{Be16, Be32, Mac};
 
 /// Changes with every incompatible change of a map's layout; part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -145,6 +146,10 @@ pub struct LocalVtep {
 
 /// [`Config::flags`]: count violations of the source checks, but leave the packets to the kernel.
 pub const TOLERATE_VIOLATIONS: u32 = 1 << 0;
+/// [`Config::flags`]: drop malformed packets from the underlay.
+pub const DROP_MALFORMED: u32 = 1 << 1;
+/// [`Config::flags`]: drop packets from the underlay for a VNI that is not ours.
+pub const DROP_OTHER_VNI: u32 = 1 << 2;
 
 /// What every program of a network needs to know.
 #[repr(C)]
@@ -162,8 +167,11 @@ pub struct Config {
     pub port_min: u16,
     /// See `port_min`.
     pub port_max: u16,
-    /// Or of [`TOLERATE_VIOLATIONS`].
+    /// Or of [`TOLERATE_VIOLATIONS`], [`DROP_MALFORMED`] and [`DROP_OTHER_VNI`].
     pub flags: u32,
+    /// Secret that the XDP program leaves with a packet which it has decapsulated, so that the TC
+    /// program believes it; 0 while there is no XDP program.
+    pub mark: u32,
     /// This node on the IPv4 underlay.
     pub local4: LocalVtep,
     /// This node on the IPv6 underlay.
@@ -176,6 +184,19 @@ impl Config {
     pub const fn port(&self) -> Be16 {
         let [a, b] = self.port;
         Be16::of(a, b)
+    }
+
+    /// Whether a packet that was refused at `hook` is dropped, rather than left to the kernel.
+    #[inline(always)]
+    pub const fn drops(&self, hook: Hook, reason: Reason) -> bool {
+        let underlay = matches!(hook, Hook::UnderlayXdp | Hook::UnderlayIngress);
+        match (reason.disposition(), reason) {
+            (Disposition::Violation, _) => self.flags & TOLERATE_VIOLATIONS == 0,
+            (Disposition::Malformed, _) => underlay && self.flags & DROP_MALFORMED != 0,
+            (_, Reason::OtherVni) => underlay && self.flags & DROP_OTHER_VNI != 0,
+            (Disposition::Dropped, _) => true,
+            _ => false,
+        }
     }
 
     /// This node's end of the tunnel over `family`.
@@ -377,7 +398,7 @@ mod pod {
 /// No type has padding: the sizes are the sums of the fields.
 const _: () = {
     assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4);
-    assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 2 * 28);
+    assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 4 + 2 * 28);
     assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 2);

@@ -28,6 +28,8 @@ pub struct Frame {
     pub flow_hash: u32,
     /// [`Packet::random`].
     pub random: u32,
+    /// [`Packet::mark`].
+    pub mark: u32,
     /// Whether [`Packet::make_room`] and [`Packet::remove_room`] refuse, as the kernel may.
     pub rigid: bool,
 }
@@ -81,6 +83,15 @@ impl Packet for Frame {
     fn remove_room(&mut self, family: Family, _inner: Family) -> Option<()> {
         let end = ETH_LEN + underlay::overhead(family) as usize;
         (!self.rigid && self.bytes.len() >= end).then(|| drop(self.bytes.drain(ETH_LEN..end)))
+    }
+
+    fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    fn set_mark(&mut self, mark: u32) -> Option<()> {
+        self.mark = mark;
+        Some(())
     }
 
     fn address_to_host(&mut self) {}

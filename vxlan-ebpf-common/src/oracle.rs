@@ -40,8 +40,11 @@ pub const OUTBOUND: [(Hook, Entry); 2] =
     [(Hook::PodEgress, hooks::pod_egress), (Hook::TunnelEgress, hooks::tunnel_egress)];
 
 /// The hooks that decapsulate, or take what has been.
-pub const INBOUND: [(Hook, Entry); 2] =
-    [(Hook::UnderlayIngress, hooks::underlay_ingress), (Hook::TunnelIngress, hooks::tunnel_ingress)];
+pub const INBOUND: [(Hook, Entry); 3] = [
+    (Hook::UnderlayXdp, hooks::underlay_xdp),
+    (Hook::UnderlayIngress, hooks::underlay_ingress),
+    (Hook::TunnelIngress, hooks::tunnel_ingress),
+];
 
 /// Sends a frame through the hooks that encapsulate.
 ///
@@ -73,15 +76,30 @@ pub fn check(hook: Hook, entry: Entry, frame: &Frame, maps: &Maps) -> Reason {
         }
     };
     assert!(!frame.tagged, "a tagged frame was forwarded");
-    assert_eq!(Frame { bytes: frame.bytes.clone(), ..after.clone() }, *frame, "more than bytes changed");
+    let unchanged = Frame { bytes: frame.bytes.clone(), mark: frame.mark, ..after.clone() };
+    assert_eq!(unchanged, *frame, "more than bytes changed");
     let step = Step { hook, frame, after: &after.bytes, maps };
     match forward {
         Forward::Encapsulated(vtep) => tunnel::encapsulated(&step, vtep),
         Forward::Decapsulated(endpoint) => tunnel::decapsulated(&step, endpoint),
+        Forward::Stripped => stripped(frame, &after, maps),
         Forward::Delivered(endpoint) | Forward::Routed(endpoint) => local::routed(&step, endpoint),
         Forward::Switched(endpoint) => local::switched(&step, endpoint),
     }
     forward.reason()
+}
+
+/// Taken out of its tunnel before the stack and delivered behind it, a frame reaches the pod just as
+/// it does decapsulated in one step.
+fn stripped(frame: &Frame, stripped: &Frame, maps: &Maps) {
+    let (mut whole, mut rest) = (frame.clone(), stripped.clone());
+    let at_once = hooks::underlay_ingress(&mut whole, maps);
+    let later = hooks::underlay_ingress(&mut rest, maps);
+    match (at_once, later) {
+        (Ok(Forward::Decapsulated(one)), Ok(Forward::Delivered(other))) => assert_eq!(one, other),
+        other => panic!("in one step and in two: {other:?}"),
+    }
+    assert_eq!(whole.bytes, rest.bytes);
 }
 
 /// A frame that was forwarded: before and after.

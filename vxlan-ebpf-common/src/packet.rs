@@ -68,8 +68,15 @@ pub trait Packet {
     /// Ethernet header, which becomes the outer one. `None`: refused, nothing changed.
     fn make_room(&mut self, family: Family) -> Option<()>;
 
-    /// Undoes [`make_room`](Self::make_room); `inner` is the family of what remains.
+    /// Undoes [`make_room`](Self::make_room); `inner` is the family of what remains. The Ethernet
+    /// header's bytes are anything afterwards. `None`: refused, nothing changed.
     fn remove_room(&mut self, family: Family, inner: Family) -> Option<()>;
+
+    /// What an XDP program has left with the packet, 0 if nothing.
+    fn mark(&self) -> u32;
+
+    /// Leaves something with a packet from which room has been removed.
+    fn set_mark(&mut self, mark: u32) -> Option<()>;
 
     /// Marks the packet as addressed to this host, as the receiver of a redirected packet expects.
     fn address_to_host(&mut self);

@@ -13,6 +13,8 @@ use crate::model::{Frame, Maps};
 
 /// VNI of the network.
 pub const VNI: u32 = 0x01_0203;
+/// What XDP leaves with a packet that it has decapsulated.
+pub const MARK: u32 = 0x5eca_11ed;
 /// UDP destination port.
 pub const PORT: u16 = 8472;
 /// Interface of the first pod; every kernel has it.
@@ -89,6 +91,7 @@ fn config() -> Config {
         mode: Mode::Direct as u8,
         port_min: 32768,
         port_max: 60999,
+        mark: MARK,
         local4: local(node4(1).into()),
         local6: local(node6(1).into()),
         ..Config::default()

@@ -5,17 +5,20 @@
 
 mod maps;
 mod skb;
+mod xdp;
 
-use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::error;
-use vxlan_ebpf_common::maps::{Endpoint, NextHop, TOLERATE_VIOLATIONS, Vtep};
-use vxlan_ebpf_common::{Disposition, Forward, Hook, Packet, Reason, Tables, hooks};
+use vxlan_ebpf_common::headers::{ETH_P_8021Q, Eth};
+use vxlan_ebpf_common::maps::{Endpoint, NextHop, Vtep};
+use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, hooks};
 
 use crate::maps::Maps;
 use crate::skb::Skb;
+use crate::xdp::{Tagged, Untagged};
 
 /// Leave the packet to the next program, and after the last to the kernel: `TCX_NEXT` on TCX,
 /// `TC_ACT_UNSPEC` on clsact.
@@ -61,14 +64,35 @@ fn pod_ingress(ctx: TcContext) -> i32 {
     finish(&ctx, Hook::PodIngress, bytes, hooks::pod_ingress(&mut skb, &Maps))
 }
 
+/// XDP on the underlay interface, over packets of several buffers, too.
+#[xdp(frags)]
+fn underlay_xdp(ctx: XdpContext) -> u32 {
+    let mut untagged = Untagged::new(&ctx);
+    let tagged = untagged.load(0).is_some_and(|eth: Eth| eth.ether_type == ETH_P_8021Q);
+    if tagged {
+        let mut packet = Tagged::new(&ctx);
+        pass_or_drop(packet.length(), hooks::underlay_xdp(&mut packet, &Maps))
+    } else {
+        pass_or_drop(untagged.length(), hooks::underlay_xdp(&mut untagged, &Maps))
+    }
+}
+
+/// Counts the verdict and carries it out.
+#[inline(always)]
+fn pass_or_drop(bytes: u32, verdict: Result<Forward<'_>, Reason>) -> u32 {
+    let reason = reason(&verdict);
+    Maps.count(Hook::UnderlayXdp, reason, bytes);
+    if verdict.is_err() && is_dropped(Hook::UnderlayXdp, reason) {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
+    }
+}
+
 /// Counts the verdict and carries it out.
 #[inline(always)]
 fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Result<Forward<'_>, Reason>) -> i32 {
-    let reason = match &verdict {
-        Ok(forward) => forward.reason(),
-        Err(reason) => *reason,
-    };
-    Maps.count(hook, reason, bytes);
+    Maps.count(hook, reason(&verdict), bytes);
     match verdict {
         Ok(Forward::Encapsulated(vtep)) => to_underlay(hook, vtep),
         Ok(
@@ -77,26 +101,32 @@ fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Result<Forward<'_>, 
             | Forward::Routed(endpoint)
             | Forward::Switched(endpoint),
         ) => to_pod(endpoint),
+        Ok(Forward::Stripped) => NEXT,
         Err(reason) => give_up(ctx, hook, reason),
     }
 }
 
 #[inline(always)]
 fn give_up(ctx: &TcContext, hook: Hook, reason: Reason) -> i32 {
-    match reason.disposition() {
-        Disposition::Violation if !tolerated() => TC_ACT_SHOT,
-        Disposition::Dropped => {
-            // A kernel that makes room and then does not let us write there: nothing else logs.
-            error!(ctx, "dropped a packet that could not be written to, hook {}", hook as u32);
-            TC_ACT_SHOT
-        }
-        _ => NEXT,
+    if reason == Reason::WriteFailed {
+        // A kernel that makes room and then does not let us write there: nothing else logs.
+        error!(ctx, "dropped a packet that could not be written to, hook {}", hook as u32);
+        return TC_ACT_SHOT;
+    }
+    if is_dropped(hook, reason) { TC_ACT_SHOT } else { NEXT }
+}
+
+#[inline(always)]
+const fn reason(verdict: &Result<Forward<'_>, Reason>) -> Reason {
+    match verdict {
+        Ok(forward) => forward.reason(),
+        Err(reason) => *reason,
     }
 }
 
 #[inline(always)]
-fn tolerated() -> bool {
-    Maps.config().is_some_and(|config| config.flags & TOLERATE_VIOLATIONS != 0)
+fn is_dropped(hook: Hook, reason: Reason) -> bool {
+    Maps.config().is_some_and(|config| config.drops(hook, reason))
 }
 
 /// The kernel resolves the next hop's MAC, and keeps it fresh.

@@ -145,6 +145,23 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        let (meta, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        if meta + size_of::<u32>() > data {
+            return 0;
+        }
+        // SAFETY: the line above checked the bounds.
+        unsafe { (meta as *const u32).read() }
+    }
+
+    /// Only XDP leaves marks.
+    #[inline(always)]
+    fn set_mark(&mut self, _mark: u32) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
     fn address_to_host(&mut self) {
         // SAFETY: the context is valid while the program runs.
         unsafe {

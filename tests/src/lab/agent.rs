@@ -1,5 +1,6 @@
 //! Agents of a lab: configuration, process, command line.
 
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +16,10 @@ use super::{Counters, DEVICE, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cl
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Set to `native`, every agent of a lab that is not told otherwise attaches its XDP program, on a veth,
+/// too: so the same tests run over both ways of decapsulation.
+pub const XDP: &str = "VXLAN_LAB_XDP";
 
 /// Name of the network in the agents' configuration.
 pub const NETWORK: &str = "pods";
@@ -34,6 +39,11 @@ impl Default for AgentOptions {
     fn default() -> Self {
         Self { fastpath: "direct".into(), node: String::new(), network: String::new() }
     }
+}
+
+/// What [`XDP`] asks for.
+pub fn xdp() -> Option<String> {
+    std::env::var(XDP).ok()
 }
 
 /// An agent of a node; its process may be running or not.
@@ -57,6 +67,10 @@ impl Agent {
         std::fs::create_dir_all(&run_dir)?;
         let config = lab.run_dir().join(format!("{node}.toml"));
         let pin_dir = cleanup::pin_dir(lab.prefix()).join(&node);
+        let mut more = options.node.clone();
+        if let (Some(xdp), false) = (xdp(), more.contains("xdp")) {
+            write!(more, "\nxdp = \"{xdp}\"")?;
+        }
         let text = format!(
             "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\naddress = \"{address}\"\n\
              pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n{more}\n\n\
@@ -65,7 +79,6 @@ impl Agent {
              [state]\nsource = \"file\"\npath = {state:?}\n",
             address = addr::underlay(spec.underlay, n),
             mode = options.fastpath,
-            more = options.node,
             extra = options.network,
             state = lab.state_path(),
         );

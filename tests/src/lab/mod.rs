@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 pub use addr::Family;
-pub use agent::{Agent, AgentOptions};
+pub use agent::{Agent, AgentOptions, XDP, xdp};
 pub use cmd::{run, wait_until};
 pub use counters::{Count, Counters};
 pub use netns::Netns;
@@ -94,6 +94,14 @@ impl Lab {
     /// The node has none.
     pub fn agent_mut(&mut self, n: u8) -> Result<&mut Agent> {
         self.node_mut(n).agent.as_mut().ok_or_else(|| anyhow!("node {n} runs no agent"))
+    }
+
+    /// Adds an empty namespace, which goes with the lab.
+    ///
+    /// # Errors
+    /// There is one of that name.
+    pub fn add_namespace(&self, name: &str) -> Result<Netns> {
+        topology::add_namespace(&self.prefix, name)
     }
 
     /// What all names of this lab begin with: `vx<pid>`, or `vx<pid>_<k>` for further labs of the

@@ -120,20 +120,30 @@ fn make_namespaces(prefix: &str, spec: &LabSpec) -> Result<()> {
     }
     let batch: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
     cmd::feed(Command::new("ip").args(["-batch", "-"]), &batch)?;
-    for name in &names {
-        let ns = Netns::open(name)?;
-        // Before the first interface: those start with the defaults.
-        ns.sysctl(&[
-            ("ipv6/conf/all/accept_dad", "0"),
-            ("ipv6/conf/default/accept_dad", "0"),
-            ("ipv6/conf/default/accept_ra", "0"),
-            ("ipv6/conf/default/router_solicitations", "0"),
-            ("ipv4/conf/all/rp_filter", "0"),
-            ("ipv4/conf/default/rp_filter", "0"),
-        ])?;
-        ns.ip("link set lo up\n")?;
-    }
-    Ok(())
+    names.iter().try_for_each(|name| settle_namespace(name).map(drop))
+}
+
+/// Gives a new namespace the settings that all have.
+fn settle_namespace(name: &str) -> Result<Netns> {
+    let ns = Netns::open(name)?;
+    // Before the first interface: those start with the defaults.
+    ns.sysctl(&[
+        ("ipv6/conf/all/accept_dad", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/default/accept_ra", "0"),
+        ("ipv6/conf/default/router_solicitations", "0"),
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+    ])?;
+    ns.ip("link set lo up\n")?;
+    Ok(ns)
+}
+
+/// Adds a namespace to a lab. See [`Lab::add_namespace`].
+pub(super) fn add_namespace(prefix: &str, name: &str) -> Result<Netns> {
+    let name = format!("{prefix}-{name}");
+    cmd::run(Command::new("ip").args(["netns", "add", &name]))?;
+    settle_namespace(&name)
 }
 
 /// Two nodes: one veth pair. More: a bridge in a namespace of its own.

@@ -2,7 +2,7 @@
 
 use aya::util::KernelVersion;
 use proptest::prelude::*;
-use vxlan_ebpf_common::maps::DEFAULT_VTEPS;
+use vxlan_ebpf_common::maps::{DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, TOLERATE_VIOLATIONS};
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::testbed::{
     self, Inner, Outer, POD_IFINDEX, Payload, REMOTE4, REMOTE6, pod4, pod6, vtep_mac,
@@ -13,6 +13,8 @@ use vxlan_tests::testrun::{Kernel, Verdict};
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
+const XDP_DROP: i32 = 1;
+const XDP_PASS: i32 = 2;
 
 /// What the engine makes of a frame on the host, and why.
 fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
@@ -22,17 +24,21 @@ fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
         Hook::UnderlayIngress => hooks::underlay_ingress,
         Hook::TunnelIngress => hooks::tunnel_ingress,
         Hook::PodIngress => hooks::pod_ingress,
+        Hook::UnderlayXdp => hooks::underlay_xdp,
     };
     let mut after = frame.clone();
     let reason = entry(&mut after, maps).map_or_else(|reason| reason, |forward| forward.reason());
-    let action = match reason.disposition() {
-        Disposition::Forwarded => TC_ACT_REDIRECT,
-        Disposition::Kernel => TC_ACT_UNSPEC,
-        Disposition::Violation | Disposition::Dropped => TC_ACT_SHOT,
+    let dropped = maps.config.is_some_and(|config| config.drops(hook, reason));
+    let action = match (hook, reason.disposition()) {
+        (Hook::UnderlayXdp, _) if dropped => XDP_DROP,
+        (Hook::UnderlayXdp, _) => XDP_PASS,
+        (_, Disposition::Forwarded) => TC_ACT_REDIRECT,
+        _ if dropped => TC_ACT_SHOT,
+        _ => TC_ACT_UNSPEC,
     };
     let bytes = frame.bytes.len() as u64;
     let counted = if reason == Reason::NotVxlan { vec![] } else { vec![(hook, reason, 1, bytes)] };
-    (reason, Verdict { action, bytes: after.bytes, counted })
+    (reason, Verdict { action, bytes: after.bytes, mark: after.mark, counted })
 }
 
 /// `frame` with the flow hash and the random number that the kernel used for `encapsulated`.
@@ -94,6 +100,7 @@ fn seeds() -> Vec<(Hook, Frame)> {
             let inner = Inner { payload, ..Inner::from_remote(id, v6) };
             seeds.push((Hook::TunnelIngress, inner.frame()));
             seeds.push((Hook::UnderlayIngress, Outer::from_remote(id, inner.build()).frame()));
+            seeds.push((Hook::UnderlayXdp, Outer::from_remote(id, inner.build()).frame()));
         }
     }
     seeds
@@ -147,7 +154,7 @@ fn violations_pass_where_they_are_tolerated() {
     kernel.fill(&maps);
     assert_eq!(kernel.run(Hook::PodEgress, &spoofed).action, TC_ACT_SHOT);
     if let Some(config) = &mut maps.config {
-        config.flags = vxlan_ebpf_common::maps::TOLERATE_VIOLATIONS;
+        config.flags = TOLERATE_VIOLATIONS;
     }
     kernel.fill(&maps);
     let tolerated = kernel.run(Hook::PodEgress, &spoofed);
@@ -182,6 +189,9 @@ fn tables() -> impl Strategy<Value = Maps> {
             let ip = u32::from(pod4(2, seed)) & mask;
             maps.routes4.insert((ip.to_be_bytes(), bits), id);
         }
+        if let Some(config) = maps.config.as_mut() {
+            config.flags = u32::from(seed >> 4) & (TOLERATE_VIOLATIONS | DROP_MALFORMED | DROP_OTHER_VNI);
+        }
         if let Some(config) = maps.config.as_mut().filter(|_| mode == 3) {
             config.mode = seed & 1;
             config.local4.mtu = 128;
@@ -214,7 +224,7 @@ fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
                 frame.bytes[at % len] = value;
             }
             frame.bytes.truncate(cut);
-            frame.segment_size = segment_size;
+            frame.segment_size = if hook == Hook::UnderlayXdp { 0 } else { segment_size };
             frame.ifindex = POD_IFINDEX;
             kernel.fill(&maps);
             let reason = compare(kernel, &maps, hook, &frame);

@@ -18,10 +18,12 @@ use crate::cluster::{ClusterState, Viewer};
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::Datapath;
 use crate::kernel::{Events, Netlink, NextHop, Tables, Touched};
+use crate::net::IfIndex;
 use crate::preflight;
 use crate::source::{FileSource, Snapshot, Source};
 use crate::status::{Lock, StatusFile};
 use crate::underlay::Underlay;
+use crate::xdp::Declined;
 use retries::Retries;
 
 /// How long news is collected: a veth that is made comes with a handful of notifications.
@@ -44,6 +46,10 @@ pub struct Agent {
     underlay: Option<Underlay>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     datapath: Option<Datapath>,
+    /// Where XDP is wanted, by index and name, or why not; nothing before the programs are loaded.
+    xdp: Option<Result<(IfIndex, String), Declined>>,
+    /// For the mark that XDP leaves with packets.
+    secret: u32,
     retries: Retries,
     reload_error: Option<String>,
     plan_error: Option<String>,
@@ -102,6 +108,11 @@ fn source(config: &Config) -> Box<dyn Source> {
     }
 }
 
+/// A random number that is not zero.
+fn secret() -> anyhow::Result<u32> {
+    Ok(getrandom::u32().context("the kernel has no random number")?.max(1))
+}
+
 impl Agent {
     fn new(config: Config, cluster: ClusterState) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -113,6 +124,8 @@ impl Agent {
             underlay: None,
             next_hops: BTreeMap::new(),
             datapath: None,
+            xdp: None,
+            secret: secret()?,
             retries: Retries::default(),
             reload_error: None,
             plan_error: None,

@@ -43,6 +43,10 @@ impl Agent {
             port: network.port,
             mode: network.fastpath,
             attach,
+            xdp: self.xdp.as_ref().map(|placed| match placed {
+                Ok((_, interface)) => format!("native on {interface}"),
+                Err(reason) => format!("no: {reason}"),
+            }),
             device: network.device.clone(),
             mac: self.cluster.own.mac,
             mtu: underlay.map(|u| u.inner_mtu),

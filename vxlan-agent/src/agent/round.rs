@@ -11,12 +11,13 @@ use tokio::time::Instant;
 use super::Agent;
 use super::describe::describe;
 use crate::cluster::ClusterState;
-use crate::config::{Attach, Fastpath};
+use crate::config::{Attach, Fastpath, Xdp};
 use crate::datapath::{self, Datapath, DatapathState, Options};
 use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
 use crate::net::IfIndex;
 use crate::plan::{Desired, Input};
 use crate::underlay::{self, Underlay};
+use crate::xdp::{self, Declined};
 
 /// Stand for what is no kernel or datapath change in the list of what failed.
 const LOAD: &str = "load the fast path";
@@ -35,6 +36,7 @@ impl Agent {
         let mut wanted = BTreeSet::new();
         self.forward(&underlay, &mut wanted);
         self.load(&mut wanted);
+        self.place_xdp(&underlay);
         let desired = self.plan(&underlay, device)?;
         self.underlay = Some(underlay);
         let kernel_changed = self.apply_kernel(&observed, &desired.kernel, device, &mut wanted).await;
@@ -111,7 +113,10 @@ impl Agent {
         if !self.retries.is_due(LOAD, now) {
             return;
         }
-        match Datapath::open(&Options { dir, clsact: self.config.node.attach == Attach::Clsact }) {
+        let node = &self.config.node;
+        let options =
+            Options { dir, clsact: node.attach == Attach::Clsact, xdp: !off && node.xdp != Xdp::Off };
+        match Datapath::open(&options) {
             Ok(mut datapath) => {
                 if let Err(error) = datapath.logger().and_then(listen) {
                     tracing::warn!("{error:#}");
@@ -122,6 +127,30 @@ impl Agent {
             }
             Err(error) => self.retries.failed(LOAD.to_owned(), &error, now),
         }
+    }
+
+    /// Decides about XDP; says so when it decides otherwise than before.
+    fn place_xdp(&mut self, underlay: &Underlay) {
+        let Some(datapath) = self.datapath.as_ref().filter(|_| self.is_fast()) else { return };
+        let (mode, tables) = (self.config.node.xdp, &self.tables);
+        let placed = xdp::place(mode, underlay.ifindex, tables, xdp::driver).and_then(|link| match datapath
+            .no_xdp()
+        {
+            Some(reason) => Err(Declined::NotLoaded(reason.to_owned())),
+            None => Ok((link.index, link.name.clone())),
+        });
+        if self.xdp.as_ref() != Some(&placed) {
+            match &placed {
+                Ok((_, interface)) => tracing::info!(interface, "XDP takes packets out of the tunnel"),
+                Err(Declined::Off) => {}
+                Err(reason) => tracing::info!(%reason, "no XDP, TC takes packets out of the tunnel"),
+            }
+            self.xdp = Some(placed);
+        }
+    }
+
+    fn is_fast(&self) -> bool {
+        self.config.network.fastpath != Fastpath::Off
     }
 
     fn plan(&mut self, underlay: &Underlay, device: Option<IfIndex>) -> anyhow::Result<Desired> {
@@ -138,6 +167,8 @@ impl Agent {
             device,
             next_hops: &self.next_hops,
             source_ports: sysctl::source_ports(),
+            xdp: self.xdp.as_ref().and_then(|placed| Some(placed.as_ref().ok()?.0)),
+            secret: self.secret,
             previous,
         };
         Ok(input.plan())

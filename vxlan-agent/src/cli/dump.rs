@@ -163,6 +163,7 @@ const fn disposition(disposition: Disposition) -> &'static str {
     match disposition {
         Disposition::Forwarded => "fast",
         Disposition::Kernel => "kernel",
+        Disposition::Malformed => "malformed",
         Disposition::Violation => "violation",
         Disposition::Dropped => "dropped",
     }

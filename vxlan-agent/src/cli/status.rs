@@ -113,6 +113,9 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     let _ = writeln!(out, "underlay   {underlay}, address {address}");
     let _ = writeln!(out, "subnets    {}", subnets.join(", "));
     let _ = writeln!(out, "fast path  {}", fastpath_text(network, fastpath));
+    if let Some(xdp) = &network.xdp {
+        let _ = writeln!(out, "xdp        {xdp}");
+    }
     let _ = writeln!(out, "pods       {} attached, {} addresses", network.pods_attached, network.endpoints);
     for (label, error) in [("refused", &network.reload_error), ("stuck", &network.plan_error)] {
         if let Some(error) = error {

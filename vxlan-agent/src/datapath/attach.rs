@@ -1,20 +1,22 @@
-//! Programs on interfaces: TCX links where the kernel has them, clsact filters elsewhere.
+//! Programs on interfaces: TCX links where the kernel has them, clsact filters elsewhere, and an XDP
+//! link.
 //!
 //! An attachment is recorded in `links/` as `<hook>-<ifindex>`: the pinned link itself, or, for
 //! clsact, which has no such object, a directory `<hook>-<ifindex>-clsact`. (bpffs refuses dots.)
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttach, TcHandle, qdisc_add_clsact};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType};
 use vxlan_ebpf_common::Hook;
 
+use super::pins::remove_if_there;
 use super::state::Attachment;
+use super::xdp;
 
 /// Priority of our clsact filters: behind those that say they come first, before the default.
 const PRIORITY: u16 = 0x4000;
@@ -24,7 +26,9 @@ const CLSACT: &str = "-clsact";
 const fn direction(hook: Hook) -> TcAttachType {
     match hook {
         Hook::TunnelEgress | Hook::PodIngress => TcAttachType::Egress,
-        Hook::PodEgress | Hook::UnderlayIngress | Hook::TunnelIngress => TcAttachType::Ingress,
+        Hook::PodEgress | Hook::UnderlayIngress | Hook::TunnelIngress | Hook::UnderlayXdp => {
+            TcAttachType::Ingress
+        }
     }
 }
 
@@ -40,30 +44,36 @@ pub(super) enum Backend {
 /// The attachments of one network.
 pub(super) struct Links {
     dir: PathBuf,
+    /// Directory of the pinned programs.
+    programs: PathBuf,
     backend: Backend,
 }
 
 impl Links {
-    /// Links recorded in `dir`.
-    pub(super) fn new(dir: PathBuf, backend: Backend) -> Result<Self> {
+    /// Links recorded in `dir`, of programs pinned in `programs`.
+    pub(super) fn new(dir: PathBuf, programs: PathBuf, backend: Backend) -> Result<Self> {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        Ok(Self { dir, backend })
+        Ok(Self { dir, programs, backend })
     }
 
     fn path(&self, attachment: Attachment) -> PathBuf {
         let Attachment { hook, ifindex } = attachment;
         let suffix = match self.backend {
-            Backend::Tcx => "",
-            Backend::Clsact(_) => CLSACT,
+            Backend::Clsact(_) if hook != Hook::UnderlayXdp => CLSACT,
+            Backend::Tcx | Backend::Clsact(_) => "",
         };
         self.dir.join(format!("{}-{ifindex}{suffix}", hook.label()))
     }
 
     /// Attaches `program`, or puts it in the place of an earlier one.
-    pub(super) fn attach(&self, program: &mut SchedClassifier, attachment: Attachment) -> Result<()> {
-        match self.backend {
-            Backend::Tcx => self.attach_tcx(program, attachment),
-            Backend::Clsact(handle) => self.attach_clsact(program, attachment, handle),
+    pub(super) fn attach(&self, program: &mut Program, attachment: Attachment) -> Result<()> {
+        match (program, self.backend) {
+            (Program::Xdp(program), _) => xdp::attach(program, attachment.ifindex, &self.path(attachment)),
+            (Program::SchedClassifier(program), Backend::Tcx) => self.attach_tcx(program, attachment),
+            (Program::SchedClassifier(program), Backend::Clsact(handle)) => {
+                self.attach_clsact(program, attachment, handle)
+            }
+            (other, _) => bail!("a program of type {:?} is attached nowhere", other.prog_type()),
         }
         .with_context(|| {
             format!("cannot attach {} to interface {}", attachment.hook.label(), attachment.ifindex)
@@ -117,44 +127,31 @@ impl Links {
     /// Takes a program off an interface, which may be gone already.
     pub(super) fn detach(&self, attachment: Attachment) -> Result<()> {
         let path = self.path(attachment);
-        let removed = match self.backend {
-            Backend::Tcx => fs::remove_file(&path),
-            Backend::Clsact(handle) => {
-                // Dropping a link removes its filter.
-                drop(self.filter(attachment, handle));
-                fs::remove_dir(&path)
-            }
-        };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", path.display()))
-            }
-            _ => Ok(()),
+        if let (Backend::Clsact(handle), true) = (self.backend, attachment.hook != Hook::UnderlayXdp) {
+            // Dropping a link removes its filter.
+            drop(self.filter(attachment, handle));
         }
-    }
-
-    /// What is recorded and still in place.
-    pub(super) fn list(&self) -> Result<BTreeSet<Attachment>> {
-        let recorded = recorded(&self.dir)?;
-        Ok(recorded.into_iter().filter(|attachment| self.is_in_place(*attachment)).collect())
+        remove_if_there(&path)
     }
 
     fn is_in_place(&self, attachment: Attachment) -> bool {
-        self.path(attachment).exists()
-            && match self.backend {
-                Backend::Tcx => is_attached(attachment, &self.path(attachment)),
-                Backend::Clsact(_) => interface_exists(attachment.ifindex),
+        let path = self.path(attachment);
+        let program = self.programs.join(attachment.hook.label());
+        path.exists()
+            && match (attachment.hook, self.backend) {
+                (Hook::UnderlayXdp, _) => xdp::is_attached(&program, &path),
+                (_, Backend::Tcx) => is_attached(attachment, &path),
+                (_, Backend::Clsact(_)) => interface_exists(attachment.ifindex),
             }
     }
 
-    /// Removes records of attachments whose interface is gone.
-    pub(super) fn forget_dead(&self) -> Result<()> {
-        for attachment in recorded(&self.dir)? {
-            if !self.is_in_place(attachment) {
-                self.detach(attachment)?;
-            }
-        }
-        Ok(())
+    /// What is recorded and still in place. The records of what is not, because its interface is
+    /// gone, are removed.
+    pub(super) fn in_place(&self) -> Result<BTreeSet<Attachment>> {
+        let (alive, dead): (BTreeSet<_>, BTreeSet<_>) =
+            recorded(&self.dir)?.into_iter().partition(|attachment| self.is_in_place(*attachment));
+        dead.into_iter().try_for_each(|attachment| self.detach(attachment))?;
+        Ok(alive)
     }
 }
 
@@ -216,11 +213,11 @@ pub(super) fn clsact_handle(dir: &Path) -> u32 {
     hash & 0x7fff_ffff | 1
 }
 
-/// Takes everything recorded in `dir` off its interfaces.
+/// Takes everything recorded in `dir` off its interfaces, XDP first.
 pub(super) fn detach_all(dir: &Path, handle: u32) -> Result<()> {
-    for attachment in recorded(dir)? {
+    for attachment in recorded(dir)?.into_iter().rev() {
         for backend in [Backend::Tcx, Backend::Clsact(handle)] {
-            Links { dir: dir.to_owned(), backend }.detach(attachment)?;
+            Links { dir: dir.to_owned(), programs: PathBuf::new(), backend }.detach(attachment)?;
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ mod maps;
 mod open;
 mod pins;
 mod state;
+mod xdp;
 
 pub use open::{Datapath, Features, Options, detach};
 pub use pins::Pins;

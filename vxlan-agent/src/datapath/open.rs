@@ -1,11 +1,10 @@
 //! Loading, pinning and adopting a datapath.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use nix::mount::{MsFlags, mount};
@@ -16,6 +15,7 @@ use vxlan_ebpf_common::maps::names;
 
 use super::attach::{self, Backend, Links};
 use super::maps::Maps;
+use super::pins::remove_if_there;
 use super::state::{Change, DatapathState};
 
 /// The object made by `cargo xtask build-ebpf`.
@@ -34,6 +34,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Use clsact even where the kernel has TCX.
     pub clsact: bool,
+    /// Load the XDP program.
+    pub xdp: bool,
 }
 
 /// What the kernel offers, as found at start.
@@ -50,6 +52,7 @@ pub struct Datapath {
     maps: Maps,
     state: DatapathState,
     features: Features,
+    no_xdp: Option<String>,
 }
 
 impl Datapath {
@@ -61,25 +64,31 @@ impl Datapath {
         let dir = &options.dir;
         ensure_bpffs(dir)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        retire_other_layouts(dir)?;
         let mut programs = load(dir)?;
+        let no_xdp = if options.xdp { load_xdp(&mut programs, dir) } else { Ok(()) };
+        let no_xdp = no_xdp.err().map(|error| format!("{error:#}"));
         let features = Features { tcx: !options.clsact && attach::has_tcx() };
         let backend = if features.tcx { Backend::Tcx } else { Backend::Clsact(attach::clsact_handle(dir)) };
-        let links = Links::new(dir.join(LINKS), backend)?;
-        links.forget_dead()?;
-        for attachment in links.list()? {
-            links.attach(program(&mut programs, attachment.hook)?, attachment)?;
+        let links = Links::new(dir.join(LINKS), dir.join(PROGRAMS), backend)?;
+        let attachments = links.in_place()?;
+        for attachment in &attachments {
+            let program = program(&mut programs, attachment.hook)?;
+            // An XDP program that is not wanted any more stays until it is detached.
+            if program.fd().is_ok() {
+                links.attach(program, *attachment)?;
+            }
         }
         let maps = Maps::open(dir)?;
         let mut state = maps.read().context("cannot read the maps")?;
-        state.attachments = links.list()?;
-        Ok(Self { programs, links, maps, state, features })
+        state.attachments = attachments;
+        Ok(Self { programs, links, maps, state, features, no_xdp })
     }
 
     /// What is in the maps and on the interfaces. The maps are ours alone to write, so their
     /// content is known; interfaces come and go, so attachments are looked up.
     pub fn observe(&mut self) -> Result<&DatapathState> {
-        self.links.forget_dead()?;
-        self.state.attachments = self.links.list()?;
+        self.state.attachments = self.links.in_place()?;
         Ok(&self.state)
     }
 
@@ -112,6 +121,11 @@ impl Datapath {
     /// first caller gets it.
     pub fn logger(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>> {
         EbpfLogger::init(&mut self.programs).context("cannot listen to the programs")
+    }
+
+    /// Why the XDP program that was asked for is not loaded, if it is not.
+    pub fn no_xdp(&self) -> Option<&str> {
+        self.no_xdp.as_deref()
     }
 
     /// What the kernel offers.
@@ -171,29 +185,51 @@ fn load(dir: &Path) -> Result<Ebpf> {
     let mut programs = loader.load(OBJECT).map_err(explain_load).context("cannot load the BPF object")?;
     let pins = dir.join(PROGRAMS);
     fs::create_dir_all(&pins).with_context(|| format!("cannot create {}", pins.display()))?;
-    for hook in Hook::ALL {
-        let program = program(&mut programs, hook)?;
-        program.load().map_err(explain_program).with_context(|| format!("cannot load {}", hook.label()))?;
-        let pin = pins.join(hook.label());
-        remove_if_there(&pin)?;
-        program.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+    for hook in Hook::ALL.into_iter().filter(|hook| *hook != Hook::UnderlayXdp) {
+        load_program(&mut programs, hook, &pins)?;
     }
     Ok(programs)
 }
 
-fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
-    let found = programs.program_mut(hook.label());
-    let found = found.with_context(|| format!("the BPF object has no program {}", hook.label()))?;
-    Ok(found.try_into()?)
+/// Loads what needs more of the kernel than the rest (packets of several buffers, Linux 5.18).
+fn load_xdp(programs: &mut Ebpf, dir: &Path) -> Result<()> {
+    load_program(programs, Hook::UnderlayXdp, &dir.join(PROGRAMS))
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+fn load_program(programs: &mut Ebpf, hook: Hook, pins: &Path) -> Result<()> {
+    let program = program(programs, hook)?;
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        other => bail!("{} is of type {:?}", hook.label(), other.prog_type()),
+    };
+    loaded.map_err(explain_program).with_context(|| format!("cannot load {}", hook.label()))?;
+    let pin = pins.join(hook.label());
+    remove_if_there(&pin)?;
+    program.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))
+}
+
+fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut Program> {
+    let found = programs.program_mut(hook.label());
+    found.with_context(|| format!("the BPF object has no program {}", hook.label()))
+}
+
+/// Removes what an agent with other map layouts has pinned for the network in `dir`. Until the new
+/// programs are attached the kernel has every packet.
+fn retire_other_layouts(dir: &Path) -> Result<()> {
+    let (Some(network), Some(versions)) = (dir.file_name(), dir.parent().and_then(Path::parent)) else {
+        return Ok(());
+    };
+    let is_layout = |name: &str| name.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok());
+    let entries = fs::read_dir(versions).with_context(|| format!("cannot list {}", versions.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", versions.display()))?;
+        let other = entry.path().join(network);
+        if entry.file_name().to_str().is_some_and(is_layout) && other != dir {
+            detach(&other)?;
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// The last line of a verifier log before its statistics says why.

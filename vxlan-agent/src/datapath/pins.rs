@@ -1,5 +1,7 @@
 //! A datapath seen through its pins: for operators, with or without an agent.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +12,17 @@ use super::attach;
 use super::maps::Maps;
 use super::open::LINKS;
 use super::state::DatapathState;
+
+/// Removes a pin, or the directory that stands for one, which may be gone already.
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// The pinned maps of a network.
 pub struct Pins {

@@ -68,11 +68,12 @@ pub enum Change {
 
 /// The steps from `observed` to `desired`, in an order in which no packet meets a half-made entry:
 /// what is referred to comes before what refers to it, and goes after it. Programs are attached
-/// last and detached first.
+/// last and detached first; XDP, which relies on TC, comes last of all and goes first.
 pub fn diff(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
     let (o, d) = (observed, desired);
     let mut changes = Vec::new();
-    changes.extend(o.attachments.difference(&d.attachments).copied().map(Change::Detach));
+    let gone: Vec<Attachment> = o.attachments.difference(&d.attachments).copied().collect();
+    changes.extend(gone.into_iter().rev().map(Change::Detach));
     if o.config != d.config {
         changes.push(Change::SetConfig(d.config));
     }

@@ -35,6 +35,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         master: None,
+        lower: None,
         peer_elsewhere: false,
         makes_addresses: false,
     };
@@ -45,6 +46,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Address(bytes) => link.mac = Mac::from_bytes(bytes).unwrap_or_default(),
             LinkAttribute::Mtu(mtu) => link.mtu = Mtu(*mtu),
             LinkAttribute::Controller(master) if *master != 0 => link.master = Some(IfIndex(*master)),
+            LinkAttribute::Link(lower) if *lower != 0 => link.lower = Some(IfIndex(*lower)),
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
             LinkAttribute::AfSpecUnspec(families) => link.makes_addresses = makes_addresses(families),
@@ -65,6 +67,7 @@ fn kind(infos: &[LinkInfo]) -> Kind {
         match info {
             LinkInfo::Kind(InfoKind::Veth) => kind = Kind::Veth,
             LinkInfo::Kind(InfoKind::Bridge) => kind = Kind::Bridge,
+            LinkInfo::Kind(InfoKind::Vlan) => kind = Kind::Vlan,
             LinkInfo::Data(InfoData::Vxlan(parameters)) => kind = Kind::Vxlan(vxlan(parameters)),
             _ => {}
         }

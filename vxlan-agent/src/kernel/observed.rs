@@ -128,6 +128,7 @@ mod tests {
             up,
             loopback: false,
             master: None,
+            lower: None,
             peer_elsewhere: false,
             makes_addresses: false,
         };

@@ -43,7 +43,9 @@ pub struct Link {
     pub loopback: bool,
     /// The bridge (or bond, VRF) that it is a port of.
     pub master: Option<IfIndex>,
-    /// Whether the other end lies in another network namespace.
+    /// The interface below a VLAN, or the other end of a veth.
+    pub lower: Option<IfIndex>,
+    /// Whether that lies in another network namespace.
     pub peer_elsewhere: bool,
     /// Whether the kernel gives it IPv6 link-local addresses by itself.
     pub makes_addresses: bool,
@@ -58,6 +60,8 @@ pub enum Kind {
     Bridge,
     /// A VXLAN device.
     Vxlan(Vxlan),
+    /// A VLAN of another interface.
+    Vlan,
     /// Anything else.
     Other,
 }

@@ -15,6 +15,7 @@ fn config(fastpath: Fastpath) -> Config {
         pin_dir: "/".into(),
         run_dir: "/".into(),
         attach: crate::config::Attach::Auto,
+        xdp: crate::config::Xdp::Auto,
     };
     let network = NetworkConfig {
         name: "pods".into(),
@@ -24,6 +25,8 @@ fn config(fastpath: Fastpath) -> Config {
         device: "vxlan7".into(),
         fastpath,
         source_check: SourceCheck::Count,
+        malformed: Guard::Kernel,
+        other_vni: Guard::Kernel,
     };
     Config { node, network, state: StateConfig::File("/".into()) }
 }
@@ -50,6 +53,7 @@ struct World {
     underlay: Underlay,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     previous: DatapathState,
+    xdp: Option<IfIndex>,
 }
 
 impl World {
@@ -61,13 +65,14 @@ impl World {
             inner_mtu: Mtu(1450),
         };
         let (tables, next_hops, previous) = (Tables::default(), BTreeMap::new(), DatapathState::default());
-        Self { config: config(fastpath), tables, underlay, next_hops, previous }
+        Self { config: config(fastpath), tables, underlay, next_hops, previous, xdp: None }
     }
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
-        let Self { config, tables, underlay, next_hops, previous } = self;
-        let (device, source_ports) = (Some(IfIndex(9)), (32_768, 60_999));
-        Input { config, cluster, tables, underlay, device, next_hops, source_ports, previous }.plan()
+        let Self { config, tables, underlay, next_hops, previous, xdp } = self;
+        let (device, source_ports, xdp, secret) = (Some(IfIndex(9)), (32_768, 60_999), *xdp, 99);
+        Input { config, cluster, tables, underlay, device, next_hops, source_ports, xdp, secret, previous }
+            .plan()
     }
 }
 

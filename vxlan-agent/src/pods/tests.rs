@@ -18,6 +18,7 @@ fn link(index: u32, kind: Kind) -> Link {
         index: IfIndex(index),
         name: format!("if{index}"),
         alias: None,
+        lower: None,
         peer_elsewhere: kind == Kind::Veth,
         kind,
         mac: mac(index),

@@ -150,6 +150,7 @@ impl Recipe {
             ifindex: POD_IFINDEX + u32::from(self.has(Self::ELSEWHERE)),
             flow_hash: self.flow_hash,
             random: u32::from(self.random),
+            mark: 0,
             rigid: self.has(Self::RIGID),
         }
     }

@@ -150,12 +150,14 @@ fn what_is_not_ip_inside_is_left_to_the_device() {
 
 #[test]
 fn lengths_that_contradict_each_other_are_left_to_the_kernel() {
-    for at in [17, 39, INNER + 17] {
-        let frame = with(&from_remote4(), |bytes| {
-            bytes[at] -= 1;
-            fix_checksum(bytes, if at == INNER + 17 { INNER + 14 } else { 14 });
-        });
-        left_alone(underlay_ingress, &frame, Reason::BadLength);
+    for (by, reason) in [(1, Reason::BadLength), (255, Reason::Padded)] {
+        for at in [17, 39, INNER + 17] {
+            let frame = with(&from_remote4(), |bytes| {
+                bytes[at] = bytes[at].wrapping_add(by);
+                fix_checksum(bytes, if at == INNER + 17 { INNER + 14 } else { 14 });
+            });
+            left_alone(underlay_ingress, &frame, reason);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod encap;
 mod flows;
 mod pods;
 mod untouched;
+mod xdp;
 
 use crate::counters::Reason;
 use crate::hooks::Forward;

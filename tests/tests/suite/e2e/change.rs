@@ -5,7 +5,7 @@ use std::time::Duration;
 use vxlan_tests::lab::traffic::{Ping, StreamReport, UdpStream, ping};
 use vxlan_tests::lab::{Family, Lab, UNDERLAY, wait_until};
 
-use super::{assert_answered, assert_took, build, counted, counters, pair, warm_up};
+use super::{assert_answered, assert_took, build, counted, counters, pair, underlay_hook, warm_up};
 
 const RATE: u32 = 5_000;
 
@@ -57,7 +57,7 @@ fn killing_and_restarting_the_agent_loses_nothing() {
             // Nobody is there, and the fast path goes on.
             let [one, _] = counted(lab, || std::thread::sleep(Duration::from_millis(100)));
             assert_took(&one, "pod_egress", "encapsulated", 100);
-            assert_took(&one, "underlay_ingress", "decapsulated", 100);
+            assert_took(&one, underlay_hook(), "decapsulated", 100);
             let before = counters(lab, 1);
             lab.agent_mut(1).and_then(|agent| agent.start()).expect("a start");
             let one = &counters(lab, 1) - &before;
@@ -101,7 +101,7 @@ fn a_node_that_is_removed_and_added_again_is_reached_again() {
         }
     });
     assert_took(&one, "pod_egress", "encapsulated", 20);
-    assert_took(&two, "underlay_ingress", "decapsulated", 20);
+    assert_took(&two, underlay_hook(), "decapsulated", 20);
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use vxlan_tests::lab::traffic::{Ping, tcp_bulk, tcp_concurrent, udp_echo};
 use vxlan_tests::lab::{Attach, Family, LabSpec};
 
-use super::{assert_answered, assert_nothing_dropped, assert_took, build, counted, pair, warm_up};
+use super::{
+    aggregates_hook, assert_answered, assert_nothing_dropped, assert_took, build, counted, pair,
+    underlay_hook, warm_up,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -18,7 +21,7 @@ fn everything_arrives(spec: &LabSpec) {
         let pings = counted(&lab, || assert_answered(client, ip, Ping { count: 20, ..Ping::default() }));
         for node in &pings {
             assert_took(node, "pod_egress", "encapsulated", 20);
-            assert_took(node, "underlay_ingress", "decapsulated", 20);
+            assert_took(node, underlay_hook(), "decapsulated", 20);
             assert_nothing_dropped(node);
         }
         udp_of_all_sizes_arrives(&lab, ip);
@@ -37,7 +40,7 @@ fn udp_of_all_sizes_arrives(lab: &vxlan_tests::lab::Lab, ip: IpAddr) {
     });
     for node in &nodes {
         assert_took(node, "pod_egress", "encapsulated", 10);
-        assert_took(node, "underlay_ingress", "decapsulated", 10);
+        assert_took(node, underlay_hook(), "decapsulated", 10);
         assert_nothing_dropped(node);
     }
     // What does not fit is cut into fragments, which are the kernel's.
@@ -66,7 +69,7 @@ fn tcp_takes_the_fast_path_both_ways(lab: &vxlan_tests::lab::Lab, underlay: Fami
             // Only the kernel can give every segment of an aggregate its outer checksum.
             Family::V6 => assert_took(&nodes[sender], "pod_egress", "needs_checksum", 100),
         }
-        assert_took(&nodes[receiver], "tunnel_ingress", "delivered", 100);
+        assert_took(&nodes[receiver], aggregates_hook(), "delivered", 100);
         assert_took(&nodes[receiver], "pod_egress", "encapsulated", 10); // acknowledgements
         nodes.iter().for_each(assert_nothing_dropped);
     }
@@ -125,7 +128,7 @@ fn host_and_pods_reach_each_other_across_nodes() {
             });
             // The host's own packets are routed into the device and short-cut there.
             assert_took(&one, "tunnel_egress", "encapsulated", 20);
-            assert_took(&two, "underlay_ingress", "decapsulated", 20);
+            assert_took(&two, underlay_hook(), "decapsulated", 20);
             [one, two].iter().for_each(assert_nothing_dropped);
         }
         // The other way round the destination is no pod: the host's stack receives.
@@ -135,7 +138,7 @@ fn host_and_pods_reach_each_other_across_nodes() {
             let [one, two] =
                 counted(&lab, || assert_answered(pod, vtep, Ping { count: 20, ..Ping::default() }));
             assert_took(&two, "pod_egress", "encapsulated", 20);
-            assert_took(&one, "underlay_ingress", "no_endpoint", 20);
+            assert_took(&one, underlay_hook(), "no_endpoint", 20);
         }
     }
 }
@@ -157,5 +160,5 @@ fn many_nodes_reach_each_other() {
         }
     });
     assert_took(&one, "pod_egress", "encapsulated", 15);
-    assert_took(&one, "underlay_ingress", "decapsulated", 15);
+    assert_took(&one, underlay_hook(), "decapsulated", 15);
 }

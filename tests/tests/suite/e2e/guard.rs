@@ -7,7 +7,7 @@ use vxlan_tests::lab::addr::{inner4, underlay4, vtep_mac};
 use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject, mac_of};
 use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI};
 
-use super::{assert_answered, assert_took, build, counted, counters, pair, warm_up};
+use super::{assert_answered, assert_took, build, counted, counters, pair, underlay_hook, warm_up};
 
 /// A datagram for pod 1 of node 1 that claims to come from `inner` through the VTEP `outer`.
 fn forged(lab: &Lab, outer: std::net::Ipv4Addr, inner: std::net::Ipv4Addr, vni: u32) -> Vec<u8> {
@@ -56,7 +56,7 @@ fn forged_packets_are_counted_and_dropped() {
     ] {
         let frame = forged(&lab, outer, inner, vni);
         let [one, _] = counted(&lab, || assert_eq!(arrives(&lab, &frame), delivered, "{reason}"));
-        assert_took(&one, "underlay_ingress", reason, 1);
+        assert_took(&one, underlay_hook(), reason, 1);
     }
 }
 
@@ -67,7 +67,7 @@ fn violations_are_only_counted_where_that_is_asked_for() {
     warm_up(&lab);
     let frame = forged(&lab, underlay4(2), std::net::Ipv4Addr::new(8, 8, 8, 8), VNI);
     let [one, _] = counted(&lab, || assert!(arrives(&lab, &frame), "the kernel takes it"));
-    assert_took(&one, "underlay_ingress", "foreign_source", 1);
+    assert_took(&one, underlay_hook(), "foreign_source", 1);
 }
 
 #[test]

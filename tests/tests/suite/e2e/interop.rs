@@ -5,7 +5,9 @@ use std::time::Duration;
 use vxlan_tests::lab::traffic::{Capture, Frame, Ping, tcp_bulk, udp_echo};
 use vxlan_tests::lab::{Family, Lab, LabSpec, Overlay, PORT, UNDERLAY};
 
-use super::{assert_answered, assert_nothing_dropped, assert_took, build, counters};
+use super::{
+    aggregates_hook, assert_answered, assert_nothing_dropped, assert_took, build, counters, underlay_hook,
+};
 
 /// Node 1 is ours, node 2 a kernel vxlan device set up as flannel sets it up.
 fn mixed(underlay: Family) -> Lab {
@@ -34,8 +36,8 @@ fn a_plain_kernel_node_is_an_equal(underlay: Family) {
     }
     let node = &counters(&lab, 1) - &before;
     assert_took(&node, "pod_egress", "encapsulated", 100);
-    assert_took(&node, "underlay_ingress", "decapsulated", 80);
-    assert_took(&node, "tunnel_ingress", "delivered", 100);
+    assert_took(&node, underlay_hook(), "decapsulated", 80);
+    assert_took(&node, aggregates_hook(), "delivered", 100);
     assert_nothing_dropped(&node);
 }
 

@@ -3,7 +3,9 @@
 use vxlan_tests::lab::traffic::{Ping, PingError, ping, tcp_bulk};
 use vxlan_tests::lab::{Attach, Family};
 
-use super::{assert_answered, assert_nothing_dropped, assert_took, build, counted, pair, warm_up};
+use super::{
+    assert_answered, assert_nothing_dropped, assert_took, build, counted, pair, underlay_hook, warm_up,
+};
 
 #[test]
 fn a_packet_that_may_not_be_fragmented_is_answered_with_the_tunnels_mtu() {
@@ -53,7 +55,7 @@ fn fragments_arrive_through_the_kernel() {
         });
         let reason = if ip.is_ipv4() { "fragment" } else { "options" };
         assert_took(&nodes[0], "pod_egress", reason, 60);
-        assert_took(&nodes[1], "underlay_ingress", reason, 60);
+        assert_took(&nodes[1], underlay_hook(), reason, 60);
         nodes.iter().for_each(assert_nothing_dropped);
     }
 }
@@ -64,7 +66,7 @@ fn a_packet_whose_hops_are_used_up_is_answered_by_the_kernel() {
     warm_up(&lab);
     for ip in lab.pod(2, 1).ips() {
         // One hop per node: pod → node 1 → node 2 → pod.
-        for (ttl, node, hook) in [(1, 0, "pod_egress"), (2, 1, "underlay_ingress")] {
+        for (ttl, node, hook) in [(1, 0, "pod_egress"), (2, 1, underlay_hook())] {
             let nodes = counted(&lab, || {
                 let report = ping(lab.pod(1, 1), ip, Ping { ttl, ..Ping::default() }).expect("a socket");
                 let exceeded = if ip.is_ipv4() { 11 } else { 3 };
@@ -85,6 +87,6 @@ fn jumbo_frames_fit_a_jumbo_underlay() {
         let full = Ping { payload: 8950 - header, dont_fragment: true, count: 5, ..Ping::default() };
         let nodes = counted(&lab, || assert_answered(lab.pod(1, 1), ip, full));
         assert_took(&nodes[0], "pod_egress", "encapsulated", 5);
-        assert_took(&nodes[1], "underlay_ingress", "decapsulated", 5);
+        assert_took(&nodes[1], underlay_hook(), "decapsulated", 5);
     }
 }

@@ -8,6 +8,7 @@ mod delivery;
 mod guard;
 mod interop;
 mod limits;
+mod onward;
 mod outlive;
 mod verified;
 
@@ -15,6 +16,17 @@ use std::time::Duration;
 
 use vxlan_tests::lab::traffic::{Ping, ping};
 use vxlan_tests::lab::{Counters, Lab, LabSpec, Netns, Overlay};
+
+/// The hook that sees a packet from the underlay first.
+fn underlay_hook() -> &'static str {
+    if vxlan_tests::lab::xdp().is_some() { "underlay_xdp" } else { "underlay_ingress" }
+}
+
+/// The hook that hands aggregates to pods: behind the vxlan device, or where the kernel has merged
+/// what XDP took out of the tunnel.
+fn aggregates_hook() -> &'static str {
+    if vxlan_tests::lab::xdp().is_some() { "underlay_ingress" } else { "tunnel_ingress" }
+}
 
 /// Two nodes of ours.
 fn pair() -> LabSpec {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use vxlan_tests::lab::traffic::{Ping, tcp_bulk};
 use vxlan_tests::lab::{AgentOptions, DEVICE, Lab, LabSpec, Overlay, UNDERLAY, wait_until};
 
-use super::{assert_answered, assert_took, build, counted, pair, programs_on, warm_up};
+use super::{assert_answered, assert_took, build, counted, pair, programs_on, underlay_hook, warm_up};
 
 #[test]
 fn detach_removes_everything_that_is_ours_and_nothing_else() {
@@ -92,7 +92,7 @@ fn clsact_filters_do_what_tcx_links_do() {
         });
         for node in &nodes {
             assert_took(node, "pod_egress", "encapsulated", 20);
-            assert_took(node, "underlay_ingress", "decapsulated", 20);
+            assert_took(node, underlay_hook(), "decapsulated", 20);
         }
     };
     fast(&lab);

@@ -7,7 +7,10 @@ use std::time::Duration;
 use vxlan_tests::lab::traffic::{Ping, UdpStream, ping, tcp_bulk, tcp_concurrent, udp_echo};
 use vxlan_tests::lab::{AgentOptions, Attach, Counters, Family, Lab, LabSpec, Overlay, wait_until};
 
-use super::{assert_answered, assert_nothing_dropped, assert_took, build, counted, warm_up};
+use super::{
+    aggregates_hook, assert_answered, assert_nothing_dropped, assert_took, build, counted, underlay_hook,
+    warm_up,
+};
 
 const MIB: u64 = 1 << 20;
 /// A service address that no node has.
@@ -63,7 +66,7 @@ fn direct_flows_bypass(spec: &LabSpec) {
         for node in &nodes {
             // The first is looked at on its way through the stack.
             assert_took(node, "pod_egress", "encapsulated", 17);
-            assert_took(node, "underlay_ingress", "decapsulated", 17);
+            assert_took(node, underlay_hook(), "decapsulated", 17);
             assert_took(node, "pod_egress", "unverified", 1);
             assert_took(node, "pod_ingress", "passed", 1);
             assert_nothing_dropped(node);
@@ -74,7 +77,7 @@ fn direct_flows_bypass(spec: &LabSpec) {
         if spec.underlay == Family::V4 {
             assert!(bypassed(&nodes[0]) > 60 * MIB, "{}", nodes[0]);
         }
-        assert_took(&nodes[1], "tunnel_ingress", "delivered", 100);
+        assert_took(&nodes[1], aggregates_hook(), "delivered", 100);
         let left = nodes[0].packets("pod_egress", "unverified");
         assert!(left <= 4, "{left} packets took the stack:\n{}", nodes[0]);
         let report = udp_echo(client, server, ip, (1..=1400).step_by(9)).expect("UDP");
@@ -132,8 +135,8 @@ fn a_service_is_translated_and_stays_with_the_stack() {
         });
         // Not one packet of the service skipped its translation, on either way.
         assert_eq!(bypassed(&one), 0, "{one}");
-        assert_eq!(one.packets("underlay_ingress", "decapsulated"), 0, "{one}");
-        assert_eq!(one.packets("tunnel_ingress", "delivered"), 0, "{one}");
+        assert_eq!(one.packets(underlay_hook(), "decapsulated"), 0, "{one}");
+        assert_eq!(one.packets(aggregates_hook(), "delivered"), 0, "{one}");
         assert_took(&one, "pod_egress", "no_route", 20);
         assert_nothing_dropped(&one);
     }
@@ -249,7 +252,7 @@ fn what_a_filter_denies_never_bypasses_it() {
         assert_eq!(report.rtts.len(), 0);
         tcp_bulk(client, server, server.ip4.into(), MIB).expect("what is not denied arrives");
     });
-    let denied = nodes[1].packets("underlay_ingress", "unverified");
+    let denied = nodes[1].packets(underlay_hook(), "unverified");
     assert!(denied >= 5, "{}", nodes[1]);
 }
 
@@ -300,7 +303,7 @@ fn a_stream_of_datagrams_meets_a_new_rule_within_two_seconds_without_a_flush() {
     let [one, two] = counted(&lab, || std::thread::sleep(Duration::from_millis(2500)));
     // One way only, and nevertheless on the fast path; about one packet a second takes the stack.
     assert_took(&one, "pod_egress", "encapsulated", 2_000);
-    assert_took(&two, "underlay_ingress", "decapsulated", 2_000);
+    assert_took(&two, underlay_hook(), "decapsulated", 2_000);
     let looked_at = one.packets("pod_egress", "unverified");
     assert!((2..=8).contains(&looked_at), "{looked_at} packets took the stack");
     nft(
@@ -310,7 +313,7 @@ fn a_stream_of_datagrams_meets_a_new_rule_within_two_seconds_without_a_flush() {
     );
     let stopped = || {
         let [_, two] = counted(&lab, || std::thread::sleep(Duration::from_millis(200)));
-        two.packets("underlay_ingress", "decapsulated") == 0
+        two.packets(underlay_hook(), "decapsulated") == 0
     };
     wait_until("the rule is met", Duration::from_secs(3), stopped)
         .expect("the flow is looked at about once a second");

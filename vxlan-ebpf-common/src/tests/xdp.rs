@@ -1,0 +1,119 @@
+//! Decapsulation before the stack, and delivery behind it.
+
+use super::*;
+use crate::counters::Hook;
+use crate::hooks::{underlay_ingress, underlay_xdp};
+use crate::maps::{Config, DROP_MALFORMED, DROP_OTHER_VNI, Mode, TOLERATE_VIOLATIONS};
+use crate::testbed::*;
+
+fn from_remote(id: u32, inner: &Inner) -> Frame {
+    Outer::from_remote(id, inner.build()).frame()
+}
+
+fn configured(change: impl FnOnce(&mut Config)) -> Maps {
+    let mut maps = maps();
+    change(maps.config.as_mut().expect("a configuration"));
+    maps
+}
+
+/// `sent` out of its tunnel: the MACs are still those of the underlay, and no hop has been counted.
+fn stripped(sent: &Inner) -> std::vec::Vec<u8> {
+    Inner { from_mac: ROUTER_MAC, to_mac: [2, 0, 0, 0, 3, 0], ..sent.clone() }.build()
+}
+
+#[test]
+fn a_packet_for_a_local_pod_is_stripped_and_marked_and_then_delivered() {
+    for id in [REMOTE4, REMOTE6] {
+        for v6 in [false, true] {
+            for payload in Payload::ALL {
+                let sent = Inner { payload, tos: 0xb8, ..Inner::from_remote(id, v6) };
+                let (reason, after) = run(underlay_xdp, &from_remote(id, &sent));
+                assert_eq!(reason, Reason::Decapsulated);
+                assert_eq!((after.mark, &after.bytes), (MARK, &stripped(&sent)));
+                let (reason, after) = run(underlay_ingress, &after);
+                assert_eq!(reason, Reason::Delivered);
+                let received = Inner { from_mac: GATEWAY_MAC, to_mac: pod_mac(1), ttl: sent.ttl - 1, ..sent };
+                assert_eq!(after.bytes, received.build());
+            }
+        }
+    }
+}
+
+#[test]
+fn congestion_on_the_way_is_marked_before_segments_are_merged() {
+    for v6 in [false, true] {
+        let sent = Inner { tos: 0xba, ..Inner::from_remote(REMOTE4, v6) };
+        let congested = Outer { tos: 3, ..Outer::from_remote(REMOTE4, sent.build()) };
+        let (_, after) = run(underlay_xdp, &congested.frame());
+        assert_eq!(after.bytes, stripped(&Inner { tos: 0xbb, ..sent }));
+    }
+}
+
+#[test]
+fn segments_that_were_merged_in_between_stay_merged() {
+    let sent = Inner { payload: Payload::Tcp, len: 4000, ..Inner::from_remote(REMOTE4, false) };
+    let merged = Frame { bytes: stripped(&sent), segment_size: 1000, mark: MARK, ..Frame::default() };
+    assert_eq!(run(underlay_ingress, &merged).0, Reason::Delivered);
+}
+
+#[test]
+fn a_mark_that_is_not_the_secret_is_not_believed() {
+    let sent = Inner::from_remote(REMOTE4, false);
+    for mark in [0, MARK ^ 1] {
+        let forged = Frame { bytes: stripped(&sent), mark, ..Frame::default() };
+        left_alone(underlay_ingress, &forged, Reason::NotVxlan);
+    }
+    let without = configured(|config| config.mark = 0);
+    let unmarked = Frame { bytes: stripped(&sent), ..Frame::default() };
+    assert_eq!(run_with(underlay_ingress, &unmarked, &without).0, Reason::NotVxlan);
+    assert_eq!(run_with(underlay_xdp, &from_remote(REMOTE4, &sent), &without).0, Reason::SwitchedOff);
+}
+
+#[test]
+fn a_pod_that_is_gone_meanwhile_leaves_the_packet_to_the_stack() {
+    let sent = Inner { to: pod4(1, 200).into(), ..Inner::from_remote(REMOTE4, false) };
+    left_alone(underlay_xdp, &from_remote(REMOTE4, &sent), Reason::NoEndpoint);
+    let late = Frame { bytes: stripped(&sent), mark: MARK, ..Frame::default() };
+    left_alone(underlay_ingress, &late, Reason::NoEndpoint);
+}
+
+#[test]
+fn a_last_hop_is_left_in_its_tunnel() {
+    let last = Inner { ttl: 1, ..Inner::from_remote(REMOTE4, false) };
+    left_alone(underlay_xdp, &from_remote(REMOTE4, &last), Reason::TtlExpired);
+}
+
+#[test]
+fn a_driver_without_room_for_the_mark_leaves_the_packet_as_it_is() {
+    let frame = Frame { rigid: true, ..from_remote(REMOTE4, &Inner::from_remote(REMOTE4, false)) };
+    left_alone(underlay_xdp, &frame, Reason::NoRoom);
+}
+
+#[test]
+fn an_unverified_flow_stays_in_its_tunnel() {
+    let maps = configured(|config| config.mode = Mode::Verified as u8);
+    let frame = from_remote(REMOTE4, &Inner::from_remote(REMOTE4, false));
+    let (reason, after) = run_with(underlay_xdp, &frame, &maps);
+    assert_eq!((reason, after), (Reason::Unverified, frame));
+    assert!(maps.flows.borrow().is_empty(), "it is taken down where it leaves the tunnel");
+}
+
+#[test]
+fn what_is_dropped_is_a_matter_of_configuration() {
+    let drops = |flags, hook, reason| Config { flags, ..Config::default() }.drops(hook, reason);
+    for hook in [Hook::UnderlayXdp, Hook::UnderlayIngress] {
+        assert!(drops(0, hook, Reason::UnknownVtep));
+        assert!(!drops(TOLERATE_VIOLATIONS, hook, Reason::UnknownVtep));
+        for malformed in [Reason::Truncated, Reason::BadLength, Reason::BadChecksum, Reason::ReservedBits] {
+            assert!(!drops(0, hook, malformed));
+            assert!(drops(DROP_MALFORMED, hook, malformed));
+        }
+        assert!(!drops(DROP_MALFORMED, hook, Reason::OtherVni));
+        assert!(drops(DROP_OTHER_VNI, hook, Reason::OtherVni));
+        for fine in [Reason::Padded, Reason::NotVxlan, Reason::Fragment, Reason::Scattered] {
+            assert!(!drops(u32::MAX, hook, fine));
+        }
+    }
+    let all = DROP_MALFORMED | DROP_OTHER_VNI;
+    assert!(!drops(all, Hook::PodEgress, Reason::BadChecksum), "pods get their answers from the kernel");
+}

@@ -1,0 +1,164 @@
+//! The engine's view of a packet that has no socket buffer yet.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::{
+    bpf_get_prandom_u32, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len,
+};
+use aya_ebpf::programs::XdpContext;
+use vxlan_ebpf_common::maps::Family;
+use vxlan_ebpf_common::packet::Wire;
+use vxlan_ebpf_common::{Packet, underlay};
+
+/// Length of an 802.1Q tag.
+const TAG: usize = 4;
+
+/// A packet at the XDP hook, without its first `SKIP` bytes: 0, or 4 for one with a VLAN tag, whose
+/// bytes from there on look like an untagged frame but for the addresses, which nobody reads.
+pub(crate) struct Xdp<const SKIP: usize>(*mut xdp_md);
+
+/// A packet as it is.
+pub(crate) type Untagged = Xdp<0>;
+/// A packet behind its tag. The tag stays in front of what is decapsulated.
+pub(crate) type Tagged = Xdp<TAG>;
+
+impl<const SKIP: usize> Xdp<SKIP> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &XdpContext) -> Self {
+        Self(ctx.as_ptr().cast())
+    }
+
+    /// Address of `offset` of the whole frame, if `len` bytes from there are directly accessible.
+    #[inline(always)]
+    fn at(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        // SAFETY: the context is valid while the program runs.
+        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        (data + offset + len <= end).then_some((data + offset) as *mut u8)
+    }
+
+    /// The first four bytes of the metadata.
+    #[inline(always)]
+    fn meta(&self) -> Option<*mut u32> {
+        // SAFETY: the context is valid while the program runs.
+        let (meta, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        (meta + size_of::<u32>() <= data).then_some(meta as *mut u32)
+    }
+}
+
+impl<const SKIP: usize> Packet for Xdp<SKIP> {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        (unsafe { bpf_xdp_get_buff_len(self.0) }) as u32 - SKIP as u32
+    }
+
+    /// Drivers put the headers into one piece; what they do not is out of reach.
+    #[inline(always)]
+    fn linearize(&mut self, _len: u32) {}
+
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        let at = self.at(SKIP + offset, size_of::<T>())?;
+        // SAFETY: `at` checked the bounds; `Wire` is valid for any bytes; see `Skb::load` for the
+        // alignment.
+        Some(unsafe { at.cast::<T>().read() })
+    }
+
+    #[inline(always)]
+    fn store<T: Wire>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let at = self.at(SKIP + offset, size_of::<T>())?;
+        // SAFETY: as above.
+        unsafe { at.cast::<T>().write(*value) };
+        Some(())
+    }
+
+    /// Nothing has been merged yet.
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        0
+    }
+
+    /// A tag that the device took off says which VLAN interface the packet is for; the kernel reads
+    /// it when the program is done.
+    #[inline(always)]
+    fn tagged(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// There is none before the socket buffer.
+    #[inline(always)]
+    fn flow_hash(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    /// Nothing is sent from here.
+    #[inline(always)]
+    fn make_room(&mut self, _family: Family) -> Option<()> {
+        None
+    }
+
+    /// Makes room for the mark, too, so that a driver without metadata refuses in time.
+    #[inline(always)]
+    fn remove_room(&mut self, family: Family, _inner: Family) -> Option<()> {
+        let overhead = underlay::overhead(family);
+        // The first bytes of a tagged frame, up to where the engine's view begins.
+        let skipped: Option<u32> = if SKIP == 0 { None } else { Some(self.head()?) };
+        // SAFETY: the context is valid while the program runs.
+        if unsafe { bpf_xdp_adjust_meta(self.0, -(size_of::<u32>() as i32)) } != 0 {
+            return None;
+        }
+        self.set_mark(0)?;
+        // SAFETY: as above.
+        if unsafe { bpf_xdp_adjust_head(self.0, overhead as i32) } != 0 {
+            return None;
+        }
+        if let Some(bytes) = skipped {
+            let at = self.at(0, size_of::<u32>())?;
+            // SAFETY: `at` checked the bounds.
+            unsafe { at.cast::<u32>().write_unaligned(bytes) };
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: `meta` checked the bounds.
+        self.meta().map_or(0, |meta| unsafe { meta.read() })
+    }
+
+    #[inline(always)]
+    fn set_mark(&mut self, mark: u32) -> Option<()> {
+        let meta = self.meta()?;
+        // SAFETY: `meta` checked the bounds.
+        unsafe { meta.write(mark) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn address_to_host(&mut self) {}
+
+    /// Drivers give no sum over packets that a program may have changed.
+    #[inline(always)]
+    fn replace_in_sum(&mut self, _from: u32, _to: u32) {}
+}
+
+impl<const SKIP: usize> Xdp<SKIP> {
+    #[inline(always)]
+    fn head(&self) -> Option<u32> {
+        let at = self.at(0, size_of::<u32>())?;
+        // SAFETY: `at` checked the bounds.
+        Some(unsafe { at.cast::<u32>().read() })
+    }
+}
