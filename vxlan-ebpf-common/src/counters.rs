@@ -141,7 +141,7 @@ reasons! {
     Scattered = "scattered", Kernel;
     /// The kernel could not make or remove room in this packet.
     NoRoom = "no_room", Kernel;
-    /// An outer UDP checksum is needed that only the kernel can compute.
+    /// The outer UDP checksum is one that only the kernel can compute or judge.
     NeedsChecksum = "needs_checksum", Kernel;
     /// The overlay route leads to a VTEP that is not programmed.
     NoVtep = "no_vtep", Kernel;

@@ -4,7 +4,7 @@ use crate::counters::Reason;
 use crate::ecn;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
-use crate::inner::{Inner, fills, largest_packet};
+use crate::inner::{self, Inner, fills, largest_packet};
 use crate::maps::{Config, Endpoint, Family, LocalVtep};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
@@ -122,6 +122,7 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
     let forwarded = ip.with_tos(tos).forwarded()?;
+    underlay::check_sum::<P, U>(p, || inner::sum(p, &ip, U::INNER_IP, len))?;
     flow::recognise(p, t, config, (&ip, U::INNER_IP), Way::Ingress)?;
     Ok((endpoint, ip, forwarded))
 }

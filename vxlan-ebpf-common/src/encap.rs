@@ -3,8 +3,7 @@
 use crate::checksum::Sum;
 use crate::counters::Reason;
 use crate::ecn;
-use crate::headers::{Udp, protocol};
-use crate::inner::{Inner, largest_packet};
+use crate::inner::{self, Inner, largest_packet};
 use crate::maps::{Config, Family, Vtep, VtepId};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
@@ -51,30 +50,9 @@ fn over<P: Packet, H: Inner, U: Underlay>(
             Family::V4 => p.random() as u16,
             Family::V6 => 0,
         },
-        inner_sum: if U::CHECKSUM { inner_sum(p, new, inner_len)? } else { Sum::default() },
+        inner_sum: if U::CHECKSUM { inner::sum(p, new, ETH_LEN, inner_len)? } else { Sum::default() },
     };
     p.make_room(U::FAMILY).ok_or(Reason::NoRoom)?;
     underlay::write::<P, U>(p, config, (local, vtep), &encap).ok_or(Reason::WriteFailed)?;
     old.replace(new, p, U::INNER_IP).ok_or(Reason::WriteFailed)
-}
-
-/// What the inner packet adds to the outer UDP checksum, computed from its headers alone.
-///
-/// The payload's checksum covers payload and pseudo-header, so header and payload together sum up
-/// to something that [`Inner::enclosed_sum`] knows, whether the checksum is in place already or
-/// left to the device ("local checksum offload", `Documentation/networking/checksum-offloads.rst`).
-/// Not so for an aggregate, whose segments get a checksum each, or a payload without one.
-#[inline(always)]
-fn inner_sum<P: Packet, H: Inner>(p: &P, ip: &H, inner_len: u32) -> Result<Sum, Reason> {
-    if p.segment_size() != 0 {
-        return Err(Reason::NeedsChecksum);
-    }
-    if ip.protocol() == protocol::UDP {
-        let udp: Udp = p.load(ETH_LEN + H::LEN).ok_or(Reason::Truncated)?;
-        let covered = u32::from(udp.len.get()) + H::LEN as u32;
-        if udp.check.0 == 0 || covered != inner_len {
-            return Err(Reason::NeedsChecksum);
-        }
-    }
-    ip.enclosed_sum().ok_or(Reason::NeedsChecksum)
 }

@@ -1,6 +1,6 @@
 //! One entry point per hook.
 
-use crate::counters::Reason;
+use crate::counters::{Hook, Reason};
 use crate::decap::{self, Tunnelled};
 use crate::encap;
 use crate::flow::{self, Way};
@@ -44,6 +44,19 @@ impl Forward<'_> {
             Self::Routed(_) => Reason::Routed,
             Self::Switched(_) => Reason::Switched,
         }
+    }
+}
+
+/// The entry point of `hook`.
+#[inline(always)]
+pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    match hook {
+        Hook::PodEgress => pod_egress(p, t),
+        Hook::TunnelEgress => tunnel_egress(p, t),
+        Hook::UnderlayIngress => underlay_ingress(p, t),
+        Hook::TunnelIngress => tunnel_ingress(p, t),
+        Hook::PodIngress => pod_ingress(p, t),
+        Hook::UnderlayXdp => underlay_xdp(p, t),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::checksum::{self, Sum};
 use crate::counters::Reason;
-use crate::headers::{Be16, Be32, ETH_P_IP, ETH_P_IPV6, Ipv4, Ipv6, protocol};
+use crate::headers::{Be16, Be32, ETH_P_IP, ETH_P_IPV6, Ipv4, Ipv6, Udp, protocol};
 use crate::maps::{Addr, Endpoint, Family, VtepId};
 use crate::packet::{Packet, Wire};
 use crate::tables::Tables;
@@ -284,4 +284,26 @@ pub fn largest_packet<P: Packet, H: Inner>(p: &P, ip: &H, offset: usize, len: u3
         _ => return Err(Reason::Aggregate),
     };
     Ok(H::LEN as u32 + transport + segment)
+}
+
+/// What the packet of `len` bytes with the IP header `ip` at `offset` adds to an enclosing checksum,
+/// computed from its headers alone.
+///
+/// The payload's checksum covers payload and pseudo-header, so header and payload together sum up
+/// to something that [`Inner::enclosed_sum`] knows, whether the checksum is in place already or
+/// left to the device ("local checksum offload", `Documentation/networking/checksum-offloads.rst`).
+/// Not so for an aggregate, whose segments get a checksum each, or a payload without one.
+#[inline(always)]
+pub fn sum<P: Packet, H: Inner>(p: &P, ip: &H, offset: usize, len: u32) -> Result<Sum, Reason> {
+    if p.segment_size() != 0 {
+        return Err(Reason::NeedsChecksum);
+    }
+    if ip.protocol() == protocol::UDP {
+        let udp: Udp = p.load(offset + H::LEN).ok_or(Reason::Truncated)?;
+        let covered = u32::from(udp.len.get()) + H::LEN as u32;
+        if udp.check.0 == 0 || covered != len {
+            return Err(Reason::NeedsChecksum);
+        }
+    }
+    ip.enclosed_sum().ok_or(Reason::NeedsChecksum)
 }

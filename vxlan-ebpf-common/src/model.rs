@@ -30,6 +30,8 @@ pub struct Frame {
     pub random: u32,
     /// [`Packet::mark`].
     pub mark: u32,
+    /// [`Packet::checksum_verified`].
+    pub verified: bool,
     /// Whether [`Packet::make_room`] and [`Packet::remove_room`] refuse, as the kernel may.
     pub rigid: bool,
 }
@@ -72,6 +74,10 @@ impl Packet for Frame {
 
     fn random(&self) -> u32 {
         self.random
+    }
+
+    fn checksum_verified(&self) -> bool {
+        self.verified
     }
 
     fn make_room(&mut self, family: Family) -> Option<()> {

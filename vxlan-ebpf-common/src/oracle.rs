@@ -32,26 +32,18 @@ use crate::model::{Frame, Maps};
 pub use recipe::{Edit, Recipe, Way};
 pub use roundtrip::roundtrip;
 
-/// A hook's entry point.
-pub type Entry = for<'t> fn(&mut Frame, &'t Maps) -> Result<Forward<'t>, Reason>;
-
 /// The hooks that encapsulate.
-pub const OUTBOUND: [(Hook, Entry); 2] =
-    [(Hook::PodEgress, hooks::pod_egress), (Hook::TunnelEgress, hooks::tunnel_egress)];
+pub const OUTBOUND: [Hook; 2] = [Hook::PodEgress, Hook::TunnelEgress];
 
 /// The hooks that decapsulate, or take what has been.
-pub const INBOUND: [(Hook, Entry); 3] = [
-    (Hook::UnderlayXdp, hooks::underlay_xdp),
-    (Hook::UnderlayIngress, hooks::underlay_ingress),
-    (Hook::TunnelIngress, hooks::tunnel_ingress),
-];
+pub const INBOUND: [Hook; 3] = [Hook::UnderlayXdp, Hook::UnderlayIngress, Hook::TunnelIngress];
 
 /// Sends a frame through the hooks that encapsulate.
 ///
 /// Returns what became of it at either; panics if a promise is broken.
 pub fn encap(data: &[u8]) -> Vec<Reason> {
     let (frame, maps) = Recipe::read(data).cook(Way::Out);
-    OUTBOUND.iter().map(|(hook, entry)| check(*hook, *entry, &frame, &maps)).collect()
+    OUTBOUND.iter().map(|hook| check(*hook, &frame, &maps)).collect()
 }
 
 /// Sends a frame through the hooks that decapsulate.
@@ -59,15 +51,15 @@ pub fn encap(data: &[u8]) -> Vec<Reason> {
 /// Returns what became of it at either; panics if a promise is broken.
 pub fn decap(data: &[u8]) -> Vec<Reason> {
     let (frame, maps) = Recipe::read(data).cook(Way::In);
-    INBOUND.iter().map(|(hook, entry)| check(*hook, *entry, &frame, &maps)).collect()
+    INBOUND.iter().map(|hook| check(*hook, &frame, &maps)).collect()
 }
 
-/// Sends `frame` through the hook whose entry point is `entry`.
+/// Sends `frame` through `hook`.
 ///
 /// Returns what became of it; panics if a promise is broken.
-pub fn check(hook: Hook, entry: Entry, frame: &Frame, maps: &Maps) -> Reason {
+pub fn check(hook: Hook, frame: &Frame, maps: &Maps) -> Reason {
     let mut after = frame.clone();
-    let forward = match entry(&mut after, maps) {
+    let forward = match hooks::run(hook, &mut after, maps) {
         Ok(forward) => forward,
         Err(reason) => {
             assert_eq!(&after, frame, "{}: {reason:?} changed the frame", hook.label());

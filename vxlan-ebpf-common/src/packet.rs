@@ -61,6 +61,12 @@ pub trait Packet {
     /// The kernel's flow hash, from which it derives UDP source ports.
     fn flow_hash(&self) -> u32;
 
+    /// Whether the device has verified the outermost UDP or TCP checksum. A packet that cannot tell
+    /// says no.
+    fn checksum_verified(&self) -> bool {
+        false
+    }
+
     /// A random number.
     fn random(&self) -> u32;
 

@@ -8,6 +8,7 @@ use std::vec::Vec;
 
 use etherparse::PacketBuilder;
 
+use crate::counters::Hook;
 use crate::maps::{Addr, Config, Endpoint, LOCAL_VTEP, LocalVtep, MacKey, Mode, NextHop, Vtep, VtepId};
 use crate::model::{Frame, Maps};
 
@@ -300,6 +301,58 @@ impl Outer {
     pub fn frame(&self) -> Frame {
         Frame { bytes: self.build(), ifindex: POD_IFINDEX, ..Frame::default() }
     }
+}
+
+/// Every kind of packet to a pod of either node, sent by a pod or routed by the host, with the hook
+/// that gets it. The order is for good: inputs of the fuzz targets say which by number.
+pub fn outbound() -> Vec<(Hook, Inner)> {
+    let to: [IpAddr; 6] = [
+        pod4(2, 9).into(),
+        pod6(2, 9).into(),
+        pod4(3, 9).into(),
+        pod6(3, 9).into(),
+        pod4(1, 2).into(),
+        pod6(1, 3).into(),
+    ];
+    let sent = to.into_iter().map(|to| (Hook::PodEgress, Inner::from_pod(to)));
+    // Each family through either VTEP.
+    let vteps = [REMOTE6, REMOTE6, REMOTE4, REMOTE4, REMOTE6, REMOTE6];
+    let routed = to
+        .into_iter()
+        .zip(vteps)
+        .map(|(to, id)| (Hook::TunnelEgress, Inner { to_mac: vtep_mac(id), ..Inner::from_pod(to) }));
+    let all = sent
+        .chain(routed)
+        .flat_map(|(hook, inner)| Payload::ALL.map(|payload| (hook, Inner { payload, ..inner.clone() })));
+    all.collect()
+}
+
+/// Every kind of packet from a pod of either node, in its tunnel or out of it, with the hook that
+/// gets it and the node. The order is for good, as that of [`outbound`].
+pub fn inbound() -> Vec<(Hook, VtepId, Inner)> {
+    let mut all = Vec::new();
+    for hook in [Hook::UnderlayIngress, Hook::TunnelIngress] {
+        for v6 in [false, true] {
+            for id in [REMOTE4, REMOTE6] {
+                let inner = |payload| Inner { payload, ..Inner::from_remote(id, v6) };
+                all.extend(Payload::ALL.map(|payload| (hook, id, inner(payload))));
+            }
+        }
+    }
+    all
+}
+
+/// A valid frame of every kind, with the hook that it belongs to.
+pub fn seeds() -> Vec<(Hook, Frame)> {
+    let outbound = outbound().into_iter().map(|(hook, inner)| (hook, inner.frame()));
+    let inbound = inbound().into_iter().map(|(hook, id, inner)| match hook {
+        Hook::UnderlayIngress => (hook, Outer::from_remote(id, inner.build()).frame()),
+        _ => (hook, inner.frame()),
+    });
+    let seeds: Vec<_> = outbound.chain(inbound).collect();
+    let underlay = seeds.iter().filter(|(hook, _)| *hook == Hook::UnderlayIngress);
+    let xdp: Vec<_> = underlay.map(|(_, frame)| (Hook::UnderlayXdp, frame.clone())).collect();
+    seeds.into_iter().chain(xdp).collect()
 }
 
 /// The mapped form of an address.

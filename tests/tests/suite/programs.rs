@@ -4,10 +4,8 @@ use aya::util::KernelVersion;
 use proptest::prelude::*;
 use vxlan_ebpf_common::maps::{DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, TOLERATE_VIOLATIONS};
 use vxlan_ebpf_common::model::{Frame, Maps};
-use vxlan_ebpf_common::testbed::{
-    self, Inner, Outer, POD_IFINDEX, Payload, REMOTE4, REMOTE6, pod4, pod6, vtep_mac,
-};
-use vxlan_ebpf_common::{Disposition, Forward, Hook, Reason, hooks};
+use vxlan_ebpf_common::testbed::{self, Inner, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
+use vxlan_ebpf_common::{Disposition, Hook, Reason, hooks};
 use vxlan_tests::testrun::{Kernel, Verdict};
 
 const TC_ACT_UNSPEC: i32 = -1;
@@ -18,16 +16,8 @@ const XDP_PASS: i32 = 2;
 
 /// What the engine makes of a frame on the host, and why.
 fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
-    let entry: for<'t> fn(&mut Frame, &'t Maps) -> Result<Forward<'t>, Reason> = match hook {
-        Hook::PodEgress => hooks::pod_egress,
-        Hook::TunnelEgress => hooks::tunnel_egress,
-        Hook::UnderlayIngress => hooks::underlay_ingress,
-        Hook::TunnelIngress => hooks::tunnel_ingress,
-        Hook::PodIngress => hooks::pod_ingress,
-        Hook::UnderlayXdp => hooks::underlay_xdp,
-    };
     let mut after = frame.clone();
-    let reason = entry(&mut after, maps).map_or_else(|reason| reason, |forward| forward.reason());
+    let reason = hooks::run(hook, &mut after, maps).map_or_else(|reason| reason, |forward| forward.reason());
     let dropped = maps.config.is_some_and(|config| config.drops(hook, reason));
     let action = match (hook, reason.disposition()) {
         (Hook::UnderlayXdp, _) if dropped => XDP_DROP,
@@ -78,40 +68,12 @@ fn compare(kernel: &Kernel, maps: &Maps, hook: Hook, frame: &Frame) -> Reason {
     reason
 }
 
-/// Valid frames with the hook that they belong to.
-fn seeds() -> Vec<(Hook, Frame)> {
-    let mut seeds = Vec::new();
-    for payload in Payload::ALL {
-        for to in [
-            pod4(2, 9).into(),
-            pod6(2, 9).into(),
-            pod4(3, 9).into(),
-            pod6(3, 9).into(),
-            pod4(1, 2).into(),
-            pod6(1, 3).into(),
-        ] {
-            seeds.push((Hook::PodEgress, Inner { payload, ..Inner::from_pod(to) }.frame()));
-            for id in [REMOTE4, REMOTE6] {
-                let routed = Inner { payload, to_mac: vtep_mac(id), ..Inner::from_pod(to) };
-                seeds.push((Hook::TunnelEgress, routed.frame()));
-            }
-        }
-        for (id, v6) in [(REMOTE4, false), (REMOTE4, true), (REMOTE6, false), (REMOTE6, true)] {
-            let inner = Inner { payload, ..Inner::from_remote(id, v6) };
-            seeds.push((Hook::TunnelIngress, inner.frame()));
-            seeds.push((Hook::UnderlayIngress, Outer::from_remote(id, inner.build()).frame()));
-            seeds.push((Hook::UnderlayXdp, Outer::from_remote(id, inner.build()).frame()));
-        }
-    }
-    seeds
-}
-
 #[test]
 fn kernel_and_model_forward_the_same_bytes() {
     let mut kernel = Kernel::load();
     let maps = testbed::maps();
     kernel.fill(&maps);
-    for (hook, frame) in seeds() {
+    for (hook, frame) in testbed::seeds() {
         let reason = compare(&kernel, &maps, hook, &frame);
         let forwarded = reason.disposition() == Disposition::Forwarded;
         if reason == Reason::NoRoom && takes_off_one_family_only() {
@@ -203,7 +165,7 @@ fn tables() -> impl Strategy<Value = Maps> {
 #[test]
 fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
     let mut kernel = Kernel::load();
-    let seeds = seeds();
+    let seeds = testbed::seeds();
     let changes = proptest::collection::vec((0usize..160, any::<u8>()), 0..4);
     let cut = prop_oneof![4 => Just(usize::MAX), 1 => Kernel::SHORTEST..200];
     let segment_size = prop_oneof![6 => Just(0u32), 1 => 1u32..0x10000];

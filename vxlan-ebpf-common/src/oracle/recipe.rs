@@ -5,13 +5,13 @@
 //! is the frame itself, or four bytes per change to a valid frame from the testbed. Whatever is
 //! missing at the end is zero, so every input means something.
 
-use core::net::IpAddr;
 use std::vec::Vec;
 
 use super::std;
+use crate::counters::Hook;
 use crate::maps::{Addr, DEFAULT_VTEPS, LocalVtep, Mode};
 use crate::model::{Frame, Maps};
-use crate::testbed::{self, Inner, Outer, POD_IFINDEX, Payload, REMOTE4, REMOTE6, pod4, pod6, vtep_mac};
+use crate::testbed::{self, Inner, Outer, POD_IFINDEX, pod4, pod6};
 
 /// Length of the head in bytes.
 const HEAD: usize = 16;
@@ -80,6 +80,8 @@ impl Recipe {
     pub const REPAIRED: u8 = 8;
     /// `len` counts as it is, instead of modulo 2048.
     pub const LARGE: u8 = 16;
+    /// [`Frame::verified`].
+    pub const VERIFIED: u8 = 32;
 
     /// Makes sense of any bytes.
     pub fn read(data: &[u8]) -> Self {
@@ -119,11 +121,12 @@ impl Recipe {
     }
 
     /// How many valid frames there are.
-    pub const fn bases(way: Way) -> u8 {
-        match way {
-            Way::Out => 36,
-            Way::In => 24,
-        }
+    pub fn bases(way: Way) -> u8 {
+        let frames = match way {
+            Way::Out => testbed::outbound().len(),
+            Way::In => testbed::inbound().len(),
+        };
+        frames as u8
     }
 
     /// The frame and its tables.
@@ -151,6 +154,7 @@ impl Recipe {
             flow_hash: self.flow_hash,
             random: u32::from(self.random),
             mark: 0,
+            verified: self.has(Self::VERIFIED),
             rigid: self.has(Self::RIGID),
         }
     }
@@ -159,35 +163,18 @@ impl Recipe {
         self.flags & flag != 0
     }
 
-    fn payload(&self) -> Payload {
-        Payload::ALL[usize::from(self.base) % Payload::ALL.len()]
-    }
-
-    /// To a pod of either node, of either family, sent by a pod or routed by the host.
+    /// What a pod sends or the host routes.
     fn outbound(&self) -> Inner {
-        let which = usize::from(self.base) / Payload::ALL.len();
-        let to: [IpAddr; 6] = [
-            pod4(2, 9).into(),
-            pod6(2, 9).into(),
-            pod4(3, 9).into(),
-            pod6(3, 9).into(),
-            pod4(1, 2).into(),
-            pod6(1, 3).into(),
-        ];
-        let sent = self.inner(Inner::from_pod(to[which % to.len()]), MAX_LEN_OUT);
-        match which / to.len() {
-            0 => sent,
-            _ => Inner { to_mac: vtep_mac(REMOTE4 + (which as u32 / 2) % 2), ..sent },
-        }
+        let (_, inner) = testbed::outbound().swap_remove(self.base.into());
+        self.inner(inner, MAX_LEN_OUT)
     }
 
-    /// From a pod of either node, of either family, on the underlay or out of the kernel's device.
+    /// What arrives on the underlay or comes out of the kernel's device.
     fn inbound(&self) -> Vec<u8> {
-        let which = usize::from(self.base) / Payload::ALL.len();
-        let id = if which & 1 == 0 { REMOTE4 } else { REMOTE6 };
-        let inner = self.inner(Inner::from_remote(id, which & 2 != 0), MAX_LEN_IN).build();
-        match which / 4 {
-            0 => Outer { tos: self.outer_tos, ..Outer::from_remote(id, inner) }.build(),
+        let (hook, id, inner) = testbed::inbound().swap_remove(self.base.into());
+        let inner = self.inner(inner, MAX_LEN_IN).build();
+        match hook {
+            Hook::UnderlayIngress => Outer { tos: self.outer_tos, ..Outer::from_remote(id, inner) }.build(),
             _ => inner,
         }
     }
@@ -195,7 +182,7 @@ impl Recipe {
     fn inner(&self, inner: Inner, max_len: usize) -> Inner {
         let len = usize::from(self.len);
         let len = if self.has(Self::LARGE) { len.min(max_len) } else { len % 2048 };
-        Inner { payload: self.payload(), len, ttl: self.ttl, tos: self.tos, ..inner }
+        Inner { len, ttl: self.ttl, tos: self.tos, ..inner }
     }
 
     fn changed(&self, mut bytes: Vec<u8>) -> Vec<u8> {

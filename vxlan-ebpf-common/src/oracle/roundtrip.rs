@@ -23,10 +23,10 @@ pub fn roundtrip(data: &[u8]) -> Vec<Reason> {
     let frame = Recipe::read(data).frame(Way::Out);
     let maps = testbed::maps();
     let mut reasons = Vec::new();
-    for (hook, entry) in OUTBOUND {
-        reasons.push(check(hook, entry, &frame, &maps));
+    for hook in OUTBOUND {
+        reasons.push(check(hook, &frame, &maps));
         let mut sent = frame.clone();
-        if let Ok(Forward::Encapsulated(vtep)) = entry(&mut sent, &maps) {
+        if let Ok(Forward::Encapsulated(vtep)) = hooks::run(hook, &mut sent, &maps) {
             let hops = u8::from(hook == Hook::PodEgress);
             reasons.push(arrives(&frame, &sent, &receiver(&maps, &frame, vtep.addr), hops));
         }

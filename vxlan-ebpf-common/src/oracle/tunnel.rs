@@ -96,6 +96,16 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
     assert_eq!(tunnel[8..14], local.mac, "inner frame for another MAC");
 
     let inner = View::of(&tunnel[8..]);
+    match udp.checksum {
+        0 => assert!(outer.v4.is_some(), "no checksum over IPv6"),
+        _ if step.frame.verified => {}
+        _ => {
+            let covered = [1, 6, 17, 58].contains(&inner.protocol);
+            assert!(covered, "judged without a checksum inside");
+            // Judged from the headers alone, it is as right as the payload's own.
+            assert_eq!(outer.payload_is_good(), inner.payload_is_good(), "outer UDP checksum");
+        }
+    }
     for source in [outer.source, inner.source] {
         // Linux drops what carries one (`ip6_rcv_core`, v6.18), and the tables take it for IPv4.
         assert_eq!(IpAddr::from(Addr::from(source)), source, "a mapped IPv4 address");
