@@ -1,5 +1,6 @@
 use super::*;
 use crate::hooks::{tunnel_ingress, underlay_ingress};
+use crate::maps::VtepId;
 use crate::testbed::*;
 
 /// Offset of the inner Ethernet header over IPv4.
@@ -46,10 +47,67 @@ fn a_congestion_mark_that_the_sender_would_not_understand_is_left_to_the_kernel(
     left_alone(underlay_ingress, &congested.frame(), Reason::BadEcn);
 }
 
+/// Offset of the outer UDP checksum.
+const CHECK: fn(VtepId) -> usize = |id| if id == REMOTE4 { 40 } else { 60 };
+
+/// A datagram without a checksum in a tunnel packet with one.
+fn without_inner_checksum(id: VtepId) -> Frame {
+    let mut inner = Inner::from_remote(id, false).build();
+    inner[14 + 20 + 6..14 + 20 + 8].fill(0);
+    Outer::from_remote(id, inner).frame()
+}
+
 #[test]
-fn an_outer_udp_checksum_of_zero_is_accepted() {
-    let frame = with(&from_remote4(), |bytes| bytes[40..42].fill(0));
-    assert_eq!(run(underlay_ingress, &frame).0, Reason::Decapsulated);
+fn an_outer_checksum_of_zero_is_accepted_over_ipv4_alone() {
+    for (id, reason) in [(REMOTE4, Reason::Decapsulated), (REMOTE6, Reason::NeedsChecksum)] {
+        let frame = Outer::from_remote(id, Inner::from_remote(id, false).build()).frame();
+        let frame = with(&frame, |bytes| bytes[CHECK(id)..CHECK(id) + 2].fill(0));
+        assert_eq!(run(underlay_ingress, &frame).0, reason);
+    }
+}
+
+#[test]
+fn an_outer_checksum_that_contradicts_the_inner_one_is_left_to_the_kernel() {
+    for id in [REMOTE4, REMOTE6] {
+        for v6 in [false, true] {
+            for payload in Payload::ALL {
+                let inner = Inner { payload, ..Inner::from_remote(id, v6) };
+                let frame = Outer::from_remote(id, inner.build()).frame();
+                for at in [CHECK(id), CHECK(id) - 6, CHECK(id) + 2 + 8 + 6] {
+                    // The checksum itself, the source port, the inner Ethernet source.
+                    let wrong = with(&frame, |bytes| bytes[at] ^= 0x10);
+                    left_alone(underlay_ingress, &wrong, Reason::NeedsChecksum);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_device_shall_sum_up_or_only_a_look_at_the_payload_can_tell_is_left_to_the_kernel() {
+    // Linux leaves the sum of the pseudo-header in place of the checksum.
+    let left_to_device = with(&from_remote4(), |bytes| {
+        let sum = etherparse::checksum::Sum16BitWords::new();
+        let sum = sum.add_slice(&bytes[26..34]).add_2bytes([0, 17]).add_slice(&bytes[38..40]);
+        bytes[40..42].copy_from_slice(&(!sum.ones_complement()).to_ne_bytes());
+    });
+    for frame in [left_to_device, without_inner_checksum(REMOTE4), without_inner_checksum(REMOTE6)] {
+        left_alone(underlay_ingress, &frame, Reason::NeedsChecksum);
+    }
+}
+
+#[test]
+fn a_device_that_has_verified_the_outer_checksum_is_believed() {
+    for id in [REMOTE4, REMOTE6] {
+        let frame = Frame { verified: true, ..without_inner_checksum(id) };
+        assert_eq!(run(underlay_ingress, &frame).0, Reason::Decapsulated);
+    }
+}
+
+#[test]
+fn a_damaged_payload_is_left_to_the_pod_to_find() {
+    let damaged = with(&from_remote4(), |bytes| *bytes.last_mut().expect("a payload") ^= 1);
+    assert_eq!(run(underlay_ingress, &damaged).0, Reason::Decapsulated);
 }
 
 #[test]
