@@ -135,7 +135,7 @@ reasons! {
     OtherVni = "other_vni", Kernel;
     /// VXLAN with reserved bits set or without a VNI.
     ReservedBits = "reserved_bits", Malformed;
-    /// The inner Ethernet destination is not our VTEP.
+    /// The inner Ethernet destination is not our VTEP, or the source is.
     OtherMac = "other_mac", Kernel;
     /// Headers lie where a program cannot read them.
     Scattered = "scattered", Kernel;

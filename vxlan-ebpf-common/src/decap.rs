@@ -44,7 +44,9 @@ pub(crate) fn outer<P: Packet, T: Tables, U: Underlay>(
     }
     let from = t.vtep_id(&outer.source).ok_or(Reason::UnknownVtep)?;
     let inner: Eth = p.load(U::INNER_ETH).ok_or_else(|| missing(p, U::INNER_IP))?;
-    if inner.dst != Mac::from_bytes(&local.mac) {
+    let own = Mac::from_bytes(&local.mac);
+    // A frame from ourselves has gone round in a loop (`vxlan_set_mac`, v6.18).
+    if inner.dst != own || inner.src == own {
         return Err(Reason::OtherMac);
     }
     if p.segment_size() == 0 && !outer.fragment {

@@ -90,6 +90,9 @@ pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Fo
 #[inline(always)]
 pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let config = running(t)?;
+    if p.stray() {
+        return Err(Reason::NotVxlan);
+    }
     if config.mark != 0 && p.mark() == config.mark {
         return from_xdp(p, t);
     }

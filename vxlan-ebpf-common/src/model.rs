@@ -22,6 +22,8 @@ pub struct Frame {
     pub segment_size: u32,
     /// [`Packet::tagged`].
     pub tagged: bool,
+    /// [`Packet::stray`].
+    pub stray: bool,
     /// [`Packet::ifindex`].
     pub ifindex: u32,
     /// [`Packet::flow_hash`].
@@ -62,6 +64,10 @@ impl Packet for Frame {
 
     fn tagged(&self) -> bool {
         self.tagged
+    }
+
+    fn stray(&self) -> bool {
+        self.stray
     }
 
     fn ifindex(&self) -> u32 {

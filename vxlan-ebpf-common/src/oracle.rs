@@ -89,6 +89,7 @@ fn stripped(frame: &Frame, stripped: &Frame, maps: &Maps) {
     let later = hooks::underlay_ingress(&mut rest, maps);
     match (at_once, later) {
         (Ok(Forward::Decapsulated(one)), Ok(Forward::Delivered(other))) => assert_eq!(one, other),
+        (Err(_), Err(_)) if frame.stray => return,
         other => panic!("in one step and in two: {other:?}"),
     }
     assert_eq!(whole.bytes, rest.bytes);

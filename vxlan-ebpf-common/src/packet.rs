@@ -55,6 +55,12 @@ pub trait Packet {
     /// Whether a VLAN tag is kept outside of the bytes.
     fn tagged(&self) -> bool;
 
+    /// Whether the frame's Ethernet destination is that of another host, so that the kernel drops it
+    /// wherever it arrives.
+    fn stray(&self) -> bool {
+        false
+    }
+
     /// Interface that the hook belongs to.
     fn ifindex(&self) -> u32;
 

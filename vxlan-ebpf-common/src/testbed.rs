@@ -30,6 +30,9 @@ pub const LOCAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
 /// MAC of a router on the underlay.
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 2, 0];
+/// MAC of this node on the underlay: that of the loopback interface, on which the kernel lets
+/// programs find the frames of a test run.
+pub const UNDERLAY_MAC: [u8; 6] = [0; 6];
 /// Remote node on the IPv4 underlay, with the subnets `10.244.2.0/24` and `fd00:244:2::/64`.
 pub const REMOTE4: VtepId = 1;
 /// Remote node on the IPv6 underlay, with the subnets `10.244.3.0/24` and `fd00:244:3::/64`.
@@ -278,7 +281,7 @@ impl Outer {
         payload.extend(&self.inner);
         let ip = Inner {
             from_mac: ROUTER_MAC,
-            to_mac: [2, 0, 0, 0, 3, 0],
+            to_mac: UNDERLAY_MAC,
             from: self.from,
             to: self.to,
             tos: self.tos,

@@ -18,6 +18,8 @@ use vxlan_ebpf_common::{Packet, underlay};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
+/// `PACKET_OTHERHOST` of the same.
+const PACKET_OTHERHOST: u32 = 3;
 
 /// A packet at a TC hook.
 pub(crate) struct Skb(*mut __sk_buff);
@@ -90,6 +92,12 @@ impl Packet for Skb {
     fn tagged(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn stray(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.0).pkt_type == PACKET_OTHERHOST }
     }
 
     #[inline(always)]

@@ -82,6 +82,8 @@ impl Recipe {
     pub const LARGE: u8 = 16;
     /// [`Frame::verified`].
     pub const VERIFIED: u8 = 32;
+    /// [`Frame::stray`].
+    pub const STRAY: u8 = 64;
 
     /// Makes sense of any bytes.
     pub fn read(data: &[u8]) -> Self {
@@ -150,6 +152,7 @@ impl Recipe {
             bytes,
             segment_size: u32::from(self.segment_size),
             tagged: self.has(Self::TAGGED),
+            stray: self.has(Self::STRAY),
             ifindex: POD_IFINDEX + u32::from(self.has(Self::ELSEWHERE)),
             flow_hash: self.flow_hash,
             random: u32::from(self.random),

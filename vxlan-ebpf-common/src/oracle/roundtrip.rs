@@ -25,7 +25,7 @@ pub fn roundtrip(data: &[u8]) -> Vec<Reason> {
     let mut reasons = Vec::new();
     for hook in OUTBOUND {
         reasons.push(check(hook, &frame, &maps));
-        let mut sent = frame.clone();
+        let mut sent = Frame { stray: false, ..frame.clone() };
         if let Ok(Forward::Encapsulated(vtep)) = hooks::run(hook, &mut sent, &maps) {
             let hops = u8::from(hook == Hook::PodEgress);
             reasons.push(arrives(&frame, &sent, &receiver(&maps, &frame, vtep.addr), hops));

@@ -87,6 +87,7 @@ fn outer_headers<'a>(step: &Step<'_>, outer: &View<'a>, config: &Config, vtep: &
 pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
     assert_eq!(step.hook, Hook::UnderlayIngress);
     assert!(!step.frame.rigid && step.frame.segment_size == 0, "room, or an aggregate");
+    assert!(!step.frame.stray, "for another host");
     let config = step.maps.config.expect("a configuration");
     let outer = View::of(&step.frame.bytes);
     let (udp, tunnel) = outer.udp();
@@ -94,6 +95,7 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
     assert_eq!(udp.destination_port, u16::from_be_bytes(config.port), "not the VXLAN port");
     assert_eq!(tunnel[..8], header(config.vni), "a VNI other than ours, or reserved bits");
     assert_eq!(tunnel[8..14], local.mac, "inner frame for another MAC");
+    assert_ne!(tunnel[14..20], local.mac, "inner frame from our own MAC");
 
     let inner = View::of(&tunnel[8..]);
     match udp.checksum {

@@ -123,6 +123,8 @@ fn other_traffic_on_the_underlay_is_none_of_ours() {
     left_alone(underlay_ingress, &tagged, Reason::NotVxlan);
     let arp = with(&from_remote4(), |bytes| bytes[12..14].copy_from_slice(&[8, 6]));
     left_alone(underlay_ingress, &arp, Reason::NotVxlan);
+    // A switch that does not know a MAC sends to everybody.
+    left_alone(underlay_ingress, &Frame { stray: true, ..from_remote4() }, Reason::NotVxlan);
     let other_port =
         Outer { port: 4789, ..Outer::from_remote(REMOTE4, Inner::from_remote(REMOTE4, false).build()) };
     left_alone(underlay_ingress, &other_port.frame(), Reason::NotVxlan);
@@ -196,6 +198,12 @@ fn aggregates_and_fragments_are_left_to_the_device() {
 fn an_inner_frame_for_another_mac_is_left_to_the_device() {
     let frame = with(&from_remote4(), |bytes| bytes[INNER + 5] ^= 1);
     left_alone(underlay_ingress, &frame, Reason::OtherMac);
+}
+
+#[test]
+fn an_inner_frame_that_has_come_back_to_its_sender_is_left_to_the_device() {
+    let looped = Inner { from_mac: LOCAL_MAC, ..Inner::from_remote(REMOTE4, false) };
+    left_alone(underlay_ingress, &Outer::from_remote(REMOTE4, looped.build()).frame(), Reason::OtherMac);
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn configured(change: impl FnOnce(&mut Config)) -> Maps {
 
 /// `sent` out of its tunnel: the MACs are still those of the underlay, and no hop has been counted.
 fn stripped(sent: &Inner) -> std::vec::Vec<u8> {
-    Inner { from_mac: ROUTER_MAC, to_mac: [2, 0, 0, 0, 3, 0], ..sent.clone() }.build()
+    Inner { from_mac: ROUTER_MAC, to_mac: UNDERLAY_MAC, ..sent.clone() }.build()
 }
 
 #[test]
@@ -75,6 +75,13 @@ fn a_pod_that_is_gone_meanwhile_leaves_the_packet_to_the_stack() {
     left_alone(underlay_xdp, &from_remote(REMOTE4, &sent), Reason::NoEndpoint);
     let late = Frame { bytes: stripped(&sent), mark: MARK, ..Frame::default() };
     left_alone(underlay_ingress, &late, Reason::NoEndpoint);
+}
+
+#[test]
+fn a_frame_that_a_switch_has_flooded_is_not_delivered() {
+    let sent = Inner::from_remote(REMOTE4, false);
+    let flooded = Frame { bytes: stripped(&sent), mark: MARK, stray: true, ..Frame::default() };
+    left_alone(underlay_ingress, &flooded, Reason::NotVxlan);
 }
 
 #[test]
