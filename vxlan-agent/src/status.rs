@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Fastpath;
+use crate::datapath::KernelFeatures;
 use crate::net::{Mac, Mtu, Vni};
 
 const LOCK: &str = "agent.lock";
@@ -28,6 +29,8 @@ pub struct Status {
     pub started: u64,
     /// Kernel release.
     pub kernel: String,
+    /// What the kernel offers to the fast path.
+    pub features: KernelFeatures,
     /// This node's name.
     pub node: String,
     /// Networks: one so far.
@@ -237,6 +240,7 @@ mod tests {
             pid: 1,
             started: 2,
             kernel: "6.18".into(),
+            features: KernelFeatures { tcx: true, mixed_decap: true, xdp_frags: true, btf: false },
             node: "a".into(),
             networks: vec![],
         };

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::cluster::{ClusterState, Viewer};
 use crate::config::{Config, Fastpath, StateConfig};
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, KernelFeatures};
 use crate::kernel::{Events, Netlink, NextHop, Tables, Touched};
 use crate::net::IfIndex;
 use crate::preflight;
@@ -55,6 +55,7 @@ pub struct Agent {
     plan_error: Option<String>,
     started: u64,
     kernel: String,
+    features: KernelFeatures,
     status: StatusFile,
 }
 
@@ -131,6 +132,7 @@ impl Agent {
             plan_error: None,
             started: now.map_or(0, |elapsed| elapsed.as_secs()),
             kernel: preflight::kernel_release()?,
+            features: KernelFeatures::probe(),
             status: StatusFile::new(&config.node.run_dir),
             config,
         })

@@ -16,6 +16,7 @@ impl Agent {
             pid: std::process::id(),
             started: self.started,
             kernel: self.kernel.clone(),
+            features: self.features,
             node: self.config.node.name.clone(),
             networks,
         };

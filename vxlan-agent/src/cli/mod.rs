@@ -2,6 +2,7 @@
 
 mod detach;
 mod dump;
+mod features;
 mod flows;
 mod status;
 mod table;
@@ -60,6 +61,8 @@ enum Command {
         #[command(subcommand)]
         what: Flows,
     },
+    /// Show what this kernel offers to the fast path; needs no configuration.
+    Features,
     /// Remove everything that is ours; stops the agent first if it runs.
     Detach,
 }
@@ -102,20 +105,21 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     let json = cli.common.json;
-    let config = Config::read(&cli.common.config)?;
+    let config = || Config::read(&cli.common.config);
     match cli.command {
+        Command::Features => features::show(json),
         Command::Run => {
             log_to_stderr(json);
-            runtime()?.block_on(agent::run(config))
+            runtime()?.block_on(agent::run(config()?))
         }
-        Command::Status => status::show(&config, json),
-        Command::Dump { what } => dump::show(&Pins::open(&config.pins())?, what, json),
-        Command::Fastpath { to } => switch(&config, to, json),
-        Command::Flows { what: Flows::List } => flows::list(&Pins::open(&config.pins())?, json),
-        Command::Flows { what: Flows::Flush } => flows::flush(&mut Pins::open(&config.pins())?, json),
+        Command::Status => status::show(&config()?, json),
+        Command::Dump { what } => dump::show(&Pins::open(&config()?.pins())?, what, json),
+        Command::Fastpath { to } => switch(&config()?, to, json),
+        Command::Flows { what: Flows::List } => flows::list(&Pins::open(&config()?.pins())?, json),
+        Command::Flows { what: Flows::Flush } => flows::flush(&mut Pins::open(&config()?.pins())?, json),
         Command::Detach => {
             log_to_stderr(json);
-            runtime()?.block_on(detach::run(&config, json))
+            runtime()?.block_on(detach::run(&config()?, json))
         }
     }
 }

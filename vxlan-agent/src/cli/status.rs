@@ -96,6 +96,9 @@ fn text(config: &Config, report: &Report) -> String {
         return out;
     };
     let _ = writeln!(out, "node       {}, Linux {}", status.node, status.kernel);
+    if status.networks.iter().any(|network| network.mode != Fastpath::Off) {
+        out.push_str(&super::features::missing(&status.features));
+    }
     for network in &status.networks {
         network_text(&mut out, network, &report.fastpath);
     }

@@ -12,12 +12,14 @@
 //! ```
 
 mod attach;
+mod features;
 mod maps;
 mod open;
 mod pins;
 mod state;
 mod xdp;
 
+pub use features::KernelFeatures;
 pub use open::{Datapath, Features, Options, detach};
 pub use pins::Pins;
 pub use state::{Attachment, Change, DatapathState, diff};
