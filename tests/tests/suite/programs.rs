@@ -1,7 +1,7 @@
 //! Host model and kernel program must agree: on the verdict, on every byte and on the counters.
 
-use aya::util::KernelVersion;
 use proptest::prelude::*;
+use vxlan_agent::datapath::KernelFeatures;
 use vxlan_ebpf_common::maps::{DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, TOLERATE_VIOLATIONS};
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::testbed::{self, Inner, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
@@ -44,10 +44,9 @@ fn with_kernels_choices(frame: &Frame, encapsulated: &[u8], maps: &Maps) -> Fram
     Frame { flow_hash: mixed ^ (mixed << 16), random, ..frame.clone() }
 }
 
-/// Without BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and _IPV6 (Linux 6.3), what is inside has to be of the
-/// family outside.
+/// Whether what is inside has to be of the family outside (before Linux 6.3).
 fn takes_off_one_family_only() -> bool {
-    KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 3, 0))
+    !KernelFeatures::probe().mixed_decap
 }
 
 /// `frame` as the kernel takes it, which compares its destination with the MAC of its interface.

@@ -6,8 +6,8 @@ use vxlan_tests::lab::traffic::{Ping, tcp_bulk, tcp_concurrent, udp_echo};
 use vxlan_tests::lab::{Attach, Family, LabSpec};
 
 use super::{
-    aggregates_hook, assert_answered, assert_nothing_dropped, assert_took, build, counted, pair,
-    underlay_hook, warm_up,
+    aggregates_hook, assert_answered, assert_decapsulated, assert_nothing_dropped, assert_took, build,
+    counted, pair, underlay_hook, warm_up,
 };
 
 const MIB: u64 = 1 << 20;
@@ -21,16 +21,16 @@ fn everything_arrives(spec: &LabSpec) {
         let pings = counted(&lab, || assert_answered(client, ip, Ping { count: 20, ..Ping::default() }));
         for node in &pings {
             assert_took(node, "pod_egress", "encapsulated", 20);
-            assert_took(node, underlay_hook(), "decapsulated", 20);
+            assert_decapsulated(node, spec.underlay, ip, 20);
             assert_nothing_dropped(node);
         }
-        udp_of_all_sizes_arrives(&lab, ip);
+        udp_of_all_sizes_arrives(&lab, spec.underlay, ip);
         tcp_takes_the_fast_path_both_ways(&lab, spec.underlay, ip);
         tcp_concurrent(client, server, ip, 200, 20_000).expect("200 connections at once");
     }
 }
 
-fn udp_of_all_sizes_arrives(lab: &vxlan_tests::lab::Lab, ip: IpAddr) {
+fn udp_of_all_sizes_arrives(lab: &vxlan_tests::lab::Lab, underlay: Family, ip: IpAddr) {
     let sizes =
         [1, 2, 3, 63, 64, 65, 512, 1023, 1024, 1372, 1400, 1421, 1422, 1423, 1473, 2000, 4000, 9000, 60_000];
     let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
@@ -40,7 +40,7 @@ fn udp_of_all_sizes_arrives(lab: &vxlan_tests::lab::Lab, ip: IpAddr) {
     });
     for node in &nodes {
         assert_took(node, "pod_egress", "encapsulated", 10);
-        assert_took(node, underlay_hook(), "decapsulated", 10);
+        assert_decapsulated(node, underlay, ip, 10);
         assert_nothing_dropped(node);
     }
     // What does not fit is cut into fragments, which are the kernel's.
@@ -128,7 +128,7 @@ fn host_and_pods_reach_each_other_across_nodes() {
             });
             // The host's own packets are routed into the device and short-cut there.
             assert_took(&one, "tunnel_egress", "encapsulated", 20);
-            assert_took(&two, underlay_hook(), "decapsulated", 20);
+            assert_decapsulated(&two, family, ip, 20);
             [one, two].iter().for_each(assert_nothing_dropped);
         }
         // The other way round the destination is no pod: the host's stack receives.

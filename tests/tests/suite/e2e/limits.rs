@@ -4,7 +4,8 @@ use vxlan_tests::lab::traffic::{Ping, PingError, ping, tcp_bulk};
 use vxlan_tests::lab::{Attach, Family};
 
 use super::{
-    assert_answered, assert_nothing_dropped, assert_took, build, counted, pair, underlay_hook, warm_up,
+    assert_answered, assert_decapsulated, assert_nothing_dropped, assert_took, build, counted, pair,
+    underlay_hook, warm_up,
 };
 
 #[test]
@@ -87,6 +88,6 @@ fn jumbo_frames_fit_a_jumbo_underlay() {
         let full = Ping { payload: 8950 - header, dont_fragment: true, count: 5, ..Ping::default() };
         let nodes = counted(&lab, || assert_answered(lab.pod(1, 1), ip, full));
         assert_took(&nodes[0], "pod_egress", "encapsulated", 5);
-        assert_took(&nodes[1], underlay_hook(), "decapsulated", 5);
+        assert_decapsulated(&nodes[1], Family::V4, ip, 5);
     }
 }

@@ -5,6 +5,7 @@
 
 mod change;
 mod delivery;
+mod floor;
 mod guard;
 mod interop;
 mod limits;
@@ -14,8 +15,9 @@ mod verified;
 
 use std::time::Duration;
 
+use vxlan_agent::datapath::KernelFeatures;
 use vxlan_tests::lab::traffic::{Ping, ping};
-use vxlan_tests::lab::{Counters, Lab, LabSpec, Netns, Overlay};
+use vxlan_tests::lab::{Counters, Family, Lab, LabSpec, Netns, Overlay};
 
 /// The hook that sees a packet from the underlay first.
 fn underlay_hook() -> &'static str {
@@ -87,6 +89,20 @@ fn assert_took(counters: &Counters, hook: &str, reason: &str, packets: u64) {
     assert!(took >= packets, "{took} packets {reason} at {hook}, expected {packets} or more:\n{counters}");
 }
 
+/// At least `packets` with the inner address `inner` came out of a tunnel over `underlay`: by our
+/// program, or, where the kernel does not let it (before Linux 6.3), by the device.
+#[track_caller]
+fn assert_decapsulated(counters: &Counters, underlay: Family, inner: std::net::IpAddr, packets: u64) {
+    let mixed = inner.is_ipv4() != (underlay == Family::V4);
+    // XDP moves the frame's start itself.
+    if mixed && vxlan_tests::lab::xdp().is_none() && !KernelFeatures::probe().mixed_decap {
+        assert_took(counters, "underlay_ingress", "no_room", packets);
+        assert_eq!(counters.packets("underlay_ingress", "decapsulated"), 0, "{counters}");
+    } else {
+        assert_took(counters, underlay_hook(), "decapsulated", packets);
+    }
+}
+
 /// Nothing was dropped.
 #[track_caller]
 fn assert_nothing_dropped(counters: &Counters) {
@@ -95,13 +111,27 @@ fn assert_nothing_dropped(counters: &Counters) {
     }
 }
 
-/// Programs on an interface of `ns`, at ingress.
-fn programs_on(ns: &Netns, interface: &str) -> Vec<String> {
+/// How many programs are on an interface of `ns`, at ingress, as TCX links.
+fn tcx_programs_on(ns: &Netns, interface: &str) -> usize {
     use aya::programs::{SchedClassifier, TcAttachType};
+    if !KernelFeatures::probe().tcx {
+        return 0;
+    }
     let query = || {
         let index = nix::net::if_::if_nametoindex(interface).expect("an interface");
-        let (_, programs) = SchedClassifier::query_tcx(index, TcAttachType::Ingress).expect("TCX");
-        programs.iter().filter_map(|program| program.name_as_str().map(str::to_owned)).collect()
+        SchedClassifier::query_tcx(index, TcAttachType::Ingress).expect("TCX").1.len()
     };
     ns.run(query)
+}
+
+/// How many programs are on an interface of `ns`, at ingress, as clsact filters.
+fn filters_on(ns: &Netns, interface: &str) -> usize {
+    // Where there is no clsact, tc fails.
+    let shown = ns.sh(&format!("tc filter show dev {interface} ingress")).unwrap_or_default();
+    shown.matches("direct-action").count()
+}
+
+/// How many programs are on an interface of `ns`, at ingress.
+fn programs_on(ns: &Netns, interface: &str) -> usize {
+    tcx_programs_on(ns, interface) + filters_on(ns, interface)
 }

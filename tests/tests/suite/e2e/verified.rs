@@ -8,8 +8,8 @@ use vxlan_tests::lab::traffic::{Ping, UdpStream, ping, tcp_bulk, tcp_concurrent,
 use vxlan_tests::lab::{AgentOptions, Attach, Counters, Family, Lab, LabSpec, Overlay, wait_until};
 
 use super::{
-    aggregates_hook, assert_answered, assert_nothing_dropped, assert_took, build, counted, underlay_hook,
-    warm_up,
+    aggregates_hook, assert_answered, assert_decapsulated, assert_nothing_dropped, assert_took, build,
+    counted, underlay_hook, warm_up,
 };
 
 const MIB: u64 = 1 << 20;
@@ -66,7 +66,7 @@ fn direct_flows_bypass(spec: &LabSpec) {
         for node in &nodes {
             // The first is looked at on its way through the stack.
             assert_took(node, "pod_egress", "encapsulated", 17);
-            assert_took(node, underlay_hook(), "decapsulated", 17);
+            assert_decapsulated(node, spec.underlay, ip, 17);
             assert_took(node, "pod_egress", "unverified", 1);
             assert_took(node, "pod_ingress", "passed", 1);
             assert_nothing_dropped(node);
