@@ -14,7 +14,8 @@ use nix::unistd::geteuid;
 use crate::run::{run, step};
 
 const BPFFS: &str = "/sys/fs/bpf";
-const KERNEL_FLOOR: (u32, u32) = (5, 15);
+/// The oldest kernel that the fast path runs on.
+pub(crate) const KERNEL_FLOOR: (u32, u32) = (5, 15);
 
 /// A program, and the Debian package that has it.
 pub(crate) type Tool = (&'static str, &'static str);

@@ -7,6 +7,7 @@ mod checks;
 mod ebpf;
 mod fuzz;
 mod host;
+mod kernels;
 mod lab;
 mod linker;
 mod run;
@@ -29,6 +30,8 @@ enum Command {
     Bench(lab::BenchArgs),
     /// Run all tests, including those that need root
     Test(checks::TestArgs),
+    /// Run the tests on older and newer kernels, in an emulator
+    TestKernels(kernels::KernelArgs),
     /// What has to pass before a change goes in: format, clippy, documentation, tests
     Ci,
     /// Look for inputs that break a promise of the packet engine or the agent's parsers
@@ -44,6 +47,7 @@ fn main() -> std::process::ExitCode {
         Command::Demo(args) => lab::demo(&args),
         Command::Bench(args) => lab::bench(&args),
         Command::Test(args) => checks::test(&args),
+        Command::TestKernels(args) => kernels::test(&args),
         Command::Ci => checks::ci(),
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::BuildEbpf => ebpf::build(),

@@ -1,0 +1,75 @@
+//! The emulator and the shell inside of it: qemu and busybox.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::archive::unpack_once;
+use crate::run::{run, step};
+
+/// Debian's packages of both.
+const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static"];
+
+/// Programs unpacked from packages, with the libraries that they need.
+pub(super) struct Emulator {
+    root: PathBuf,
+}
+
+/// The emulator; downloads it the first time. It is not installed: its package may contradict one
+/// that this machine has.
+///
+/// # Errors
+/// It cannot be downloaded, or does not run.
+pub(super) fn find(dir: &Path) -> Result<Emulator> {
+    let root = dir.join("emulator");
+    if !root.exists() {
+        step("downloading the emulator", || unpack_once(&root, fetch))?;
+    }
+    Ok(Emulator { root })
+}
+
+/// Downloads what installing would, by the system's own apt: libraries must fit this machine's.
+fn fetch(debs: &Path) -> Result<()> {
+    fs::create_dir_all(debs.join("partial"))?;
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    let archives = format!("Dir::Cache::archives={}", debs.display());
+    run(Command::new("apt-get")
+        .args(["install", "--download-only", "--reinstall", "-qq", "-y", "--no-install-recommends"])
+        .args(["-o", &archives, "-o", "APT::Sandbox::User=root"])
+        .args(PACKAGES))
+}
+
+impl Emulator {
+    /// The static busybox.
+    ///
+    /// # Errors
+    /// The package has none.
+    pub(super) fn busybox(&self) -> Result<PathBuf> {
+        let places = ["bin/busybox", "usr/bin/busybox"].map(|path| self.root.join(path));
+        places.into_iter().find(|path| path.exists()).context("the package busybox-static has no busybox")
+    }
+
+    /// qemu for x86-64 in software emulation, at low priority.
+    ///
+    /// # Errors
+    /// The package has no emulator.
+    pub(super) fn command(&self) -> Result<Command> {
+        let program = self.root.join("usr/bin/qemu-system-x86_64");
+        if !program.exists() {
+            bail!("the package {} has no {}", PACKAGES[0], program.display());
+        }
+        let libraries = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+        let libraries = libraries.map(|dir| self.root.join(dir).display().to_string()).join(":");
+        let mut command = Command::new("nice");
+        command.args(["-n", "15"]).arg(program).env("LD_LIBRARY_PATH", libraries);
+        for data in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+            command.arg("-L").arg(self.root.join(data));
+        }
+        // Without a network card there is no boot menu of one.
+        command.args(["-accel", "tcg", "-m", "2048", "-smp", "1", "-nic", "none", "-no-reboot"]);
+        command.args(["-display", "none", "-monitor", "none"]);
+        Ok(command)
+    }
+}

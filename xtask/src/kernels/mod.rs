@@ -1,0 +1,126 @@
+//! The tests on kernels of other ages, in an emulator.
+//!
+//! Debian keeps a kernel of nearly every age. Each boots in software emulation, which needs no
+//! virtualisation of the machine, with nothing but an initial file system: the agent, the test
+//! suite, and the programs and kernel modules that the suite uses. Everything is downloaded and
+//! unpacked below `target/kernels`; nothing is installed.
+
+mod archive;
+mod emulator;
+mod guest;
+mod modules;
+mod report;
+mod root;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::host::{self, Tool};
+use crate::run::{output, step, target_dir};
+use crate::{lab, toolchain};
+use archive::{Archive, Release};
+
+/// The series that are tested, besides the newest that there is.
+const SERIES: &[&str] = &["5.10", "6.1", "6.12", "6.18"];
+
+/// What goes into the guests, and what packs it.
+const TOOLS: &[Tool] = &[
+    ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("nft", "nftables"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+];
+
+#[derive(Args)]
+pub(crate) struct KernelArgs {
+    /// Only kernels of this series, for example 6.1; may be given more than once
+    #[arg(long)]
+    kernel: Vec<String>,
+    /// Minutes after which a kernel is given up
+    #[arg(long, default_value_t = 30)]
+    timeout: u64,
+    /// Only list the kernels that would be tested
+    #[arg(long)]
+    list: bool,
+    /// Only tests whose names contain one of these, for example programs::
+    filter: Vec<String>,
+}
+
+/// Tests that a kernel below the floor has to pass: the refusal, and the overlay without programs.
+const BELOW_FLOOR: &str = "::floor::";
+
+/// Runs the suite on kernels of other ages and prints what each has and can.
+///
+/// # Errors
+/// A kernel cannot be had or booted, or fails a test.
+pub(crate) fn test(args: &KernelArgs) -> Result<()> {
+    let archive = step("asking Debian's archive for kernels", || Archive::open(&dir()))?;
+    let releases = choose(archive.releases()?, &args.kernel)?;
+    if args.list {
+        releases.iter().for_each(|release| println!("{:<6} {release}", release.series()));
+        return Ok(());
+    }
+    host::install_tools(TOOLS)?;
+    lab::build_all()?;
+    let suite = build_suite()?;
+    let emulator = emulator::find(&dir())?;
+    let outcomes = releases.into_iter().map(|release| {
+        let outcome = step(&format!("Linux {release}"), || {
+            let filter =
+                if release.is_below_floor() { vec![BELOW_FLOOR.to_owned()] } else { args.filter.clone() };
+            let unpacked = archive.unpacked(&release)?;
+            let image = root::build(&dir(), &emulator, &unpacked, &suite, &filter)?;
+            let limit = Duration::from_secs(args.timeout * 60);
+            guest::boot(&emulator, &unpacked, &image, &dir().join(format!("{release}.log")), limit)
+        });
+        (release, outcome)
+    });
+    report::print(&outcomes.collect::<Vec<_>>())
+}
+
+/// Where everything goes.
+fn dir() -> PathBuf {
+    target_dir().join("kernels")
+}
+
+/// Builds the test suite and returns its path.
+fn build_suite() -> Result<PathBuf> {
+    let mut cargo = toolchain::cargo()?;
+    cargo.args(["test", "--release", "-p", "vxlan-tests", "--test", "suite", "--no-run"]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    let messages = step("building the test suite", || output(&mut cargo))?;
+    let mut executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message["executable"].as_str()?))
+    });
+    executables.next_back().context("cargo did not say where the test suite is")
+}
+
+/// The newest release of every series that is asked for.
+fn choose(mut all: Vec<Release>, wanted: &[String]) -> Result<Vec<Release>> {
+    all.sort();
+    let newest = all.last().map(Release::series);
+    let mut series = match wanted {
+        [] => SERIES.iter().map(ToString::to_string).chain(newest).collect(),
+        wanted => wanted.to_vec(),
+    };
+    series.dedup();
+    let mut chosen = Vec::new();
+    for series in series {
+        match all.iter().rev().find(|release| release.series() == series) {
+            Some(release) => chosen.push(release.clone()),
+            None if wanted.is_empty() => eprintln!("    no kernel {series} in the archive"),
+            None => {
+                let known: BTreeSet<String> = all.iter().map(Release::series).collect();
+                let known = known.into_iter().collect::<Vec<_>>().join(", ");
+                bail!("the archive has no kernel {series}; it has {known}")
+            }
+        }
+    }
+    Ok(chosen)
+}

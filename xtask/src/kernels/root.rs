@@ -1,0 +1,119 @@
+//! The initial file system: all that a guest has.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::emulator::Emulator;
+use super::modules;
+use crate::run::{output, run};
+
+/// Programs of this machine that the lab runs.
+const TOOLS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft"];
+
+/// What runs as process 1. Results go to the second serial line, everything to the first.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /run /tmp
+/bin/busybox mount -t proc proc /proc
+/bin/busybox --install -s /bin
+export PATH=/usr/sbin:/bin VXLAN_AGENT=/usr/sbin/vxlan-agent
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs run /run
+mount -t tmpfs tmp /tmp
+mount -t bpf bpf /sys/fs/bpf
+for module in $(cat /modules/order); do insmod /modules/$module; done
+ip link set lo up
+# As the init of a distribution leaves it to a service.
+ulimit -n 65536
+say() { echo "$@" | tee /dev/ttyS1; }
+say "features $(vxlan-agent features --json | tr -d '\n')"
+suite --test-threads=1 $(cat /tests) 2>/dev/console | tee /dev/ttyS1
+say end
+poweroff -f
+"#;
+
+/// Builds the file system of one guest and returns it as an archive for `-initrd`. The guest runs
+/// `suite` with the filters `tests`.
+///
+/// # Errors
+/// Something that belongs into it is missing.
+pub(super) fn build(
+    dir: &Path,
+    emulator: &Emulator,
+    unpacked: &Path,
+    suite: &Path,
+    tests: &[String],
+) -> Result<PathBuf> {
+    let root = dir.join("root");
+    let _ = fs::remove_dir_all(&root);
+    let mut programs = vec![(find("vxlan-agent")?, "usr/sbin/vxlan-agent"), (suite.to_owned(), "bin/suite")];
+    let tools: Vec<String> = TOOLS.iter().map(|tool| format!("usr/sbin/{tool}")).collect();
+    for (tool, target) in TOOLS.iter().zip(&tools) {
+        programs.push((find(tool)?, target));
+    }
+    let busybox = emulator.busybox()?;
+    let mut libraries = BTreeSet::new();
+    for (from, to) in &programs {
+        copy(from, &root.join(to))?;
+        run(Command::new("strip").arg(root.join(to)))?;
+        libraries.extend(needed(from)?);
+    }
+    for library in libraries {
+        copy(&library, &root.join(library.strip_prefix("/")?))?;
+    }
+    copy(&busybox, &root.join("bin/busybox"))?;
+    modules::extract(unpacked, &root.join("modules"))?;
+    fs::write(root.join("tests"), tests.join(" "))?;
+    fs::write(root.join("init"), INIT)?;
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    let image = dir.join("root.cpio");
+    archive(&root, &busybox, &image)?;
+    Ok(image)
+}
+
+/// The file of one of our own programs, or of one of this machine's.
+fn find(program: &str) -> Result<PathBuf> {
+    if program == "vxlan-agent" {
+        return Ok(crate::run::target_dir().join("release").join(program));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let found = dirs.map(|dir| dir.join(program)).find(|file| file.is_file());
+    found.with_context(|| format!("no program {program} on this machine"))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().context("a file is in a directory")?)?;
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(())
+}
+
+/// The shared libraries of a program, the dynamic loader included.
+fn needed(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = output(Command::new("ldd").arg(program))?;
+    let words = listed.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(words.map(PathBuf::from).collect())
+}
+
+/// Packs `root` in the format of an initial file system.
+fn archive(root: &Path, busybox: &Path, image: &Path) -> Result<()> {
+    let mut find = Command::new("find").arg(".").current_dir(root).stdout(Stdio::piped()).spawn()?;
+    let names = find.stdout.take().context("it was asked for")?;
+    let file = fs::File::create(image).with_context(|| format!("cannot write {}", image.display()))?;
+    let status = Command::new(busybox)
+        .args(["cpio", "-o", "-H", "newc"])
+        .current_dir(root)
+        .stdin(names)
+        .stdout(file)
+        .stderr(Stdio::null())
+        .status()?;
+    if !find.wait()?.success() || !status.success() {
+        bail!("cannot pack {}", root.display());
+    }
+    Ok(())
+}
