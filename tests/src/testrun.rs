@@ -10,7 +10,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult
 use aya_obj::programs::XdpAttachType;
 use ipnetwork::IpNetwork;
 use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins};
-use vxlan_ebpf_common::maps::{Config, Mode};
+use vxlan_ebpf_common::maps::{Config, DEFAULT_FLOWS, Mode};
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::{Hook, Reason};
 
@@ -40,7 +40,7 @@ impl Kernel {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = PathBuf::from(format!("/sys/fs/bpf/vxlan-tests-{}/v1/{number}", std::process::id()));
-        let options = Options { dir: dir.clone(), clsact: false, xdp: true };
+        let options = Options { dir: dir.clone(), clsact: false, xdp: true, flows: DEFAULT_FLOWS };
         let datapath =
             Datapath::open(&options).expect("the programs load (needs root and `cargo xtask build-ebpf`)");
         let pins = Pins::open(&dir).expect("the maps are pinned");

@@ -27,6 +27,9 @@ pub struct ClusterState {
     pub own: Node,
     /// Every other node, by name.
     pub remotes: BTreeMap<String, Node>,
+    /// A number that changes whenever rules for packets between pods have: flows that bypass the host
+    /// stack have to meet it again. `None` where the source knows nothing of rules.
+    pub policy: Option<u64>,
 }
 
 /// A node as somebody wrote it down.
@@ -112,7 +115,7 @@ impl ClusterState {
         let mut remotes: BTreeMap<_, _> = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
         let own = remotes.remove(&viewer.node);
         let missing = || Invalid { candidate: None, reason: Reason::OwnMissing(viewer.node.clone(), count) };
-        Ok(Self { own: own.ok_or_else(missing)?, remotes })
+        Ok(Self { own: own.ok_or_else(missing)?, remotes, policy: None })
     }
 }
 

@@ -1,11 +1,13 @@
 //! The agent's own configuration: one TOML file per node, most of it optional.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+use vxlan_ebpf_common::maps::DEFAULT_FLOWS;
 
 use crate::net::{Mtu, Vni};
 use crate::ownership;
@@ -14,6 +16,10 @@ use crate::text::{Refused, Text};
 /// Flannel's UDP port, so that a cluster can have nodes of both; the kernel's historical default.
 /// IANA's number for VXLAN, 4789, is a matter of one line in the configuration.
 pub const DEFAULT_PORT: u16 = 8472;
+
+/// How many flows a table may hold: the kernel keeps some of its places back for every CPU, and an
+/// entry takes about 250 bytes.
+pub const FLOWS: RangeInclusive<u32> = 256..=16_777_216;
 
 /// Where the configuration lies unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/vxlan-agent/config.toml";
@@ -89,6 +95,8 @@ pub struct NetworkConfig {
     pub fastpath: Fastpath,
     /// What becomes of packets that fail a source check.
     pub source_check: SourceCheck,
+    /// How many flows are kept in verification or verified.
+    pub flows: u32,
     /// What becomes of malformed packets from the underlay.
     pub malformed: Guard,
     /// What becomes of packets from the underlay for another VNI.
@@ -177,6 +185,7 @@ struct NetworkSection {
     fastpath: Fastpath,
     #[serde(default)]
     source_check: SourceCheck,
+    flows: Option<Spanned<u32>>,
     #[serde(default)]
     malformed: Guard,
     #[serde(default)]
@@ -292,8 +301,16 @@ fn check_network(text: &Text, section: &NetworkSection) -> Result<NetworkConfig,
         Some(device) => device.get_ref().clone(),
         None => format!("vxlan{vni}"),
     };
+    let flows = match &section.flows {
+        Some(flows) if !FLOWS.contains(flows.get_ref()) => {
+            let reason = format!("flows is not {} to {}", FLOWS.start(), FLOWS.end());
+            return Err(text.refuse(Some(flows.span()), reason));
+        }
+        Some(flows) => *flows.get_ref(),
+        None => DEFAULT_FLOWS,
+    };
     let NetworkSection { mtu, fastpath, source_check, malformed, other_vni, .. } = *section;
-    Ok(NetworkConfig { name, vni, port, mtu, device, fastpath, source_check, malformed, other_vni })
+    Ok(NetworkConfig { name, vni, port, mtu, device, fastpath, source_check, flows, malformed, other_vni })
 }
 
 /// As the kernel's `dev_valid_name`.
@@ -360,20 +377,22 @@ mod tests {
         assert_eq!(config.network.mtu, None);
         assert_eq!(config.network.fastpath, Fastpath::Verified);
         assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
-        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v1/pods"));
+        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v2/pods"));
     }
 
     #[test]
     fn everything_can_be_given() {
         let config = parse(
-            "[node]\nname = \"a\"\nunderlay = \"eth1\"\naddress = \"fd00::1\"\npin_dir = \"/sys/fs/bpf/a\"\nrun_dir = \"/run/a\"\n\
-             [[network]]\nname = \"pods\"\nkind = \"l3\"\nvni = 16777215\nport = 4789\nmtu = 1400\ndevice = \"ov0\"\nfastpath = \"off\"\nsource_check = \"count\"\n",
+            "[node]\nname = \"a\"\nunderlay = \"eth1\"\naddress = \"fd00::1\"\npin_dir = \"/sys/fs/bpf/a\"\nrun_dir = \"/run/a\"\nxdp = \"native\"\n\
+             [[network]]\nname = \"pods\"\nkind = \"l3\"\nvni = 16777215\nport = 4789\nmtu = 1400\ndevice = \"ov0\"\nfastpath = \"off\"\nsource_check = \"count\"\nflows = 1024\nmalformed = \"drop\"\nother_vni = \"drop\"\n",
         )
         .expect("complete");
         assert_eq!(config.node.underlay.as_deref(), Some("eth1"));
         assert_eq!(config.network.mtu, Some(Mtu(1400)));
         assert_eq!(config.network.fastpath, Fastpath::Off);
         assert_eq!(config.network.source_check, SourceCheck::Count);
+        assert_eq!((config.node.xdp, config.network.flows), (Xdp::Native, 1024));
+        assert_eq!((config.network.malformed, config.network.other_vni), (Guard::Drop, Guard::Drop));
     }
 
     #[test]
@@ -386,6 +405,8 @@ mod tests {
         refused("[[network]]\nname = \"pods\"\nvni = 1\nport = 65536\n", Some(7), "");
         refused("[[network]]\nname = \"pods\"\nvni = 1\nmtu = \"big\"\n", Some(7), "auto");
         refused("[[network]]\nname = \"pods\"\nvni = 1\nmtu = 40\n", Some(7), "68");
+        refused("[[network]]\nname = \"pods\"\nvni = 1\nflows = 10\n", Some(7), "256 to 16777216");
+        refused("[node]\nxdp = \"generic\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "native");
         refused(
             "[[network]]\nname = \"pods\"\nvni = 1\ndevice = \"a-name-that-is-long\"\n",
             Some(7),

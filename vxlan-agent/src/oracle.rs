@@ -93,6 +93,7 @@ fn check_config(config: &Config) {
     assert!((1..1 << 24).contains(&network.vni.get()), "VNI {}", network.vni);
     assert_ne!(network.port, 0, "port");
     assert!(network.mtu.is_none_or(|mtu| (68..=65_485).contains(&mtu.0)), "MTU {:?}", network.mtu);
+    assert!(crate::config::FLOWS.contains(&network.flows), "flows {}", network.flows);
     assert!((1..16).contains(&network.device.len()), "device {:?}", network.device);
     assert!(!network.device.contains(['/', '\0', ' ']), "device {:?}", network.device);
     let StateConfig::File(path) = state;
@@ -120,6 +121,7 @@ fn write_config(config: &Config) -> String {
     line("device", quote(&network.device));
     line("fastpath", named(network.fastpath));
     line("source_check", named(network.source_check));
+    line("flows", network.flows.to_string());
     line("malformed", named(network.malformed));
     line("other_vni", named(network.other_vni));
     text
@@ -174,9 +176,9 @@ fn overlap(a: &ipnetwork::IpNetwork, b: &ipnetwork::IpNetwork) -> bool {
 
 /// Written out in any order and read by any node, the cluster is the same.
 fn check_views(nodes: &[&Node], cluster: &ClusterState) {
-    let written = write_state(nodes.iter().copied());
+    let written = write_state(nodes.iter().copied(), cluster.policy);
     assert_eq!(parse_cluster(&written, "a").as_ref(), Ok(cluster), "written out in full:\n{written}");
-    let reversed = write_state(nodes.iter().rev().copied());
+    let reversed = write_state(nodes.iter().rev().copied(), cluster.policy);
     for viewer in nodes.iter().take(FEW) {
         let view = parse_cluster(&reversed, &viewer.name).expect("valid for one, valid for all");
         assert_eq!(&view.own, *viewer, "the own node");
@@ -186,8 +188,8 @@ fn check_views(nodes: &[&Node], cluster: &ClusterState) {
     }
 }
 
-fn write_state<'a>(nodes: impl Iterator<Item = &'a Node>) -> String {
-    let mut text = String::new();
+fn write_state<'a>(nodes: impl Iterator<Item = &'a Node>, policy: Option<u64>) -> String {
+    let mut text = policy.map_or_else(String::new, |policy| format!("policy = {policy}\n"));
     for node in nodes {
         let subnets: Vec<String> = node.subnets.iter().map(|s| quote(&s.to_string())).collect();
         let (name, vtep, mac) = (quote(&node.name), node.vtep, node.mac);

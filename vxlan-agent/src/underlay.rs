@@ -167,6 +167,7 @@ mod tests {
             device: "vxlan1".into(),
             fastpath: Fastpath::Direct,
             source_check: SourceCheck::Drop,
+            flows: 256,
             malformed: Guard::Kernel,
             other_vni: Guard::Kernel,
         };

@@ -23,6 +23,8 @@ enum Suite {
     Unit,
     /// What needs root: the real programs on packets, and end to end in network namespaces
     E2e,
+    /// The same end to end with XDP on every underlay, though it is a veth
+    Xdp,
     /// Unit tests of the packet engine, interpreted
     Miri,
 }
@@ -36,17 +38,23 @@ const HOST_CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "
 /// The machine cannot run them, something does not build, or a test fails: the failing step's name.
 pub(crate) fn test(args: &TestArgs) -> Result<()> {
     let wants = |suite| args.suite.is_empty() || args.suite.contains(&suite);
-    if wants(Suite::E2e) {
+    let rooted = wants(Suite::E2e) || wants(Suite::Xdp);
+    if rooted {
         host::prepare("test")?;
     }
-    if wants(Suite::Unit) || wants(Suite::E2e) {
+    if wants(Suite::Unit) || rooted {
         lab::build_all()?;
     }
     if wants(Suite::Unit) {
         unit(&args.filter)?;
     }
     if wants(Suite::E2e) {
-        end_to_end(&args.filter)?;
+        let name = "packet tests on the real programs, end-to-end tests in namespaces";
+        step(name, || run(&mut with_root(&args.filter)?))?;
+    }
+    if wants(Suite::Xdp) {
+        let filter = if args.filter.is_empty() { vec!["e2e::".to_owned()] } else { args.filter.clone() };
+        step("end-to-end tests with XDP", || run(with_root(&filter)?.env("VXLAN_LAB_XDP", "native")))?;
     }
     if wants(Suite::Miri) {
         miri(&args.filter)?;
@@ -87,11 +95,12 @@ fn unit(filter: &[String]) -> Result<()> {
     step("replay of what fuzzing has found", || run(&mut cargo))
 }
 
-fn end_to_end(filter: &[String]) -> Result<()> {
+/// The suite that needs root. One test at a time: labs share the CPUs' receive queues, and tests count
+/// lost packets.
+fn with_root(filter: &[String]) -> Result<Command> {
     let mut cargo = toolchain::cargo()?;
-    // One at a time: labs share the CPUs' receive queues, and tests count lost packets.
     cargo.args(["test", "--release", "-p", "vxlan-tests", "--", "--test-threads=1"]).args(filter);
-    step("packet tests on the real programs, end-to-end tests in namespaces", || run(&mut cargo))
+    Ok(cargo)
 }
 
 fn miri(filter: &[String]) -> Result<()> {

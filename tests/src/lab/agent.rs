@@ -159,6 +159,16 @@ impl Agent {
         }
     }
 
+    /// Replaces `from` in its configuration, for the next start.
+    ///
+    /// # Errors
+    /// It is not there, or the file cannot be written.
+    pub fn reconfigure(&self, from: &str, to: &str) -> Result<()> {
+        let text = std::fs::read_to_string(&self.config)?;
+        ensure!(text.contains(from), "there is no {from} in the configuration of {}", self.node);
+        Ok(std::fs::write(&self.config, text.replace(from, to))?)
+    }
+
     /// [`Agent::stop`], then [`Agent::start`].
     ///
     /// # Errors

@@ -37,9 +37,9 @@ pub use agent::{Agent, AgentOptions, XDP, xdp};
 pub use cmd::{run, wait_until};
 pub use counters::{Count, Counters};
 pub use netns::Netns;
-pub use spec::{Attach, LabSpec, NodeSpec, Overlay};
+pub use spec::{Attach, LabSpec, NodeSpec, Overlay, Vlan};
 pub use state::{StateFile, StateNode};
-pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI};
+pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI, WIRE};
 
 /// A running lab; dropping it removes everything.
 pub struct Lab {

@@ -31,6 +31,15 @@ pub enum Attach {
     Ptp,
 }
 
+/// An underlay in VLAN 100, by where the tag of a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vlan {
+    /// Next to it, where a device with VLAN offload leaves it.
+    Offloaded,
+    /// In it.
+    Inline,
+}
+
 /// One node.
 #[derive(Clone, Debug)]
 pub struct NodeSpec {
@@ -56,6 +65,8 @@ pub struct LabSpec {
     pub pod_mtu: Option<u32>,
     /// Whether GRO is switched on at the underlay interfaces (it is off on a veth).
     pub gro: bool,
+    /// Lays the underlay in this VLAN.
+    pub vlan: Option<Vlan>,
     /// Leaves the VTEP MACs of agent nodes out of the state file. Kernel nodes would not know them.
     pub derive_macs: bool,
     /// Whether packets on the pods' bridge pass netfilter (`bridge-nf-call-iptables`), as
@@ -78,6 +89,7 @@ impl LabSpec {
             mtu: 1500,
             pod_mtu: None,
             gro: false,
+            vlan: None,
             derive_macs: false,
             bridge_netfilter: false,
         }
@@ -122,6 +134,13 @@ impl LabSpec {
     #[must_use]
     pub fn gro(mut self) -> Self {
         self.gro = true;
+        self
+    }
+
+    /// With an underlay in a VLAN.
+    #[must_use]
+    pub fn vlan(mut self, vlan: Vlan) -> Self {
+        self.vlan = Some(vlan);
         self
     }
 

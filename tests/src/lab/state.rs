@@ -12,6 +12,8 @@ use super::{LabSpec, Overlay};
 /// The nodes of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateFile {
+    /// The number that changes when rules have; left out if `None`.
+    pub policy: Option<u32>,
     /// In the order of the file.
     pub nodes: Vec<StateNode>,
 }
@@ -41,18 +43,19 @@ impl StateFile {
             },
             subnets: vec![format!("{}/24", inner4(n, 0)), format!("{}/64", inner6(n, 0))],
         });
-        Self { nodes: nodes.collect() }
+        Self { policy: None, nodes: nodes.collect() }
     }
 
     /// The same without the node `name`.
     #[must_use]
     pub fn without(&self, name: &str) -> Self {
-        Self { nodes: self.nodes.iter().filter(|node| node.name != name).cloned().collect() }
+        let nodes = self.nodes.iter().filter(|node| node.name != name).cloned().collect();
+        Self { nodes, ..*self }
     }
 
     /// As TOML.
     pub fn to_toml(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.policy.map_or_else(String::new, |policy| format!("policy = {policy}\n"));
         for node in &self.nodes {
             let _ = writeln!(text, "[[node]]\nname = {:?}\nvtep = \"{}\"", node.name, node.vtep);
             if let Some(mac) = &node.mac {

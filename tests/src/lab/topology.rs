@@ -11,11 +11,13 @@ use anyhow::{Result, ensure};
 
 use super::addr::{inner4, inner6, pod_host, underlay, underlay4, underlay6};
 use super::traffic::{Ping, ping};
-use super::{Agent, Attach, Family, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile, wait_until};
+use super::{Agent, Attach, Family, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile, Vlan, wait_until};
 use super::{cleanup, cmd, kernel};
 
 /// The underlay interface of every node.
 pub const UNDERLAY: &str = "underlay0";
+/// The interface below it where the underlay is in a VLAN.
+pub const WIRE: &str = "wire0";
 /// The vxlan device of every node that has one.
 pub const DEVICE: &str = "flannel.1";
 /// The network's VNI.
@@ -149,13 +151,14 @@ pub(super) fn add_namespace(prefix: &str, name: &str) -> Result<Netns> {
 /// Two nodes: one veth pair. More: a bridge in a namespace of its own.
 fn link_nodes(prefix: &str, spec: &LabSpec) -> Result<()> {
     let (mtu, count) = (spec.mtu, spec.nodes.len());
+    let name = interface(spec);
     let mut batch = String::new();
     let mut fabric = String::new();
     if count == 2 {
         let _ = writeln!(
             batch,
-            "link add {UNDERLAY} mtu {mtu} netns {prefix}-n1 type veth \
-             peer name {UNDERLAY} mtu {mtu} netns {prefix}-n2"
+            "link add {name} mtu {mtu} netns {prefix}-n1 type veth \
+             peer name {name} mtu {mtu} netns {prefix}-n2"
         );
     } else {
         let _ = writeln!(fabric, "link add br0 mtu {mtu} type bridge mcast_snooping 0");
@@ -163,7 +166,7 @@ fn link_nodes(prefix: &str, spec: &LabSpec) -> Result<()> {
         for n in 1..=count {
             let _ = writeln!(
                 batch,
-                "link add {UNDERLAY} mtu {mtu} netns {prefix}-n{n} type veth \
+                "link add {name} mtu {mtu} netns {prefix}-n{n} type veth \
                  peer name n{n} mtu {mtu} netns {prefix}-fabric"
             );
             let _ = writeln!(fabric, "link set n{n} master br0 up");
@@ -176,10 +179,21 @@ fn link_nodes(prefix: &str, spec: &LabSpec) -> Result<()> {
     Netns::open(&format!("{prefix}-fabric"))?.ip(&fabric)
 }
 
+/// What is at the node's end of the underlay's link.
+const fn interface(spec: &LabSpec) -> &'static str {
+    if spec.vlan.is_some() { WIRE } else { UNDERLAY }
+}
+
 fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Node> {
     let ns = Netns::open(&format!("{prefix}-n{n}"))?;
     ns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
     set_bridge_netfilter(&ns, spec.bridge_netfilter)?;
+    if let Some(vlan) = spec.vlan {
+        if vlan == Vlan::Inline {
+            ns.sh(&format!("ethtool -K {WIRE} txvlan off rxvlan off"))?;
+        }
+        ns.ip(&format!("link set {WIRE} up\nlink add link {WIRE} name {UNDERLAY} type vlan id 100\n"))?;
+    }
     let mut batch = format!(
         "addr add {}/24 dev {UNDERLAY}\naddr add {}/64 dev {UNDERLAY} nodad\n\
          link set {UNDERLAY} up\n",
@@ -198,7 +212,7 @@ fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Nod
     }
     ns.ip(&batch)?;
     if spec.gro {
-        ns.sh(&format!("ethtool -K {UNDERLAY} gro on"))?;
+        ns.sh(&format!("ethtool -K {} gro on", interface(spec)))?;
     }
     let pods = (1..=node.pods).map(|p| make_pod(prefix, &ns, n, p, node.attach, mtu));
     Ok(Node {

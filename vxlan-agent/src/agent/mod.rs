@@ -146,6 +146,10 @@ impl Agent {
             bail!("{refused}");
         }
         self.settle().await;
+        if self.cluster.policy.is_some() {
+            // Nobody knows what has changed while there was no agent.
+            self.flush_flows();
+        }
         let network = &self.config.network;
         tracing::info!(
             node = self.config.node.name,
@@ -177,7 +181,11 @@ impl Agent {
         match checked {
             Ok(cluster) => {
                 tracing::info!(nodes = cluster.remotes.len(), "cluster state reloaded");
+                let rules_changed = cluster.policy.is_some() && cluster.policy != self.cluster.policy;
                 self.cluster = cluster;
+                if rules_changed {
+                    self.flush_flows();
+                }
                 self.reload_error = None;
             }
             Err(reason) => {
@@ -209,6 +217,15 @@ impl Agent {
         }
         if let Err(error) = self.write_status() {
             tracing::warn!("{error:#}");
+        }
+    }
+
+    /// Closes all bypasses, because rules for packets between pods may have changed.
+    fn flush_flows(&mut self) {
+        let Some(datapath) = self.datapath.as_mut() else { return };
+        match datapath.flush_flows() {
+            Ok(()) => tracing::info!("rules have changed: every flow meets the host stack again"),
+            Err(error) => tracing::error!("flows go on bypassing rules that have changed: {error:#}"),
         }
     }
 

@@ -114,8 +114,12 @@ impl Agent {
             return;
         }
         let node = &self.config.node;
-        let options =
-            Options { dir, clsact: node.attach == Attach::Clsact, xdp: !off && node.xdp != Xdp::Off };
+        let options = Options {
+            dir,
+            clsact: node.attach == Attach::Clsact,
+            xdp: !off && node.xdp != Xdp::Off,
+            flows: self.config.network.flows,
+        };
         match Datapath::open(&options) {
             Ok(mut datapath) => {
                 if let Err(error) = datapath.logger().and_then(listen) {

@@ -45,7 +45,7 @@ impl KernelFeatures {
                 "mixed decapsulation",
                 "the device takes IPv6 out of IPv4, and IPv4 out of IPv6",
             ),
-            (self.xdp_frags, "XDP frags", "no XDP on interfaces with packets in several buffers"),
+            (self.xdp_frags, "XDP frags", "TC takes all packets out of the tunnel"),
             (self.btf, "BTF", "tools cannot show the kernel's types"),
         ];
         all.into_iter().filter(|(has, ..)| !has).map(|(_, name, instead)| (name, instead)).collect()

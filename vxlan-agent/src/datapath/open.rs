@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use aya::maps::MapInfo;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -36,6 +37,8 @@ pub struct Options {
     pub clsact: bool,
     /// Load the XDP program.
     pub xdp: bool,
+    /// Places in FLOWS.
+    pub flows: u32,
 }
 
 /// What the kernel offers, as found at start.
@@ -65,7 +68,7 @@ impl Datapath {
         ensure_bpffs(dir)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         retire_other_layouts(dir)?;
-        let mut programs = load(dir)?;
+        let mut programs = load(dir, options.flows)?;
         let no_xdp = if options.xdp { load_xdp(&mut programs, dir) } else { Ok(()) };
         let no_xdp = no_xdp.err().map(|error| format!("{error:#}"));
         let features = Features { tcx: !options.clsact && attach::has_tcx() };
@@ -103,6 +106,11 @@ impl Datapath {
         }
         self.state.record(change);
         Ok(())
+    }
+
+    /// Closes all bypasses: the next packet of every flow meets the host stack.
+    pub fn flush_flows(&mut self) -> Result<()> {
+        self.maps.flush_flows()
     }
 
     /// Deletes flows that are over. Programs pass them over anyway; this frees their places.
@@ -177,8 +185,10 @@ fn ensure_bpffs(dir: &Path) -> Result<()> {
     })
 }
 
-fn load(dir: &Path) -> Result<Ebpf> {
+fn load(dir: &Path, flows: u32) -> Result<Ebpf> {
+    forget_flows_of_another_size(dir, flows)?;
     let mut loader = EbpfLoader::new();
+    loader.map_max_entries(names::FLOWS, flows);
     for name in names::ALL {
         loader.map_pin_path(name, dir.join(name));
     }
@@ -189,6 +199,18 @@ fn load(dir: &Path) -> Result<Ebpf> {
         load_program(&mut programs, hook, &pins)?;
     }
     Ok(programs)
+}
+
+/// Makes way for a table of the size that is asked for. Programs that are attached go on with theirs
+/// until they are replaced; flows that the new table does not know go through the host stack.
+fn forget_flows_of_another_size(dir: &Path, flows: u32) -> Result<()> {
+    let pin = dir.join(names::FLOWS);
+    let known = pin.exists().then(|| MapInfo::from_pin(&pin)).transpose();
+    if known.context("cannot read FLOWS")?.is_some_and(|map| map.max_entries() != flows) {
+        tracing::info!(flows, "FLOWS gets another size: every flow is verified anew");
+        remove_if_there(&pin)?;
+    }
+    Ok(())
 }
 
 /// Loads what needs more of the kernel than the rest (packets of several buffers, Linux 5.18).

@@ -25,6 +25,7 @@ fn config(fastpath: Fastpath) -> Config {
         device: "vxlan7".into(),
         fastpath,
         source_check: SourceCheck::Count,
+        flows: 256,
         malformed: Guard::Kernel,
         other_vni: Guard::Kernel,
     };

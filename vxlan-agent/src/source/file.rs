@@ -29,6 +29,7 @@ pub struct FileSource {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StateSections {
+    policy: Option<u32>,
     #[serde(default)]
     node: Vec<Spanned<NodeSection>>,
 }
@@ -51,10 +52,11 @@ pub fn parse_state(text: &Text, viewer: &Viewer) -> Result<ClusterState, Refused
         let NodeSection { name, vtep, mac, subnets } = section.into_inner();
         Candidate { name, vtep, mac, subnets }
     });
-    ClusterState::new(candidates.collect(), viewer).map_err(|invalid| {
+    let cluster = ClusterState::new(candidates.collect(), viewer).map_err(|invalid| {
         let span = invalid.candidate.and_then(|index| spans.get(index).cloned());
         text.refuse(span, invalid.reason.to_string())
-    })
+    })?;
+    Ok(ClusterState { policy: sections.policy.map(u64::from), ..cluster })
 }
 
 impl FileSource {

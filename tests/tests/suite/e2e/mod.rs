@@ -11,7 +11,9 @@ mod interop;
 mod limits;
 mod onward;
 mod outlive;
+mod table;
 mod verified;
+mod xdp;
 
 use std::time::Duration;
 
