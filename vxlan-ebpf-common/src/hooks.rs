@@ -89,12 +89,14 @@ pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Fo
 /// What arrived on the underlay interface.
 #[inline(always)]
 pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    // What has left its tunnel has to be delivered, even if the fast path has been switched off since:
+    // the host stack, to which it did not come through the vxlan device, may refuse it.
+    if t.mark() != 0 && p.mark() == t.mark() && !p.stray() {
+        return from_xdp(p, t);
+    }
     let config = running(t)?;
     if p.stray() {
         return Err(Reason::NotVxlan);
-    }
-    if config.mark != 0 && p.mark() == config.mark {
-        return from_xdp(p, t);
     }
     p.linearize(TUNNELLED_LEN);
     let eth = untagged(p).map_err(|_| Reason::NotVxlan)?;

@@ -114,8 +114,10 @@ impl Packet for Frame {
 /// The maps of a network. LPM is done by trying every prefix.
 #[derive(Clone, Debug, Default)]
 pub struct Maps {
-    /// CONFIG, or `None` for a fast path that is switched off.
+    /// CONFIG; `None` before there is one.
     pub config: Option<Config>,
+    /// Whether SWITCH has the fast path off.
+    pub switched_off: bool,
     /// ROUTES4 by address and prefix length.
     pub routes4: BTreeMap<([u8; 4], u32), VtepId>,
     /// ROUTES6 by address and prefix length.
@@ -160,7 +162,11 @@ fn longest<const N: usize>(routes: &BTreeMap<([u8; N], u32), VtepId>, address: [
 
 impl Tables for Maps {
     fn config(&self) -> Option<&Config> {
-        self.config.as_ref()
+        self.config.as_ref().filter(|_| !self.switched_off)
+    }
+
+    fn mark(&self) -> u32 {
+        self.config.map_or(0, |config| config.mark)
     }
 
     fn route4(&self, destination: Be32) -> Option<VtepId> {

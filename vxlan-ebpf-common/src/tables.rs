@@ -8,6 +8,8 @@ use crate::maps::{Addr, Config, Endpoint, Flow, FlowKey, MacKey, Vtep, VtepId};
 pub trait Tables {
     /// CONFIG, unless SWITCH has the fast path off.
     fn config(&self) -> Option<&Config>;
+    /// [`Config::mark`], whether the fast path is off or not.
+    fn mark(&self) -> u32;
     /// Longest match in ROUTES4.
     fn route4(&self, destination: Be32) -> Option<VtepId>;
     /// Longest match in ROUTES6.

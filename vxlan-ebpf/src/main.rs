@@ -27,7 +27,7 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 /// TC ingress on the host side of a pod's veth.
 #[classifier]
 fn pod_egress(ctx: TcContext) -> i32 {
-    let mut skb = Skb::new(&ctx);
+    let mut skb: Skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::PodEgress, bytes, hooks::pod_egress(&mut skb, &Maps))
 }
@@ -35,7 +35,7 @@ fn pod_egress(ctx: TcContext) -> i32 {
 /// TC egress on the vxlan device.
 #[classifier]
 fn tunnel_egress(ctx: TcContext) -> i32 {
-    let mut skb = Skb::new(&ctx);
+    let mut skb: Skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::TunnelEgress, bytes, hooks::tunnel_egress(&mut skb, &Maps))
 }
@@ -43,7 +43,7 @@ fn tunnel_egress(ctx: TcContext) -> i32 {
 /// TC ingress on the underlay interface.
 #[classifier]
 fn underlay_ingress(ctx: TcContext) -> i32 {
-    let mut skb = Skb::new(&ctx);
+    let mut skb = Skb::<true>::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::UnderlayIngress, bytes, hooks::underlay_ingress(&mut skb, &Maps))
 }
@@ -51,7 +51,7 @@ fn underlay_ingress(ctx: TcContext) -> i32 {
 /// TC ingress on the vxlan device.
 #[classifier]
 fn tunnel_ingress(ctx: TcContext) -> i32 {
-    let mut skb = Skb::new(&ctx);
+    let mut skb: Skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::TunnelIngress, bytes, hooks::tunnel_ingress(&mut skb, &Maps))
 }
@@ -59,7 +59,7 @@ fn tunnel_ingress(ctx: TcContext) -> i32 {
 /// TC egress on the host side of a pod's veth.
 #[classifier]
 fn pod_ingress(ctx: TcContext) -> i32 {
-    let mut skb = Skb::new(&ctx);
+    let mut skb: Skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::PodIngress, bytes, hooks::pod_ingress(&mut skb, &Maps))
 }

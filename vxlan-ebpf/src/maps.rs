@@ -54,6 +54,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn mark(&self) -> u32 {
+        CONFIG.get(0).map_or(0, |config| config.mark)
+    }
+
+    #[inline(always)]
     fn route4(&self, destination: Be32) -> Option<VtepId> {
         ROUTES4.get(&Key::new(32, destination.to_bytes())).copied()
     }

@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{
     bpf_csum_level, bpf_csum_update, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_skb_adjust_room,
-    bpf_skb_change_type, bpf_skb_pull_data,
+    bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use vxlan_ebpf_common::maps::Family;
@@ -22,9 +22,14 @@ const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 
 /// A packet at a TC hook.
-pub(crate) struct Skb(*mut __sk_buff);
+///
+/// A program that writes to packets directly gets a prologue that copies the head of one that
+/// somebody else looks at, too (`bpf_unclone_prologue`, v6.18), a packet socket for example. That
+/// loses XDP's metadata, so a program that wants to read it has to write through a `HELPER`, which
+/// costs more.
+pub(crate) struct Skb<const HELPER: bool = false>(*mut __sk_buff);
 
-impl Skb {
+impl<const HELPER: bool> Skb<HELPER> {
     #[inline(always)]
     pub(crate) fn new(ctx: &TcContext) -> Self {
         Self(ctx.as_ptr().cast())
@@ -46,7 +51,7 @@ impl Skb {
     }
 }
 
-impl Packet for Skb {
+impl<const HELPER: bool> Packet for Skb<HELPER> {
     #[inline(always)]
     fn length(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
@@ -76,6 +81,12 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn store<T: Wire>(&mut self, offset: usize, value: &T) -> Option<()> {
+        if HELPER {
+            let (from, len) = (core::ptr::from_ref(value).cast(), size_of::<T>() as u32);
+            // SAFETY: the context is valid while the program runs; `value` has `len` bytes.
+            let stored = unsafe { bpf_skb_store_bytes(self.0, offset as u32, from, len, 0) };
+            return (stored == 0).then_some(());
+        }
         let at = self.at(offset, size_of::<T>())?;
         // SAFETY: `at` checked the bounds; see `load` for the alignment.
         unsafe { at.cast::<T>().write(*value) };

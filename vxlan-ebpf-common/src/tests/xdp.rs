@@ -70,6 +70,15 @@ fn a_mark_that_is_not_the_secret_is_not_believed() {
 }
 
 #[test]
+fn what_has_left_its_tunnel_is_delivered_though_the_fast_path_is_off_by_now() {
+    let off = Maps { switched_off: true, ..maps() };
+    let sent = Inner::from_remote(REMOTE4, false);
+    let marked = Frame { bytes: stripped(&sent), mark: MARK, ..Frame::default() };
+    assert_eq!(run_with(underlay_ingress, &marked, &off).0, Reason::Delivered);
+    assert_eq!(run_with(underlay_xdp, &from_remote(REMOTE4, &sent), &off).0, Reason::SwitchedOff);
+}
+
+#[test]
 fn a_pod_that_is_gone_meanwhile_leaves_the_packet_to_the_stack() {
     let sent = Inner { to: pod4(1, 200).into(), ..Inner::from_remote(REMOTE4, false) };
     left_alone(underlay_xdp, &from_remote(REMOTE4, &sent), Reason::NoEndpoint);

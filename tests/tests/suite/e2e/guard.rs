@@ -10,7 +10,7 @@ use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI}
 use super::{assert_answered, assert_took, build, counted, counters, pair, underlay_hook, warm_up};
 
 /// A datagram for pod 1 of node 1 that claims to come from `inner` through the VTEP `outer`.
-fn forged(lab: &Lab, outer: std::net::Ipv4Addr, inner: std::net::Ipv4Addr, vni: u32) -> Vec<u8> {
+pub(super) fn forged(lab: &Lab, outer: std::net::Ipv4Addr, inner: std::net::Ipv4Addr, vni: u32) -> Vec<u8> {
     let mac = |text: String| {
         let bytes: Vec<u8> = text.split(':').map(|b| u8::from_str_radix(b, 16).expect("hex")).collect();
         <[u8; 6]>::try_from(bytes).expect("six bytes")
@@ -68,6 +68,60 @@ fn violations_are_only_counted_where_that_is_asked_for() {
     let frame = forged(&lab, underlay4(2), std::net::Ipv4Addr::new(8, 8, 8, 8), VNI);
     let [one, _] = counted(&lab, || assert!(arrives(&lab, &frame), "the kernel takes it"));
     assert_took(&one, underlay_hook(), "foreign_source", 1);
+}
+
+/// Node 1 with a device of its own for the next VNI: whether a packet of that VNI reaches it.
+fn reaches_another_network(other_vni: &str) -> bool {
+    let options = AgentOptions { network: format!("other_vni = \"{other_vni}\""), ..AgentOptions::default() };
+    let lab = build(&LabSpec::pair(Overlay::Agent(options), Overlay::agent()));
+    warm_up(&lab);
+    let other = "other";
+    let add = format!(
+        "link add {other} address {} type vxlan id {} dstport {PORT} dev {UNDERLAY}\n",
+        vtep_mac(1),
+        VNI + 1
+    );
+    lab.node(1).ip(&format!("{add}link set {other} up\n")).expect("a second network");
+    let capture = Capture::start(lab.node(1), other).expect("a capture");
+    let frame = forged(&lab, underlay4(2), inner4(2, 9), VNI + 1);
+    let ours = |frame: &Frame| frame.udp_ports() == Some((7777, 7777));
+    let mut reached = false;
+    let [one, _] = counted(&lab, || {
+        inject(lab.node(2), UNDERLAY, &frame).expect("sent");
+        reached = capture.next(Duration::from_millis(300), ours).expect("a capture").is_some();
+    });
+    assert_took(&one, underlay_hook(), "other_vni", 1);
+    reached
+}
+
+#[test]
+fn packets_of_another_network_are_the_kernels_unless_they_shall_be_dropped() {
+    assert!(reaches_another_network("kernel"));
+    assert!(!reaches_another_network("drop"));
+}
+
+/// Whether node 1 leaves a packet with a damaged outer header to the kernel, which counts it.
+fn is_left_to_the_kernel(malformed: &str) -> bool {
+    let options = AgentOptions { network: format!("malformed = \"{malformed}\""), ..AgentOptions::default() };
+    let lab = build(&LabSpec::pair(Overlay::Agent(options), Overlay::agent()));
+    warm_up(&lab);
+    let mut frame = forged(&lab, underlay4(2), inner4(2, 9), VNI);
+    frame[24] ^= 1; // the header's checksum
+    let errors = || {
+        let text = lab.node(1).cmd("nstat", &["-az", "--json", "IpExtInCsumErrors"]).expect("nstat");
+        let text: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        text["kernel"]["IpExtInCsumErrors"].as_u64().unwrap_or_default()
+    };
+    let before = errors();
+    let [one, _] = counted(&lab, || assert!(!arrives(&lab, &frame), "delivered"));
+    assert_took(&one, underlay_hook(), "bad_checksum", 1);
+    errors() > before
+}
+
+#[test]
+fn malformed_packets_are_the_kernels_unless_they_shall_be_dropped() {
+    assert!(is_left_to_the_kernel("kernel"));
+    assert!(!is_left_to_the_kernel("drop"));
 }
 
 #[test]

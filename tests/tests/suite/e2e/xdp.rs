@@ -1,13 +1,16 @@
 //! XDP next to VLANs, to programs of others, and where it does not pay.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::programs::{Xdp, XdpMode};
 use aya_obj::programs::XdpAttachType;
-use vxlan_tests::lab::traffic::{Ping, tcp_bulk};
-use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Netns, Overlay, UNDERLAY, Vlan, WIRE};
+use vxlan_tests::lab::addr::{inner4, underlay4};
+use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject, tcp_bulk};
+use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Netns, Overlay, UNDERLAY, VNI, Vlan, WIRE};
 
-use super::{assert_answered, assert_nothing_dropped, assert_took, build, counted, warm_up};
+use super::guard::forged;
+use super::{assert_answered, assert_nothing_dropped, assert_took, build, counted, pair, warm_up};
 
 /// An agent with this `xdp` setting.
 fn agent(xdp: &str) -> Overlay {
@@ -40,7 +43,50 @@ fn arrives(lab: &Lab, hook: &str) {
 }
 
 #[test]
+fn a_tag_in_a_frame_stays_in_front_of_what_is_taken_out_of_the_tunnel() {
+    let lab = build(&LabSpec::pair(agent("native"), agent("native")));
+    warm_up(&lab);
+    let mut frame = forged(&lab, underlay4(2), inner4(2, 9), VNI);
+    frame.splice(12..12, [0x81, 0, 0, 100]);
+    let capture = Capture::start(lab.node(1), UNDERLAY).expect("a capture");
+    let [one, _] = counted(&lab, || {
+        inject(lab.node(2), UNDERLAY, &frame).expect("sent");
+        // The stack has taken the tag off the bytes, but not off the packet.
+        let stripped = |frame: &Frame| frame.udp_ports() == Some((7777, 7777));
+        let seen = capture.next(Duration::from_secs(2), stripped).expect("a capture");
+        assert!(seen.is_some(), "not taken out of the tunnel");
+    });
+    assert_took(&one, "underlay_xdp", "decapsulated", 1);
+    // It belongs to a VLAN interface, which this node does not have.
+    assert_took(&one, "underlay_ingress", "not_ip", 1);
+}
+
+#[test]
+fn somebody_who_captures_on_the_underlay_does_not_change_the_way_of_packets() {
+    let lab = build(&LabSpec::pair(agent("native"), agent("native")));
+    warm_up(&lab);
+    let _capture = Capture::start(lab.node(2), UNDERLAY).expect("a capture");
+    let [_, two] = counted(&lab, || arrives(&lab, "underlay_xdp"));
+    let (stripped, delivered) =
+        (two.get("underlay_xdp", "decapsulated"), two.get("underlay_ingress", "delivered"));
+    assert_eq!(stripped.packets, delivered.packets, "{two}");
+}
+
+/// Whether this kernel has VLAN interfaces, which some are built without.
+fn has_vlans() -> bool {
+    let lab = build(&pair());
+    let added = lab.node(1).ip("link add link underlay0 name vlan0 type vlan id 7\n");
+    if let Err(error) = &added {
+        eprintln!("SKIPPED, because this kernel has no VLAN interfaces: {error:#}");
+    }
+    added.is_ok()
+}
+
+#[test]
 fn an_underlay_in_a_vlan_is_decapsulated_on_the_interface_below() {
+    if !has_vlans() {
+        return;
+    }
     for vlan in [Vlan::Offloaded, Vlan::Inline] {
         for gro in [false, true] {
             let lab = build(&LabSpec { gro, ..LabSpec::pair(agent("native"), agent("native")).vlan(vlan) });
@@ -53,6 +99,9 @@ fn an_underlay_in_a_vlan_is_decapsulated_on_the_interface_below() {
 
 #[test]
 fn an_underlay_in_a_vlan_is_decapsulated_by_tc() {
+    if !has_vlans() {
+        return;
+    }
     let lab = build(&LabSpec::pair(agent("off"), agent("off")).vlan(Vlan::Inline));
     warm_up(&lab);
     arrives(&lab, "underlay_ingress");
@@ -78,6 +127,8 @@ fn a_program_of_somebody_else_stays_and_tc_does_the_work() {
     let pin: PathBuf =
         lab.agent(2).and_then(|agent| agent.pins()).expect("pins").join("programs/underlay_xdp");
     let mut foreign = Xdp::from_pin(pin, XdpAttachType::Interface).expect("a pinned program");
+    // It goes on with maps of its own, in which it is switched off.
+    lab.agent(2).and_then(|agent| agent.cli(&["fastpath", "off"])).expect("switched off");
     lab.agent_mut(2).and_then(|agent| agent.stop()).expect("an end");
     lab.agent(2).and_then(|agent| agent.cli(&["detach"])).expect("detached");
     assert_eq!(program_on(lab.node(2), UNDERLAY), None);
@@ -90,15 +141,13 @@ fn a_program_of_somebody_else_stays_and_tc_does_the_work() {
     lab.agent_mut(2).and_then(|agent| agent.spawn()).expect("a start");
     let said =
         || lab.agent(2).expect("an agent").log().contains("an XDP program of somebody else, which stays");
-    vxlan_tests::lab::wait_until("the agent says why", std::time::Duration::from_secs(10), said)
-        .expect("a clear error");
+    vxlan_tests::lab::wait_until("the agent says why", Duration::from_secs(10), said).expect("a clear error");
     warm_up(&lab);
     arrives(&lab, "underlay_ingress");
     assert_eq!(program_on(lab.node(2), UNDERLAY), Some(theirs));
     drop(link);
     let back = || program_on(lab.node(2), UNDERLAY).is_some();
-    vxlan_tests::lab::wait_until("ours is back", std::time::Duration::from_secs(40), back)
-        .expect("tried again");
+    vxlan_tests::lab::wait_until("ours is back", Duration::from_secs(40), back).expect("tried again");
 }
 
 #[test]
