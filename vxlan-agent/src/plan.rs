@@ -184,9 +184,11 @@ impl Input<'_> {
             Fastpath::Verified => &[Hook::PodEgress, Hook::PodIngress],
             Fastpath::Off | Fastpath::Direct => &[Hook::PodEgress],
         };
-        let xdp = self.xdp.map(|ifindex| (Hook::UnderlayXdp, ifindex));
+        let xdp = self
+            .xdp
+            .map(|ifindex| [(Hook::StrippedIngress, self.underlay.ifindex), (Hook::UnderlayXdp, ifindex)]);
         let pods = veths.iter().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
-        let all = fixed.into_iter().chain(xdp).chain(pods);
+        let all = fixed.into_iter().chain(xdp.into_iter().flatten()).chain(pods);
         all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
     }
 }

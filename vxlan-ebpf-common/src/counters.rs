@@ -14,18 +14,21 @@ pub enum Hook {
     TunnelIngress = 3,
     /// TC egress on the host side of a pod's veth; looks only.
     PodIngress = 4,
+    /// TC ingress on the underlay interface, for what XDP has taken out of its tunnel.
+    StrippedIngress = 5,
     /// XDP on the underlay interface.
-    UnderlayXdp = 5,
+    UnderlayXdp = 6,
 }
 
 impl Hook {
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::PodEgress,
         Self::TunnelEgress,
         Self::UnderlayIngress,
         Self::TunnelIngress,
         Self::PodIngress,
+        Self::StrippedIngress,
         Self::UnderlayXdp,
     ];
 
@@ -37,6 +40,7 @@ impl Hook {
             Self::UnderlayIngress => "underlay_ingress",
             Self::TunnelIngress => "tunnel_ingress",
             Self::PodIngress => "pod_ingress",
+            Self::StrippedIngress => "stripped_ingress",
             Self::UnderlayXdp => "underlay_xdp",
         }
     }

@@ -56,6 +56,7 @@ pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Result<
         Hook::UnderlayIngress => underlay_ingress(p, t),
         Hook::TunnelIngress => tunnel_ingress(p, t),
         Hook::PodIngress => pod_ingress(p, t),
+        Hook::StrippedIngress => stripped_ingress(p, t),
         Hook::UnderlayXdp => underlay_xdp(p, t),
     }
 }
@@ -89,11 +90,6 @@ pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Fo
 /// What arrived on the underlay interface.
 #[inline(always)]
 pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    // What has left its tunnel has to be delivered, even if the fast path has been switched off since:
-    // the host stack, to which it did not come through the vxlan device, may refuse it.
-    if t.mark() != 0 && p.mark() == t.mark() && !p.stray() {
-        return from_xdp(p, t);
-    }
     let config = running(t)?;
     if p.stray() {
         return Err(Reason::NotVxlan);
@@ -110,7 +106,7 @@ pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result
 /// What arrived on the underlay interface, before the kernel merges TCP segments (GRO).
 ///
 /// Takes a packet for a pod out of its tunnel and marks it, so that what the kernel merges are
-/// ordinary packets, which [`underlay_ingress`] then delivers.
+/// ordinary packets, which [`stripped_ingress`] then delivers.
 #[inline(always)]
 pub fn underlay_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let config = running(t)?;
@@ -119,6 +115,23 @@ pub fn underlay_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<For
         ETH_P_IP => strip::<P, T, V4>(p, t, config),
         ETH_P_IPV6 => strip::<P, T, V6>(p, t, config),
         _ => Err(Reason::NotVxlan),
+    }
+}
+
+/// What [`underlay_xdp`] has taken out of its tunnel, and the kernel perhaps merged since.
+///
+/// It has to be delivered, even if the fast path has been switched off meanwhile: the host stack, to
+/// which it did not come through the vxlan device, may refuse it.
+#[inline(always)]
+pub fn stripped_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+    if t.mark() == 0 || p.mark() != t.mark() || p.stray() {
+        return Err(Reason::NotVxlan);
+    }
+    p.linearize(BARE_LEN);
+    match untagged(p)?.ether_type {
+        ETH_P_IP => deliver::<P, T, Ipv4>(p, t),
+        ETH_P_IPV6 => deliver::<P, T, Ipv6>(p, t),
+        _ => Err(Reason::NotIp),
     }
 }
 
@@ -284,17 +297,6 @@ fn strip<'t, P: Packet, T: Tables, U: Underlay>(
         _ => Err(Reason::NotIp),
     }
     .map(|()| Forward::Stripped)
-}
-
-/// What [`underlay_xdp`] has taken out of its tunnel, and the kernel perhaps merged since.
-#[inline(always)]
-fn from_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    p.linearize(BARE_LEN);
-    match untagged(p)?.ether_type {
-        ETH_P_IP => deliver::<P, T, Ipv4>(p, t),
-        ETH_P_IPV6 => deliver::<P, T, Ipv6>(p, t),
-        _ => Err(Reason::NotIp),
-    }
 }
 
 #[inline(always)]

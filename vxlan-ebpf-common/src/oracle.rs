@@ -86,7 +86,7 @@ pub fn check(hook: Hook, frame: &Frame, maps: &Maps) -> Reason {
 fn stripped(frame: &Frame, stripped: &Frame, maps: &Maps) {
     let (mut whole, mut rest) = (frame.clone(), stripped.clone());
     let at_once = hooks::underlay_ingress(&mut whole, maps);
-    let later = hooks::underlay_ingress(&mut rest, maps);
+    let later = hooks::stripped_ingress(&mut rest, maps);
     match (at_once, later) {
         (Ok(Forward::Decapsulated(one)), Ok(Forward::Delivered(other))) => assert_eq!(one, other),
         (Err(_), Err(_)) if frame.stray => return,

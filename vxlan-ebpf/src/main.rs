@@ -17,7 +17,7 @@ use vxlan_ebpf_common::maps::{Endpoint, NextHop, Vtep};
 use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, hooks};
 
 use crate::maps::Maps;
-use crate::skb::Skb;
+use crate::skb::{MarkedSkb, Skb};
 use crate::xdp::{Tagged, Untagged};
 
 /// Leave the packet to the next program, and after the last to the kernel: `TCX_NEXT` on TCX,
@@ -27,7 +27,7 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 /// TC ingress on the host side of a pod's veth.
 #[classifier]
 fn pod_egress(ctx: TcContext) -> i32 {
-    let mut skb: Skb = Skb::new(&ctx);
+    let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::PodEgress, bytes, hooks::pod_egress(&mut skb, &Maps))
 }
@@ -35,7 +35,7 @@ fn pod_egress(ctx: TcContext) -> i32 {
 /// TC egress on the vxlan device.
 #[classifier]
 fn tunnel_egress(ctx: TcContext) -> i32 {
-    let mut skb: Skb = Skb::new(&ctx);
+    let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::TunnelEgress, bytes, hooks::tunnel_egress(&mut skb, &Maps))
 }
@@ -43,7 +43,7 @@ fn tunnel_egress(ctx: TcContext) -> i32 {
 /// TC ingress on the underlay interface.
 #[classifier]
 fn underlay_ingress(ctx: TcContext) -> i32 {
-    let mut skb = Skb::<true>::new(&ctx);
+    let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::UnderlayIngress, bytes, hooks::underlay_ingress(&mut skb, &Maps))
 }
@@ -51,7 +51,7 @@ fn underlay_ingress(ctx: TcContext) -> i32 {
 /// TC ingress on the vxlan device.
 #[classifier]
 fn tunnel_ingress(ctx: TcContext) -> i32 {
-    let mut skb: Skb = Skb::new(&ctx);
+    let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::TunnelIngress, bytes, hooks::tunnel_ingress(&mut skb, &Maps))
 }
@@ -59,9 +59,17 @@ fn tunnel_ingress(ctx: TcContext) -> i32 {
 /// TC egress on the host side of a pod's veth.
 #[classifier]
 fn pod_ingress(ctx: TcContext) -> i32 {
-    let mut skb: Skb = Skb::new(&ctx);
+    let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
     finish(&ctx, Hook::PodIngress, bytes, hooks::pod_ingress(&mut skb, &Maps))
+}
+
+/// TC ingress on the underlay interface, for what XDP has taken out of its tunnel.
+#[classifier]
+fn stripped_ingress(ctx: TcContext) -> i32 {
+    let mut skb = MarkedSkb::new(&ctx);
+    let bytes = skb.length();
+    finish(&ctx, Hook::StrippedIngress, bytes, hooks::stripped_ingress(&mut skb, &Maps))
 }
 
 /// XDP on the underlay interface, over packets of several buffers, too.

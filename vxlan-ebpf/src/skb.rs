@@ -24,12 +24,17 @@ const PACKET_OTHERHOST: u32 = 3;
 /// A packet at a TC hook.
 ///
 /// A program that writes to packets directly gets a prologue that copies the head of one that
-/// somebody else looks at, too (`bpf_unclone_prologue`, v6.18), a packet socket for example. That
-/// loses XDP's metadata, so a program that wants to read it has to write through a `HELPER`, which
-/// costs more.
-pub(crate) struct Skb<const HELPER: bool = false>(*mut __sk_buff);
+/// somebody else holds, too (`bpf_unclone_prologue`, v6.18), a packet socket for example. That loses
+/// XDP's metadata, so a program that wants to read it has to write through a `HELPER`, which takes
+/// longer.
+pub(crate) struct TcPacket<const HELPER: bool>(*mut __sk_buff);
 
-impl<const HELPER: bool> Skb<HELPER> {
+/// A packet that is written to directly.
+pub(crate) type Skb = TcPacket<false>;
+/// A packet that XDP may have left metadata with.
+pub(crate) type MarkedSkb = TcPacket<true>;
+
+impl<const HELPER: bool> TcPacket<HELPER> {
     #[inline(always)]
     pub(crate) fn new(ctx: &TcContext) -> Self {
         Self(ctx.as_ptr().cast())
@@ -51,7 +56,7 @@ impl<const HELPER: bool> Skb<HELPER> {
     }
 }
 
-impl<const HELPER: bool> Packet for Skb<HELPER> {
+impl<const HELPER: bool> Packet for TcPacket<HELPER> {
     #[inline(always)]
     fn length(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.

@@ -22,13 +22,24 @@ use super::xdp;
 const PRIORITY: u16 = 0x4000;
 const CLSACT: &str = "-clsact";
 
+/// The priority of a hook's clsact filter.
+const fn priority(hook: Hook) -> u16 {
+    match hook {
+        // Whoever writes to a packet before it may lose what XDP has left with it.
+        Hook::StrippedIngress => PRIORITY - 1,
+        _ => PRIORITY,
+    }
+}
+
 /// The direction a hook looks in.
 const fn direction(hook: Hook) -> TcAttachType {
     match hook {
         Hook::TunnelEgress | Hook::PodIngress => TcAttachType::Egress,
-        Hook::PodEgress | Hook::UnderlayIngress | Hook::TunnelIngress | Hook::UnderlayXdp => {
-            TcAttachType::Ingress
-        }
+        Hook::PodEgress
+        | Hook::UnderlayIngress
+        | Hook::TunnelIngress
+        | Hook::StrippedIngress
+        | Hook::UnderlayXdp => TcAttachType::Ingress,
     }
 }
 
@@ -89,7 +100,12 @@ impl Links {
             // The interface that it was on is gone.
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
-        let at = TcAttach::Tcx { attach_type: direction(attachment.hook), order: LinkOrder::default() };
+        let order = match attachment.hook {
+            // Whoever writes to a packet before it may lose what XDP has left with it.
+            Hook::StrippedIngress => LinkOrder::first(),
+            _ => LinkOrder::default(),
+        };
+        let at = TcAttach::Tcx { attach_type: direction(attachment.hook), order };
         let id = program.attach(attachment.ifindex, at)?;
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
@@ -108,7 +124,11 @@ impl Links {
         let id = match self.filter(attachment, handle).and_then(|link| Ok(program.attach_to_link(link)?)) {
             Ok(id) => id,
             Err(_) => {
-                let options = NlOptions { priority: PRIORITY, handle: TcHandle::from(handle), classid: None };
+                let options = NlOptions {
+                    priority: priority(attachment.hook),
+                    handle: TcHandle::from(handle),
+                    classid: None,
+                };
                 let parent = direction(attachment.hook).into();
                 program.attach(interface, TcAttach::Netlink { parent, options })?
             }
@@ -121,7 +141,8 @@ impl Links {
 
     fn filter(&self, attachment: Attachment, handle: u32) -> Result<SchedClassifierLink> {
         let parent = TcHandle::from(direction(attachment.hook));
-        Ok(SchedClassifierLink::attached(attachment.ifindex, parent, PRIORITY, TcHandle::from(handle), None)?)
+        let priority = priority(attachment.hook);
+        Ok(SchedClassifierLink::attached(attachment.ifindex, parent, priority, TcHandle::from(handle), None)?)
     }
 
     /// Takes a program off an interface, which may be gone already.

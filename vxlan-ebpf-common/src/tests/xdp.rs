@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::counters::Hook;
-use crate::hooks::{underlay_ingress, underlay_xdp};
+use crate::hooks::{stripped_ingress, underlay_ingress, underlay_xdp};
 use crate::maps::{Config, DROP_MALFORMED, DROP_OTHER_VNI, Mode, TOLERATE_VIOLATIONS};
 use crate::testbed::*;
 
@@ -30,7 +30,7 @@ fn a_packet_for_a_local_pod_is_stripped_and_marked_and_then_delivered() {
                 let (reason, after) = run(underlay_xdp, &from_remote(id, &sent));
                 assert_eq!(reason, Reason::Decapsulated);
                 assert_eq!((after.mark, &after.bytes), (MARK, &stripped(&sent)));
-                let (reason, after) = run(underlay_ingress, &after);
+                let (reason, after) = run(stripped_ingress, &after);
                 assert_eq!(reason, Reason::Delivered);
                 let received = Inner { from_mac: GATEWAY_MAC, to_mac: pod_mac(1), ttl: sent.ttl - 1, ..sent };
                 assert_eq!(after.bytes, received.build());
@@ -53,7 +53,7 @@ fn congestion_on_the_way_is_marked_before_segments_are_merged() {
 fn segments_that_were_merged_in_between_stay_merged() {
     let sent = Inner { payload: Payload::Tcp, len: 4000, ..Inner::from_remote(REMOTE4, false) };
     let merged = Frame { bytes: stripped(&sent), segment_size: 1000, mark: MARK, ..Frame::default() };
-    assert_eq!(run(underlay_ingress, &merged).0, Reason::Delivered);
+    assert_eq!(run(stripped_ingress, &merged).0, Reason::Delivered);
 }
 
 #[test]
@@ -61,11 +61,12 @@ fn a_mark_that_is_not_the_secret_is_not_believed() {
     let sent = Inner::from_remote(REMOTE4, false);
     for mark in [0, MARK ^ 1] {
         let forged = Frame { bytes: stripped(&sent), mark, ..Frame::default() };
+        left_alone(stripped_ingress, &forged, Reason::NotVxlan);
         left_alone(underlay_ingress, &forged, Reason::NotVxlan);
     }
     let without = configured(|config| config.mark = 0);
     let unmarked = Frame { bytes: stripped(&sent), ..Frame::default() };
-    assert_eq!(run_with(underlay_ingress, &unmarked, &without).0, Reason::NotVxlan);
+    assert_eq!(run_with(stripped_ingress, &unmarked, &without).0, Reason::NotVxlan);
     assert_eq!(run_with(underlay_xdp, &from_remote(REMOTE4, &sent), &without).0, Reason::SwitchedOff);
 }
 
@@ -74,7 +75,7 @@ fn what_has_left_its_tunnel_is_delivered_though_the_fast_path_is_off_by_now() {
     let off = Maps { switched_off: true, ..maps() };
     let sent = Inner::from_remote(REMOTE4, false);
     let marked = Frame { bytes: stripped(&sent), mark: MARK, ..Frame::default() };
-    assert_eq!(run_with(underlay_ingress, &marked, &off).0, Reason::Delivered);
+    assert_eq!(run_with(stripped_ingress, &marked, &off).0, Reason::Delivered);
     assert_eq!(run_with(underlay_xdp, &from_remote(REMOTE4, &sent), &off).0, Reason::SwitchedOff);
 }
 
@@ -83,14 +84,14 @@ fn a_pod_that_is_gone_meanwhile_leaves_the_packet_to_the_stack() {
     let sent = Inner { to: pod4(1, 200).into(), ..Inner::from_remote(REMOTE4, false) };
     left_alone(underlay_xdp, &from_remote(REMOTE4, &sent), Reason::NoEndpoint);
     let late = Frame { bytes: stripped(&sent), mark: MARK, ..Frame::default() };
-    left_alone(underlay_ingress, &late, Reason::NoEndpoint);
+    left_alone(stripped_ingress, &late, Reason::NoEndpoint);
 }
 
 #[test]
 fn a_frame_that_a_switch_has_flooded_is_not_delivered() {
     let sent = Inner::from_remote(REMOTE4, false);
     let flooded = Frame { bytes: stripped(&sent), mark: MARK, stray: true, ..Frame::default() };
-    left_alone(underlay_ingress, &flooded, Reason::NotVxlan);
+    left_alone(stripped_ingress, &flooded, Reason::NotVxlan);
 }
 
 #[test]

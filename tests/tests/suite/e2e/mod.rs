@@ -29,7 +29,7 @@ fn underlay_hook() -> &'static str {
 /// The hook that hands aggregates to pods: behind the vxlan device, or where the kernel has merged
 /// what XDP took out of the tunnel.
 fn aggregates_hook() -> &'static str {
-    if vxlan_tests::lab::xdp().is_some() { "underlay_ingress" } else { "tunnel_ingress" }
+    if vxlan_tests::lab::xdp().is_some() { "stripped_ingress" } else { "tunnel_ingress" }
 }
 
 /// Two nodes of ours.

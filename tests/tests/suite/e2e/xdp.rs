@@ -58,7 +58,7 @@ fn a_tag_in_a_frame_stays_in_front_of_what_is_taken_out_of_the_tunnel() {
     });
     assert_took(&one, "underlay_xdp", "decapsulated", 1);
     // It belongs to a VLAN interface, which this node does not have.
-    assert_took(&one, "underlay_ingress", "not_ip", 1);
+    assert_took(&one, "stripped_ingress", "not_ip", 1);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn somebody_who_captures_on_the_underlay_does_not_change_the_way_of_packets() {
     let _capture = Capture::start(lab.node(2), UNDERLAY).expect("a capture");
     let [_, two] = counted(&lab, || arrives(&lab, "underlay_xdp"));
     let (stripped, delivered) =
-        (two.get("underlay_xdp", "decapsulated"), two.get("underlay_ingress", "delivered"));
+        (two.get("underlay_xdp", "decapsulated"), two.get("stripped_ingress", "delivered"));
     assert_eq!(stripped.packets, delivered.packets, "{two}");
 }
 
