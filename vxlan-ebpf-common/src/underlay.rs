@@ -157,12 +157,11 @@ impl Underlay for V6 {
         if ip.head.next_hops.first() != protocol::UDP
             || ip.head.version_class_flow.get() >> 28 != 6
             || ip.dst != local.addr.as_v6()
-            || is_mapped(ip.src)
         {
             return Err(Reason::NotVxlan);
         }
         Ok(OuterIp {
-            source: Addr::v6(ip.src),
+            source: if is_mapped(ip.src) { NOBODY } else { Addr::v6(ip.src) },
             tos: ip.class(),
             fragment: false,
             payload: u32::from(ip.head.payload_len.get()),
@@ -189,8 +188,11 @@ impl Underlay for V6 {
     }
 }
 
-/// Whether an IPv6 address is a mapped IPv4 one, which the tables take for IPv4. Linux drops packets
-/// from one (`ip6_rcv_core`, v6.18).
+/// The address of no VTEP: the unspecified one.
+const NOBODY: Addr = Addr([0; 16]);
+
+/// Whether an IPv6 address is a mapped IPv4 one, which the tables take for IPv4. Linux lets packets
+/// from one in.
 #[inline(always)]
 const fn is_mapped([a, b, c, _]: [Be32; 4]) -> bool {
     a.0 | b.0 == 0 && c.0 == Be32::new(0xffff).0

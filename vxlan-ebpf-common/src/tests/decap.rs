@@ -151,6 +151,10 @@ fn an_unknown_vtep_is_refused() {
     let inner = Inner::from_remote(REMOTE4, false).build();
     let stranger = Outer { from: node4(66).into(), ..Outer::from_remote(REMOTE4, inner) };
     left_alone(underlay_ingress, &stranger.frame(), Reason::UnknownVtep);
+    // Over IPv6, the address of a VTEP on the other underlay: the tables hold it in this form.
+    let inner = Inner::from_remote(REMOTE4, false).build();
+    let mapped = Outer { from: node4(2).to_ipv6_mapped().into(), ..Outer::from_remote(REMOTE6, inner) };
+    left_alone(underlay_ingress, &mapped.frame(), Reason::UnknownVtep);
 }
 
 #[test]
