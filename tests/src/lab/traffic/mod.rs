@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 use nix::libc;
 
 pub use ping::{Ping, PingError, PingReport, ping};
-pub use raw::{Capture, Frame, inject, mac_of};
+pub use raw::{Capture, Frame, Injector, inject, mac_of};
 pub use tap::Cable;
 pub use tcp::{Transfer, tcp_bulk, tcp_concurrent};
 pub use udp::{EchoReport, StreamReport, UdpStream, udp_echo};

@@ -79,6 +79,27 @@ impl Capture {
         Ok(None)
     }
 
+    /// All frames that have been captured and not been returned yet.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn pending(&self) -> Result<Vec<Frame>> {
+        let mut frames = Vec::new();
+        let mut buffer = Vec::with_capacity(1 << 16);
+        loop {
+            buffer.clear();
+            match self.socket.recv_with_flags(buffer.spare_capacity_mut(), libc::MSG_DONTWAIT) {
+                Ok(len) => {
+                    // SAFETY: the kernel has written `len` bytes there.
+                    unsafe { buffer.set_len(len) };
+                    frames.push(Frame(buffer.clone()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(frames),
+                Err(error) => return Err(error).context("capturing"),
+            }
+        }
+    }
+
     /// All frames that `wanted` accepts, until none has come for `quiet`.
     ///
     /// # Errors
@@ -92,13 +113,36 @@ impl Capture {
     }
 }
 
+/// Sends frames out of an interface, just as they are.
+pub struct Injector {
+    socket: Socket,
+}
+
+impl Injector {
+    /// For `interface` in `ns`.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn open(ns: &Netns, interface: &str) -> Result<Self> {
+        Ok(Self { socket: ns.run(|| open(interface))? })
+    }
+
+    /// Sends one frame.
+    ///
+    /// # Errors
+    /// The interface does not take it.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        let sent = self.socket.send(frame).with_context(|| format!("injecting {} bytes", frame.len()))?;
+        (sent == frame.len()).then_some(()).ok_or_else(|| anyhow!("only {sent} bytes were sent"))
+    }
+}
+
 /// Sends one frame out of `interface` in `ns`.
 ///
 /// # Errors
 /// There is no such interface, or it does not take the frame.
 pub fn inject(ns: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
-    let sent = ns.run(|| anyhow::Ok(open(interface)?.send(frame)?)).context("injecting a frame")?;
-    (sent == frame.len()).then_some(()).ok_or_else(|| anyhow!("only {sent} bytes were sent"))
+    Injector::open(ns, interface)?.send(frame)
 }
 
 /// The MAC of an interface.

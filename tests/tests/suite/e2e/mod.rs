@@ -7,6 +7,7 @@ mod change;
 mod delivery;
 mod floor;
 mod guard;
+mod hostile;
 mod interop;
 mod limits;
 mod onward;
