@@ -7,8 +7,7 @@ use serde::Serialize;
 use vxlan_ebpf_common::Disposition;
 use vxlan_ebpf_common::maps::{LOCAL_VTEP, NextHop, VtepId};
 
-use super::table::table;
-use super::{What, print, print_json};
+use super::{What, print_rows};
 use crate::datapath::{DatapathState, Pins};
 use crate::net::Mac;
 
@@ -68,18 +67,6 @@ pub(super) fn show(pins: &Pins, what: What, json: bool) -> anyhow::Result<()> {
     }
 }
 
-fn output<R: Serialize, const N: usize>(
-    json: bool,
-    rows: &[R],
-    head: [&str; N],
-    cells: impl Fn(&R) -> [String; N],
-) -> anyhow::Result<()> {
-    if json {
-        return print_json(&rows);
-    }
-    print(&table(head, &rows.iter().map(cells).collect::<Vec<_>>()))
-}
-
 fn routes(state: &DatapathState, json: bool) -> anyhow::Result<()> {
     let row = |(to, id): (&IpNetwork, &VtepId)| RouteRow {
         to: *to,
@@ -88,7 +75,7 @@ fn routes(state: &DatapathState, json: bool) -> anyhow::Result<()> {
         local: *id == LOCAL_VTEP,
     };
     let rows: Vec<_> = state.routes.iter().map(row).collect();
-    output(json, &rows, ["to", "vtep"], |r| {
+    print_rows(json, &rows, ["to", "vtep"], |r| {
         let unknown =
             || if r.local { "this node".to_owned() } else { format!("{} (not programmed)", r.vtep_id) };
         [r.to.to_string(), r.vtep.map_or_else(unknown, |vtep| vtep.to_string())]
@@ -105,7 +92,7 @@ fn vteps(state: &DatapathState, json: bool) -> anyhow::Result<()> {
         next_hop: next_hop(&vtep.next_hop),
     };
     let rows: Vec<_> = state.vteps.iter().map(row).collect();
-    output(json, &rows, ["id", "address", "mac", "interface", "next hop"], |r| {
+    print_rows(json, &rows, ["id", "address", "mac", "interface", "next hop"], |r| {
         let hop = r.next_hop.map_or_else(|| "kernel".to_owned(), |hop| hop.to_string());
         [r.id.to_string(), r.address.to_string(), r.mac.to_string(), r.interface.clone(), hop]
     })
@@ -114,7 +101,7 @@ fn vteps(state: &DatapathState, json: bool) -> anyhow::Result<()> {
 fn macs(state: &DatapathState, json: bool) -> anyhow::Result<()> {
     let rows: Vec<_> =
         state.macs.iter().map(|(key, id)| MacRow { vni: key.vni, mac: Mac(key.mac), vtep_id: *id }).collect();
-    output(json, &rows, ["vni", "mac", "vtep id"], |r| {
+    print_rows(json, &rows, ["vni", "mac", "vtep id"], |r| {
         [r.vni.to_string(), r.mac.to_string(), r.vtep_id.to_string()]
     })
 }
@@ -130,7 +117,7 @@ fn endpoints(state: &DatapathState, json: bool) -> anyhow::Result<()> {
         mtu: e.mtu,
     };
     let rows: Vec<_> = state.endpoints.iter().map(row).collect();
-    output(json, &rows, ["address", "interface", "mac", "gateway", "bridge", "mtu"], |r| {
+    print_rows(json, &rows, ["address", "interface", "mac", "gateway", "bridge", "mtu"], |r| {
         let bridge = r.bridge.clone().unwrap_or_else(|| "-".to_owned());
         let macs = [r.mac, r.gateway_mac].map(|mac| mac.to_string());
         let [mac, gateway] = macs;
@@ -152,7 +139,7 @@ fn counters(pins: &Pins, json: bool) -> anyhow::Result<()> {
         meaning: reason.describe().trim(),
     };
     let rows: Vec<_> = pins.counters()?.into_iter().map(row).collect();
-    output(json, &rows, ["hook", "reason", "what", "packets", "bytes", "meaning"], |r| {
+    print_rows(json, &rows, ["hook", "reason", "what", "packets", "bytes", "meaning"], |r| {
         let numbers = [r.packets, r.bytes].map(|n| n.to_string());
         let [packets, bytes] = numbers;
         [r.hook.into(), r.reason.into(), r.disposition.into(), packets, bytes, r.meaning.into()]

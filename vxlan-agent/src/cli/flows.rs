@@ -7,8 +7,7 @@ use serde::Serialize;
 use vxlan_ebpf_common::flow::{closing, seen};
 use vxlan_ebpf_common::maps::{Flow, FlowKey};
 
-use super::table::table;
-use super::{print, print_json};
+use super::{print, print_json, print_rows};
 use crate::datapath::Pins;
 
 #[derive(Serialize)]
@@ -36,11 +35,8 @@ pub(super) fn list(pins: &Pins, json: bool) -> anyhow::Result<()> {
     let current = flows.iter().filter(|(_, flow)| flow.generation == generation);
     let mut rows: Vec<FlowRow> = current.map(|(key, flow)| row(key, flow, now)).collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
-    if json {
-        return print_json(&rows);
-    }
-    let cells: Vec<_> = rows.iter().map(cells).collect();
-    print(&table(["proto", "local", "remote", "state", "out", "in", "idle s", "packets", "bytes"], &cells))
+    let head = ["proto", "local", "remote", "state", "out", "in", "idle s", "packets", "bytes"];
+    print_rows(json, &rows, head, cells)
 }
 
 pub(super) fn flush(pins: &mut Pins, json: bool) -> anyhow::Result<()> {

@@ -160,6 +160,19 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
+/// Rows of one kind: as JSON, or as a table of their cells.
+fn print_rows<R: Serialize, const N: usize>(
+    json: bool,
+    rows: &[R],
+    head: [&str; N],
+    cells: impl Fn(&R) -> [String; N],
+) -> anyhow::Result<()> {
+    if json {
+        return print_json(&rows);
+    }
+    print(&table::table(head, &rows.iter().map(cells).collect::<Vec<_>>()))
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
