@@ -68,7 +68,7 @@ impl Emulator {
             command.arg("-L").arg(self.root.join(data));
         }
         // Without a network card there is no boot menu of one.
-        command.args(["-accel", "tcg", "-m", "2048", "-smp", "1", "-nic", "none", "-no-reboot"]);
+        command.args(["-accel", "tcg", "-m", "2048", "-smp", "1", "-icount", "shift=0,sleep=off", "-rtc", "clock=vm", "-nic", "none", "-no-reboot"]);
         command.args(["-display", "none", "-monitor", "none"]);
         Ok(command)
     }
