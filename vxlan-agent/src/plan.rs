@@ -75,8 +75,8 @@ impl Input<'_> {
             state.fdb.insert(node.mac, node.vtep);
             for subnet in &node.subnets {
                 let via = subnet.network();
-                let same_family = |s: &&IpNetwork| s.is_ipv4() == subnet.is_ipv4();
-                let src = own.subnets.iter().find(same_family).map(IpNetwork::network);
+                let both_ipv6 = |s: &&IpNetwork| s.is_ipv6() && subnet.is_ipv6();
+                let src = own.subnets.iter().find(both_ipv6).map(IpNetwork::network);
                 state.neighbours.insert(via, node.mac);
                 state.routes.insert(*subnet, Route { via, src });
             }

@@ -59,7 +59,9 @@ impl Device {
 pub struct Route {
     /// First address of the subnet.
     pub via: IpAddr,
-    /// Source of packets from the host itself.
+    /// Source of packets from the host itself, for IPv6. For IPv4 the kernel takes the device's
+    /// address by itself, and must not be told to: before Linux 5.14 the first address of a subnet
+    /// that a bridge has is a broadcast address, and refused as a source.
     pub src: Option<IpAddr>,
 }
 

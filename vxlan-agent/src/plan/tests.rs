@@ -90,7 +90,7 @@ fn the_kernel_gets_what_flannel_would_put_there() {
     let mac = cluster(&[2].into()).remotes["node-2"].mac;
     assert_eq!(kernel.neighbours, [(via4, mac), (via6, mac)].into());
     assert_eq!(kernel.fdb, [(mac, IpAddr::from([192, 0, 2, 2]))].into());
-    assert_eq!(kernel.routes[&subnet("10.2.0.0/24")], Route { via: via4, src: Some(own4) });
+    assert_eq!(kernel.routes[&subnet("10.2.0.0/24")], Route { via: via4, src: None });
     assert_eq!(kernel.routes[&subnet("fd00:2::/64")], Route { via: via6, src: Some(own6) });
     let device = kernel.device.expect("planned");
     assert_eq!((device.name.as_str(), device.port, device.mtu), ("vxlan7", 8472, Mtu(1450)));
