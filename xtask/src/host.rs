@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -114,9 +114,14 @@ pub(crate) fn install_tools(tools: &[Tool]) -> Result<()> {
 }
 
 fn in_path(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// The file of a program of this machine.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    dirs.into_iter().any(|dir| Path::new(&dir).join(program).is_file())
+    dirs.map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 #[cfg(test)]

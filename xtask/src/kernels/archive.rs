@@ -32,9 +32,15 @@ pub(super) struct Release {
 }
 
 impl Release {
-    fn new(name: &str) -> Self {
+    /// From a name as `uname -r` has it.
+    pub(super) fn new(name: &str) -> Self {
         let words = name.split(|c: char| !c.is_ascii_digit());
         Self { numbers: words.filter_map(|word| word.parse().ok()).collect(), name: name.to_owned() }
+    }
+
+    /// Its name.
+    pub(super) fn as_str(&self) -> &str {
+        &self.name
     }
 
     /// Whether the fast path refuses it.

@@ -8,18 +8,17 @@ use super::guest::Report;
 /// A kernel, and what became of it.
 pub(super) type Outcome = (Release, Result<Report>);
 
-const YES: &str = "yes";
-const NO: &str = "–";
+const NONE: &str = "–";
 
-/// Prints a row for every kernel, then what failed.
+/// Prints a row for every kernel, in Markdown.
 ///
 /// # Errors
-/// A kernel could not be booted, or failed a test, or ran none.
+/// A kernel could not be booted, or failed a test, or ran none: all of that, a line each.
 pub(super) fn print(outcomes: &[Outcome]) -> Result<()> {
     println!(
-        "\n| kernel | programs attached by | decapsulates IPv6 in IPv4, IPv4 in IPv6 | XDP frags | BTF | programs | end to end |"
+        "\n| Linux | programs attached as | other IP family decapsulated by | XDP frags | BTF \
+         | programs and model | end to end |\n|---|---|---|---|---|---|---|"
     );
-    println!("|---|---|---|---|---|---|---|");
     let mut failures = Vec::new();
     for (release, outcome) in outcomes {
         match outcome {
@@ -38,32 +37,67 @@ pub(super) fn print(outcomes: &[Outcome]) -> Result<()> {
 
 fn row(release: &Release, report: &Report) -> String {
     let has = |name: &str| report.features.get(name).copied().unwrap_or(false);
-    let yes = |name: &str| if has(name) { YES } else { NO };
-    let cells = if release.is_below_floor() {
-        [NO, NO, NO, yes("btf")]
-    } else {
-        let attach = if has("tcx") { "TCX" } else { "clsact" };
-        [attach, yes("mixed_decap"), yes("xdp_frags"), yes("btf")]
-    };
-    let suites = ["programs::", "e2e::"].map(|suite| tally(report, suite));
-    format!("| {release} | {} | {} |", cells.join(" | "), suites.join(" | "))
+    let either = |name: &str, yes, no| if has(name) { yes } else { no };
+    let attach = if release.is_below_floor() { "none, too old" } else { either("tcx", "TCX", "clsact") };
+    let cells = [
+        release.as_str(),
+        attach,
+        either("mixed_decap", "programs", "device"),
+        either("xdp_frags", "yes", "no"),
+        either("btf", "yes", "no"),
+        &tally(report, "programs::"),
+        &tally(report, "e2e::"),
+    ];
+    format!("| {} |", cells.join(" | "))
 }
 
 /// How many tests of a suite have passed.
 fn tally(report: &Report, suite: &str) -> String {
-    let tests: Vec<bool> =
-        report.tests.iter().filter(|(name, _)| name.starts_with(suite)).map(|(_, ok)| *ok).collect();
-    match (tests.iter().filter(|ok| **ok).count(), tests.len()) {
-        (_, 0) => NO.to_owned(),
+    let of_suite = report.tests.iter().filter(|(name, _)| name.starts_with(suite));
+    let tests: Vec<bool> = of_suite.map(|(_, passed)| *passed).collect();
+    match (tests.iter().filter(|passed| **passed).count(), tests.len()) {
+        (_, 0) => NONE.to_owned(),
         (passed, all) if passed == all => format!("{all} pass"),
-        (passed, all) => format!("**{passed} of {all} pass**"),
+        (passed, all) => format!("**{} of {all} fail**", all - passed),
     }
 }
 
 fn failures_of(release: &Release, report: &Report) -> Vec<String> {
-    let failed =
-        report.tests.iter().filter(|(_, ok)| !**ok).map(|(name, _)| format!("{release}: {name} failed"));
+    let failed = report.tests.iter().filter(|(_, passed)| !**passed);
+    let failed = failed.map(|(name, _)| format!("{release}: {name} failed"));
     let broken = report.broken.iter().map(|why| format!("{release}: {why}"));
     let nothing = report.tests.is_empty().then(|| format!("{release}: no test was run"));
     failed.chain(broken).chain(nothing).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn report(passed: bool) -> Report {
+        let tests = [("e2e::a", true), ("e2e::b", passed)].map(|(name, ok)| (name.to_owned(), ok));
+        Report { features: BTreeMap::from([("tcx".to_owned(), true)]), tests: tests.into(), broken: None }
+    }
+
+    #[test]
+    fn a_row_says_what_the_kernel_has_and_how_the_tests_went() {
+        let release = Release::new("6.12.1+deb13-cloud-amd64");
+        let expected = "| 6.12.1+deb13-cloud-amd64 | TCX | device | no | no | – | 2 pass |";
+        assert_eq!(row(&release, &report(true)), expected);
+        assert!(row(&release, &report(false)).contains("**1 of 2 fail**"));
+        assert!(row(&Release::new("5.10.0-1-cloud-amd64"), &report(true)).contains("too old"));
+    }
+
+    #[test]
+    fn a_failed_test_a_broken_guest_and_silence_are_failures() {
+        let release = Release::new("6.12.1+deb13-cloud-amd64");
+        let broken = Report { broken: Some("it went down".to_owned()), ..report(true) };
+        let outcomes =
+            [(report(true), true), (report(false), false), (broken, false), (Report::default(), false)];
+        for (report, well) in outcomes {
+            assert_eq!(print(&[(release.clone(), Ok(report))]).is_ok(), well);
+        }
+    }
 }

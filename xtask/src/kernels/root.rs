@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use super::emulator::Emulator;
 use super::modules;
-use crate::run::{output, run};
+use crate::host;
+use crate::run::{output, run, target_dir};
 
 /// Programs of this machine that the lab runs.
 const TOOLS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft"];
@@ -51,21 +52,8 @@ pub(super) fn build(
 ) -> Result<PathBuf> {
     let root = dir.join("root");
     let _ = fs::remove_dir_all(&root);
-    let mut programs = vec![(find("vxlan-agent")?, "usr/sbin/vxlan-agent"), (suite.to_owned(), "bin/suite")];
-    let tools: Vec<String> = TOOLS.iter().map(|tool| format!("usr/sbin/{tool}")).collect();
-    for (tool, target) in TOOLS.iter().zip(&tools) {
-        programs.push((find(tool)?, target));
-    }
+    put_programs(&root, suite)?;
     let busybox = emulator.busybox()?;
-    let mut libraries = BTreeSet::new();
-    for (from, to) in &programs {
-        copy(from, &root.join(to))?;
-        run(Command::new("strip").arg(root.join(to)))?;
-        libraries.extend(needed(from)?);
-    }
-    for library in libraries {
-        copy(&library, &root.join(library.strip_prefix("/")?))?;
-    }
     copy(&busybox, &root.join("bin/busybox"))?;
     modules::extract(unpacked, &root.join("modules"))?;
     fs::write(root.join("tests"), tests.join(" "))?;
@@ -76,15 +64,22 @@ pub(super) fn build(
     Ok(image)
 }
 
-/// The file of one of our own programs, or of one of this machine's.
-fn find(program: &str) -> Result<PathBuf> {
-    if program == "vxlan-agent" {
-        return Ok(crate::run::target_dir().join("release").join(program));
+/// The suite, the agent and the lab's tools, with the libraries that they need.
+fn put_programs(root: &Path, suite: &Path) -> Result<()> {
+    let agent = target_dir().join("release/vxlan-agent");
+    let mut programs =
+        vec![(suite.to_owned(), "bin/suite".to_owned()), (agent, "usr/sbin/vxlan-agent".to_owned())];
+    for tool in TOOLS {
+        let file = host::find(tool).with_context(|| format!("no program {tool} on this machine"))?;
+        programs.push((file, format!("usr/sbin/{tool}")));
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    let found = dirs.map(|dir| dir.join(program)).find(|file| file.is_file());
-    found.with_context(|| format!("no program {program} on this machine"))
+    let mut libraries = BTreeSet::new();
+    for (from, to) in &programs {
+        copy(from, &root.join(to))?;
+        run(Command::new("strip").arg(root.join(to)))?;
+        libraries.extend(needed(from)?);
+    }
+    libraries.iter().try_for_each(|library| copy(library, &root.join(library.strip_prefix("/")?)))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

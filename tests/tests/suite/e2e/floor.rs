@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use vxlan_agent::datapath::KernelFeatures;
 use vxlan_agent::preflight;
 use vxlan_tests::lab::traffic::{Ping, tcp_bulk, udp_echo};
 use vxlan_tests::lab::{AgentOptions, Family, Lab, LabSpec, Overlay, UNDERLAY, wait_until};
@@ -43,7 +44,7 @@ fn an_agent_starts_where_the_kernel_is_new_enough_and_says_so_in_one_sentence_wh
     let said = || log_of(&lab);
     match preflight::check_kernel() {
         Ok(()) => wait_until("the fast path is loaded", Duration::from_secs(20), || {
-            said().contains("fast path loaded")
+            said().contains("fast path loaded") && tells_what_is_missing(&lab)
         }),
         Err(refusal) => {
             let refusal = format!("vxlan-agent: {refusal}\n");
@@ -53,6 +54,14 @@ fn an_agent_starts_where_the_kernel_is_new_enough_and_says_so_in_one_sentence_wh
     .unwrap_or_else(|error| panic!("{error:#}; it said:\n{}", said()));
     // Either way the overlay is there, as it was.
     assert_answered(lab.pod(1, 1), lab.pod(2, 1).ip4, Ping { count: 5, ..Ping::default() });
+}
+
+/// Whether the agent's status has a line for everything that this kernel lacks, and no other.
+fn tells_what_is_missing(lab: &Lab) -> bool {
+    let status = lab.agent(1).and_then(|agent| agent.cli(&["status"])).unwrap_or_default();
+    let told: Vec<&str> = status.lines().filter(|line| line.starts_with("without ")).collect();
+    let missing = KernelFeatures::probe().missing();
+    told.len() == missing.len() && missing.iter().zip(told).all(|((name, _), line)| line.contains(name))
 }
 
 fn log_of(lab: &Lab) -> String {
