@@ -240,7 +240,7 @@ mod tests {
             pid: 1,
             started: 2,
             kernel: "6.18".into(),
-            features: KernelFeatures { tcx: true, mixed_decap: true, xdp_frags: true, btf: false },
+            features: KernelFeatures::probe(),
             node: "a".into(),
             networks: vec![],
         };

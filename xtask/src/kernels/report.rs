@@ -16,8 +16,8 @@ const NONE: &str = "–";
 /// A kernel could not be booted, or failed a test, or ran none: all of that, a line each.
 pub(super) fn print(outcomes: &[Outcome]) -> Result<()> {
     println!(
-        "\n| Linux | programs attached as | other IP family decapsulated by | XDP frags | BTF \
-         | programs and model | end to end |\n|---|---|---|---|---|---|---|"
+        "\n| Linux | programs attached as | other IP family decapsulated by | `DECAP_L4_UDP` | XDP frags | BTF \
+         | programs and model | end to end |\n|---|---|---|---|---|---|---|---|"
     );
     let mut failures = Vec::new();
     for (release, outcome) in outcomes {
@@ -43,6 +43,7 @@ fn row(release: &Release, report: &Report) -> String {
         release.as_str(),
         attach,
         either("mixed_decap", "programs", "device"),
+        either("aggregate_decap", "yes", "no"),
         either("xdp_frags", "yes", "no"),
         either("btf", "yes", "no"),
         &tally(report, "programs::"),
@@ -84,7 +85,7 @@ mod tests {
     #[test]
     fn a_row_says_what_the_kernel_has_and_how_the_tests_went() {
         let release = Release::new("6.12.1+deb13-cloud-amd64");
-        let expected = "| 6.12.1+deb13-cloud-amd64 | TCX | device | no | no | – | 2 pass |";
+        let expected = "| 6.12.1+deb13-cloud-amd64 | TCX | device | no | no | no | – | 2 pass |";
         assert_eq!(row(&release, &report(true)), expected);
         assert!(row(&release, &report(false)).contains("**1 of 2 fail**"));
         assert!(row(&Release::new("5.10.0-1-cloud-amd64"), &report(true)).contains("too old"));
