@@ -42,7 +42,7 @@ pub(crate) struct KernelArgs {
     #[arg(long)]
     kernel: Vec<String>,
     /// Minutes after which a kernel is given up
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 60)]
     timeout: u64,
     /// Only list the kernels that would be tested
     #[arg(long)]
