@@ -17,6 +17,7 @@ use crate::kernel::{Device, Headroom, KernelState, NextHop, Route, Tables};
 use crate::net::{IfIndex, family};
 use crate::pods::{Pods, Search};
 use crate::underlay::Underlay;
+use crate::xdp::Place;
 
 /// Everything that a plan depends on.
 #[derive(Clone, Copy)]
@@ -36,7 +37,7 @@ pub struct Input<'a> {
     /// First and last UDP source port.
     pub source_ports: (u16, u16),
     /// Where the XDP program goes, if anywhere.
-    pub xdp: Option<IfIndex>,
+    pub xdp: Option<&'a Place>,
     /// A random number for the mark that XDP leaves with packets, not zero.
     pub secret: u32,
     /// What the maps hold: VTEP ids and the mark are kept.
@@ -153,6 +154,7 @@ impl Input<'_> {
             port_max,
             flags,
             mark,
+            vlan: self.xdp.map_or(0, |place| place.vlan),
             local4,
             local6,
             ..MapConfig::default()
@@ -184,9 +186,9 @@ impl Input<'_> {
             Fastpath::Verified => &[Hook::PodEgress, Hook::PodIngress],
             Fastpath::Off | Fastpath::Direct => &[Hook::PodEgress],
         };
-        let xdp = self
-            .xdp
-            .map(|ifindex| [(Hook::StrippedIngress, self.underlay.ifindex), (Hook::UnderlayXdp, ifindex)]);
+        let xdp = self.xdp.map(|place| {
+            [(Hook::StrippedIngress, self.underlay.ifindex), (Hook::UnderlayXdp, place.ifindex)]
+        });
         let pods = veths.iter().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
         let all = fixed.into_iter().chain(xdp.into_iter().flatten()).chain(pods);
         all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()

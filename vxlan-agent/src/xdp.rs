@@ -29,6 +29,17 @@ pub enum Declined {
     NotLoaded(String),
 }
 
+/// Where the program goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The interface.
+    pub ifindex: IfIndex,
+    /// Its name.
+    pub name: String,
+    /// The VLAN of it that the underlay is, 0 if it is the underlay.
+    pub vlan: u16,
+}
+
 /// The interface to attach to: the underlay's, or the one below it if that is a VLAN. `driver` names
 /// an interface's driver.
 pub fn place(
@@ -36,28 +47,29 @@ pub fn place(
     underlay: IfIndex,
     tables: &Tables,
     driver: impl Fn(&Link) -> Option<String>,
-) -> Result<&Link, Declined> {
+) -> Result<Place, Declined> {
     if mode == Xdp::Off {
         return Err(Declined::Off);
     }
     let unnamed = || Declined::NoLower(format!("interface {underlay}"));
     let link = tables.links.get(&underlay).ok_or_else(unnamed)?;
-    let link = match (&link.kind, link.lower) {
-        (Kind::Vlan, Some(lower)) if !link.peer_elsewhere => {
-            tables.links.get(&lower).ok_or_else(|| Declined::NoLower(link.name.clone()))?
+    let (link, vlan) = match (&link.kind, link.lower) {
+        (Kind::Vlan(vlan), Some(lower)) if !link.peer_elsewhere => {
+            (tables.links.get(&lower).ok_or_else(|| Declined::NoLower(link.name.clone()))?, *vlan)
         }
-        (Kind::Vlan, _) => return Err(Declined::NoLower(link.name.clone())),
-        _ => link,
+        (Kind::Vlan(_), _) => return Err(Declined::NoLower(link.name.clone())),
+        _ => (link, 0),
     };
-    if mode == Xdp::Native {
-        return Ok(link);
-    }
     let name = link.name.clone();
+    let place = Place { ifindex: link.index, name: name.clone(), vlan };
+    if mode == Xdp::Native {
+        return Ok(place);
+    }
     if link.kind != Kind::Other {
         return Err(Declined::Virtual(name));
     }
     match driver(link) {
-        Some(driver) if GAINING.contains(&driver.as_str()) => Ok(link),
+        Some(driver) if GAINING.contains(&driver.as_str()) => Ok(place),
         Some(driver) => Err(Declined::Driver(name, driver)),
         None => Err(Declined::UnknownDriver(name)),
     }
@@ -98,20 +110,20 @@ mod tests {
     }
 
     /// Where XDP goes with an underlay on interface 2, above interface 1.
-    fn placed(mode: Xdp, underlay: Link, name: Option<&str>) -> Result<u32, String> {
+    fn placed(mode: Xdp, underlay: Link, name: Option<&str>) -> Result<(u32, u16), String> {
         let links = [link(1, "eth0", Kind::Other), underlay];
         let tables = Tables { links: links.into_iter().map(|l| (l.index, l)).collect(), ..Tables::default() };
         let found = place(mode, IfIndex(2), &tables, |_| name.map(str::to_owned));
-        found.map(|link| link.index.0).map_err(|declined| declined.to_string())
+        found.map(|place| (place.ifindex.0, place.vlan)).map_err(|declined| declined.to_string())
     }
 
     fn vlan() -> Link {
-        Link { lower: Some(IfIndex(1)), ..link(2, "eth0.5", Kind::Vlan) }
+        Link { lower: Some(IfIndex(1)), ..link(2, "eth0.5", Kind::Vlan(5)) }
     }
 
     #[test]
     fn by_itself_it_goes_to_drivers_that_gain() {
-        assert_eq!(placed(Xdp::Auto, link(2, "eth1", Kind::Other), Some("mlx5_core")), Ok(2));
+        assert_eq!(placed(Xdp::Auto, link(2, "eth1", Kind::Other), Some("mlx5_core")), Ok((2, 0)));
         let refused = |kind, driver| placed(Xdp::Auto, link(2, "eth1", kind), driver).expect_err("declined");
         assert_eq!(refused(Kind::Veth, None), "eth1 is virtual: XDP would cost it its offloads");
         assert!(refused(Kind::Other, Some("virtio_net")).contains("virtio_net, the driver of eth1"));
@@ -120,14 +132,14 @@ mod tests {
 
     #[test]
     fn when_asked_for_it_goes_anywhere() {
-        assert_eq!(placed(Xdp::Native, link(2, "eth1", Kind::Veth), None), Ok(2));
+        assert_eq!(placed(Xdp::Native, link(2, "eth1", Kind::Veth), None), Ok((2, 0)));
         assert_eq!(placed(Xdp::Off, link(2, "eth1", Kind::Other), Some("ice")), Err("switched off".into()));
     }
 
     #[test]
     fn below_a_vlan_it_goes_to_the_interface_that_receives() {
-        assert_eq!(placed(Xdp::Native, vlan(), None), Ok(1));
-        assert_eq!(placed(Xdp::Auto, vlan(), Some("ice")), Ok(1));
+        assert_eq!(placed(Xdp::Native, vlan(), None), Ok((1, 5)));
+        assert_eq!(placed(Xdp::Auto, vlan(), Some("ice")), Ok((1, 5)));
         let refused = placed(Xdp::Native, Link { lower: Some(IfIndex(7)), ..vlan() }, None);
         assert!(refused.expect_err("elsewhere").contains("below eth0.5"));
         let refused = placed(Xdp::Native, Link { peer_elsewhere: true, ..vlan() }, None);

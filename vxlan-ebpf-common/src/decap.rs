@@ -51,8 +51,8 @@ pub(crate) fn outer<P: Packet, T: Tables, U: Underlay>(
     }
     if p.segment_size() == 0 && !outer.fragment {
         let whole = p.length() - ETH_LEN as u32 - U::IP_LEN as u32;
-        fills(outer.payload, whole)?;
-        fills(u32::from(udp.len.get()), whole)?;
+        fills(outer.payload, whole, underlay::TUNNEL_LEN)?;
+        fills(u32::from(udp.len.get()), whole, underlay::TUNNEL_LEN)?;
     }
     Ok(Tunnelled { outer, from, inner_type: inner.ether_type })
 }

@@ -4,7 +4,7 @@ use crate::counters::{Hook, Reason};
 use crate::decap::{self, Tunnelled};
 use crate::encap;
 use crate::flow::{self, Way};
-use crate::headers::{ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
+use crate::headers::{Be16, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
 use crate::inner::{Inner, largest_packet};
 use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep};
 use crate::packet::{ETH_LEN, Packet};
@@ -101,6 +101,18 @@ pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result
         ETH_P_IPV6 => from_underlay::<P, T, V6>(p, t, config),
         _ => Err(Reason::NotVxlan),
     }
+}
+
+/// Whether [`underlay_xdp`] should look behind the tag that `p` begins with: an 802.1Q tag of the VLAN
+/// that the underlay is in.
+#[inline(always)]
+pub fn is_in_vlan<P: Packet, T: Tables>(p: &P, t: &T) -> bool {
+    const VLAN: u16 = 0x0fff;
+    let tagged = p.load(0).is_some_and(|eth: Eth| eth.ether_type == ETH_P_8021Q);
+    let tag: Option<Be16> = p.load(ETH_LEN);
+    tagged
+        && running(t)
+            .is_ok_and(|config| config.vlan != 0 && tag.is_some_and(|tag| tag.get() & VLAN == config.vlan))
 }
 
 /// What arrived on the underlay interface, before the kernel merges TCP segments (GRO).

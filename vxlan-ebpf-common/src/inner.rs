@@ -13,15 +13,16 @@ const fn one_hop_less(ttl: u8) -> Result<u8, Reason> {
     if ttl > 1 { Ok(ttl - 1) } else { Err(Reason::TtlExpired) }
 }
 
-/// Whether a packet that says it is `said` bytes long fills the `len` bytes that there are.
+/// Whether a packet that says it is `said` bytes long, of which its headers take `headers`, fills the
+/// `len` bytes that there are.
 #[inline(always)]
-pub(crate) const fn fills(said: u32, len: u32) -> Result<(), Reason> {
+pub(crate) const fn fills(said: u32, len: u32, headers: usize) -> Result<(), Reason> {
     if said == len {
         Ok(())
-    } else if said < len {
-        Err(Reason::Padded)
-    } else {
+    } else if said > len || said < headers as u32 {
         Err(Reason::BadLength)
+    } else {
+        Err(Reason::Padded)
     }
 }
 
@@ -86,7 +87,7 @@ impl Inner for Ipv4 {
         if self.head.frags.get() & Self::FRAGMENT != 0 {
             return Err(Reason::Fragment);
         }
-        fills(u32::from(self.head.len.get()), len)?;
+        fills(u32::from(self.head.len.get()), len, Self::LEN)?;
         if !self.sum().is_valid() {
             return Err(Reason::BadChecksum);
         }
@@ -185,7 +186,7 @@ impl Inner for Ipv6 {
     #[inline(always)]
     fn check(&self, len: u32) -> Result<(), Reason> {
         self.check_version()?;
-        fills(u32::from(self.head.payload_len.get()) + Self::LEN as u32, len)?;
+        fills(u32::from(self.head.payload_len.get()) + Self::LEN as u32, len, Self::LEN)?;
         match self.protocol() {
             protocol::TCP | protocol::UDP | protocol::ICMPV6 | protocol::SCTP => Ok(()),
             _ => Err(Reason::Options),

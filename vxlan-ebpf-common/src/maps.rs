@@ -172,6 +172,10 @@ pub struct Config {
     /// Secret that the XDP program leaves with a packet which it has decapsulated, so that the TC
     /// program believes it; 0 while there is no XDP program.
     pub mark: u32,
+    /// VLAN of frames that XDP looks into behind their tag; 0: none.
+    pub vlan: u16,
+    /// Zero.
+    pub more_reserved: u16,
     /// This node on the IPv4 underlay.
     pub local4: LocalVtep,
     /// This node on the IPv6 underlay.
@@ -398,7 +402,7 @@ mod pod {
 /// No type has padding: the sizes are the sums of the fields.
 const _: () = {
     assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4);
-    assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 4 + 2 * 28);
+    assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 4 + 2 + 2 + 2 * 28);
     assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 2);

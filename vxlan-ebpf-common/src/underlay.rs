@@ -11,7 +11,7 @@ use crate::packet::{ETH_LEN, Packet, Wire};
 /// TTL or hop limit of outer packets: the kernel's default for both families.
 const OUTER_TTL: u8 = 64;
 /// UDP, VXLAN and inner Ethernet header.
-const TUNNEL_LEN: usize = size_of::<Udp>() + size_of::<Vxlan>() + ETH_LEN;
+pub(crate) const TUNNEL_LEN: usize = size_of::<Udp>() + size_of::<Vxlan>() + ETH_LEN;
 /// Bytes that encapsulation adds to a frame.
 pub const fn overhead(family: Family) -> u32 {
     match family {

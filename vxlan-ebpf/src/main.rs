@@ -12,7 +12,6 @@ use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::error;
-use vxlan_ebpf_common::headers::{ETH_P_8021Q, Eth};
 use vxlan_ebpf_common::maps::{Endpoint, NextHop, Vtep};
 use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, hooks};
 
@@ -76,8 +75,7 @@ fn stripped_ingress(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 fn underlay_xdp(ctx: XdpContext) -> u32 {
     let mut untagged = Untagged::new(&ctx);
-    let tagged = untagged.load(0).is_some_and(|eth: Eth| eth.ether_type == ETH_P_8021Q);
-    if tagged {
+    if hooks::is_in_vlan(&untagged, &Maps) {
         let mut packet = Tagged::new(&ctx);
         pass_or_drop(packet.length(), hooks::underlay_xdp(&mut packet, &Maps))
     } else {

@@ -18,12 +18,11 @@ use crate::cluster::{ClusterState, Viewer};
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
 use crate::kernel::{Events, Netlink, NextHop, Tables, Touched};
-use crate::net::IfIndex;
 use crate::preflight;
 use crate::source::{FileSource, Snapshot, Source};
 use crate::status::{Lock, StatusFile};
 use crate::underlay::Underlay;
-use crate::xdp::Declined;
+use crate::xdp::{Declined, Place};
 use retries::Retries;
 
 /// How long news is collected: a veth that is made comes with a handful of notifications.
@@ -46,8 +45,8 @@ pub struct Agent {
     underlay: Option<Underlay>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     datapath: Option<Datapath>,
-    /// Where XDP is wanted, by index and name, or why not; nothing before the programs are loaded.
-    xdp: Option<Result<(IfIndex, String), Declined>>,
+    /// Where XDP is wanted, or why not; nothing before the programs are loaded.
+    xdp: Option<Result<Place, Declined>>,
     /// For the mark that XDP leaves with packets.
     secret: u32,
     retries: Retries,

@@ -45,7 +45,7 @@ impl Agent {
             mode: network.fastpath,
             attach,
             xdp: self.xdp.as_ref().map(|placed| match placed {
-                Ok((_, interface)) => format!("native on {interface}"),
+                Ok(place) => format!("native on {}", place.name),
                 Err(reason) => format!("no: {reason}"),
             }),
             device: network.device.clone(),

@@ -137,15 +137,14 @@ impl Agent {
     fn place_xdp(&mut self, underlay: &Underlay) {
         let Some(datapath) = self.datapath.as_ref().filter(|_| self.is_fast()) else { return };
         let (mode, tables) = (self.config.node.xdp, &self.tables);
-        let placed = xdp::place(mode, underlay.ifindex, tables, xdp::driver).and_then(|link| match datapath
-            .no_xdp()
-        {
+        let placed = xdp::place(mode, underlay.ifindex, tables, xdp::driver);
+        let placed = placed.and_then(|place| match datapath.no_xdp() {
             Some(reason) => Err(Declined::NotLoaded(reason.to_owned())),
-            None => Ok((link.index, link.name.clone())),
+            None => Ok(place),
         });
         if self.xdp.as_ref() != Some(&placed) {
             match &placed {
-                Ok((_, interface)) => tracing::info!(interface, "XDP takes packets out of the tunnel"),
+                Ok(place) => tracing::info!(interface = place.name, "XDP takes packets out of the tunnel"),
                 Err(Declined::Off) => {}
                 Err(reason) => tracing::info!(%reason, "no XDP, TC takes packets out of the tunnel"),
             }
@@ -171,7 +170,7 @@ impl Agent {
             device,
             next_hops: &self.next_hops,
             source_ports: sysctl::source_ports(),
-            xdp: self.xdp.as_ref().and_then(|placed| Some(placed.as_ref().ok()?.0)),
+            xdp: self.xdp.as_ref().and_then(|placed| placed.as_ref().ok()),
             secret: self.secret,
             previous,
         };

@@ -6,8 +6,8 @@ use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVlan, InfoVxlan, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -67,7 +67,11 @@ fn kind(infos: &[LinkInfo]) -> Kind {
         match info {
             LinkInfo::Kind(InfoKind::Veth) => kind = Kind::Veth,
             LinkInfo::Kind(InfoKind::Bridge) => kind = Kind::Bridge,
-            LinkInfo::Kind(InfoKind::Vlan) => kind = Kind::Vlan,
+            LinkInfo::Data(InfoData::Vlan(parameters)) => {
+                let id =
+                    parameters.iter().find_map(|p| if let InfoVlan::Id(id) = p { Some(*id) } else { None });
+                kind = Kind::Vlan(id.unwrap_or_default());
+            }
             LinkInfo::Data(InfoData::Vxlan(parameters)) => kind = Kind::Vxlan(vxlan(parameters)),
             _ => {}
         }

@@ -60,8 +60,8 @@ pub enum Kind {
     Bridge,
     /// A VXLAN device.
     Vxlan(Vxlan),
-    /// A VLAN of another interface.
-    Vlan,
+    /// A VLAN of another interface, by its number.
+    Vlan(u16),
     /// Anything else.
     Other,
 }

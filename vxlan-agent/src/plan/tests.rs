@@ -54,7 +54,7 @@ struct World {
     underlay: Underlay,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     previous: DatapathState,
-    xdp: Option<IfIndex>,
+    xdp: Option<Place>,
 }
 
 impl World {
@@ -71,10 +71,26 @@ impl World {
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
         let Self { config, tables, underlay, next_hops, previous, xdp } = self;
-        let (device, source_ports, xdp, secret) = (Some(IfIndex(9)), (32_768, 60_999), *xdp, 99);
+        let (device, source_ports, xdp, secret) = (Some(IfIndex(9)), (32_768, 60_999), xdp.as_ref(), 99);
         Input { config, cluster, tables, underlay, device, next_hops, source_ports, xdp, secret, previous }
             .plan()
     }
+}
+
+#[test]
+fn xdp_comes_with_its_delivery_and_a_mark_that_stays() {
+    let mut world = World::new(Fastpath::Direct);
+    let nodes = cluster(&[2].into());
+    let without = world.plan(&nodes).datapath;
+    assert_eq!((without.config.mark, without.config.vlan), (0, 0));
+    world.xdp = Some(Place { ifindex: IfIndex(1), name: "eth0".into(), vlan: 5 });
+    let with = world.plan(&nodes).datapath;
+    assert_eq!((with.config.mark, with.config.vlan), (99, 5));
+    let added: Vec<_> =
+        with.attachments.difference(&without.attachments).map(|a| (a.hook, a.ifindex)).collect();
+    assert_eq!(added, [(Hook::StrippedIngress, 2), (Hook::UnderlayXdp, 1)]);
+    world.previous = DatapathState { config: MapConfig { mark: 7, ..with.config }, ..with };
+    assert_eq!(world.plan(&nodes).datapath.config.mark, 7);
 }
 
 fn subnet(text: &str) -> IpNetwork {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::counters::Hook;
-use crate::hooks::{stripped_ingress, underlay_ingress, underlay_xdp};
+use crate::hooks::{is_in_vlan, stripped_ingress, underlay_ingress, underlay_xdp};
 use crate::maps::{Config, DROP_MALFORMED, DROP_OTHER_VNI, Mode, TOLERATE_VIOLATIONS};
 use crate::testbed::*;
 
@@ -92,6 +92,21 @@ fn a_frame_that_a_switch_has_flooded_is_not_delivered() {
     let sent = Inner::from_remote(REMOTE4, false);
     let flooded = Frame { bytes: stripped(&sent), mark: MARK, stray: true, ..Frame::default() };
     left_alone(stripped_ingress, &flooded, Reason::NotVxlan);
+}
+
+#[test]
+fn only_the_tag_of_the_underlays_vlan_is_looked_behind() {
+    let tagged = |kind: u8, tci: [u8; 2]| {
+        let frame = from_remote(REMOTE4, &Inner::from_remote(REMOTE4, false));
+        with(&frame, |bytes| drop(bytes.splice(12..12, [kind, 0, tci[0], tci[1]])))
+    };
+    let in_vlan = configured(|config| config.vlan = 0x123);
+    assert!(is_in_vlan(&tagged(0x81, [0xe1, 0x23]), &in_vlan), "whatever the priority");
+    assert!(!is_in_vlan(&tagged(0x81, [0x01, 0x24]), &in_vlan));
+    assert!(!is_in_vlan(&tagged(0x81, [0, 0]), &in_vlan));
+    assert!(!is_in_vlan(&tagged(0x88, [0x01, 0x23]), &in_vlan));
+    assert!(!is_in_vlan(&tagged(0x81, [0, 0]), &maps()), "priority alone is no VLAN");
+    left_alone(underlay_xdp, &tagged(0x81, [0x01, 0x23]), Reason::NotVxlan);
 }
 
 #[test]

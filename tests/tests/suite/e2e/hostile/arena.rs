@@ -7,7 +7,7 @@ use std::time::Duration;
 use vxlan_agent::datapath::Pins;
 use vxlan_ebpf_common::{Hook, Reason};
 use vxlan_tests::lab::traffic::{Capture, Frame, Injector};
-use vxlan_tests::lab::{AgentOptions, Family, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI};
+use vxlan_tests::lab::{AgentOptions, Family, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI, xdp};
 
 use super::course::{Course, is_marker};
 use super::normal::{Normal, errors};
@@ -47,7 +47,8 @@ pub(super) struct Arena {
     wire: Injector,
     pod: Injector,
     arriving: Capture,
-    on_wire: Capture,
+    sent: Capture,
+    returned: Capture,
     answers: Capture,
     other: Capture,
     socket: UdpSocket,
@@ -101,7 +102,9 @@ impl Arena {
             wire: Injector::open(lab.node(1), UNDERLAY).expect("a socket"),
             pod: Injector::open(sender, "eth0").expect("a socket"),
             arriving: capture(receiver, "eth0"),
-            on_wire: capture(lab.node(2), UNDERLAY),
+            // Where they are sent: behind the receiver's XDP the tunnel is gone.
+            sent: capture(lab.node(1), UNDERLAY),
+            returned: capture(lab.node(2), UNDERLAY),
             answers: capture(sender, "eth0"),
             other: capture(lab.node(2), OTHER),
             socket,
@@ -151,20 +154,21 @@ impl Arena {
         let normal = Normal::of(&self.course);
         let arrived = until_marker(&self.arriving, number);
         // The marker has come last, so everything else has happened.
-        let (on_wire, answers) = (everything(&self.on_wire), everything(&self.answers));
+        let (sent, returned) = (everything(&self.sent), everything(&self.returned));
+        let answers = everything(&self.answers);
         Outcome {
             arrived: arrived.iter().filter_map(|frame| normal.received(frame)).collect(),
             accepted: self.datagrams(),
             sent: match from {
                 From::Wire => Vec::new(),
                 From::Pod => {
-                    let sent = on_wire.iter().filter(|frame| !is_marker(frame, number));
+                    let sent = sent.iter().filter(|frame| !is_marker(frame, number));
                     sent.filter_map(|frame| normal.on_wire(frame)).collect()
                 }
             },
             other: everything(&self.other),
             answers: match from {
-                From::Wire => errors(&on_wire, self.course.wire[1], self.course.vxlan() + 8),
+                From::Wire => errors(&returned, self.course.wire[1], self.course.vxlan() + 8),
                 From::Pod => errors(&answers, self.course.gateways[0], 0),
             },
         }
@@ -180,14 +184,32 @@ impl Arena {
 
     /// Every packet that the programs of the node that is watched have counted.
     fn counters(&self, from: From) -> Counted {
-        let (pins, hooks) = match from {
-            From::Wire => (&self.pins[1], [Hook::UnderlayIngress, Hook::TunnelIngress]),
-            From::Pod => (&self.pins[0], [Hook::PodEgress, Hook::TunnelEgress]),
+        let pins = match from {
+            From::Wire => &self.pins[1],
+            From::Pod => &self.pins[0],
         };
         let Some(pins) = pins else { return Vec::new() };
         let counters = pins.counters().expect("counters").into_iter();
-        let watched = counters.filter(|(hook, _, _)| hooks.contains(hook));
-        watched.flat_map(|(hook, reason, count)| vec![(hook, reason); count.packets as usize]).collect()
+        let watched = counters.filter_map(|(hook, reason, count)| {
+            let hook = watched(from, hook, reason)?;
+            Some(vec![(hook, reason); count.packets as usize])
+        });
+        watched.flatten().collect()
+    }
+}
+
+/// The hook that a count is taken for. With XDP it is that which sees packets from the underlay first;
+/// what it has not taken out of the tunnel the next one counts once more.
+fn watched(from: From, hook: Hook, reason: Reason) -> Option<Hook> {
+    match (from, hook) {
+        (From::Wire, Hook::UnderlayXdp) => Some(Hook::UnderlayIngress),
+        (From::Wire, Hook::UnderlayIngress) if xdp().is_some() => None,
+        (From::Wire, Hook::UnderlayIngress | Hook::TunnelIngress) | (From::Pod, Hook::PodEgress) => {
+            Some(hook)
+        }
+        // Now and then the host says something of its own accord.
+        (From::Pod, Hook::TunnelEgress) => (reason != Reason::OtherMac).then_some(hook),
+        _ => None,
     }
 }
 

@@ -56,7 +56,7 @@ fn cut_off(course: &Course) -> Vec<Case> {
     cases.push(Case::new(
         "a trailer behind the IP packet",
         course.edited(|b| b.extend([0x5a; 6])),
-        device(Reason::BadLength, Reason::Delivered),
+        device(Reason::Padded, Reason::Delivered),
     ));
     cases
 }
@@ -108,7 +108,7 @@ fn ipv4(course: &Course) -> Vec<Case> {
         ("version 5", |b| b[IP] = 0x55, unseen()),
         ("header length 16", |b| b[IP] = 0x44, unseen()),
         ("header length 60", |b| b[IP] = 0x4f, unseen()),
-        ("total length too small", |b| add(b, IP + 2, -8), ends(Reason::BadLength)),
+        ("total length too small", |b| add(b, IP + 2, -8), ends(Reason::Padded)),
         ("total length too large", |b| add(b, IP + 2, 8), ends(Reason::BadLength)),
         ("total length 0", |b| put(b, IP + 2, 0), ends(Reason::BadLength)),
         ("total length within the header", |b| put(b, IP + 2, 19), ends(Reason::BadLength)),
@@ -190,7 +190,7 @@ fn ipv4_fragments(course: &Course) -> Vec<Case> {
 fn ipv6(course: &Course) -> Vec<Case> {
     let edits: [(&str, Edit, _); 10] = [
         ("version 5", |b| b[IP] = 0x50, unseen()),
-        ("payload length too small", |b| add(b, IP + 4, -8), ends(Reason::BadLength)),
+        ("payload length too small", |b| add(b, IP + 4, -8), ends(Reason::Padded)),
         ("payload length too large", |b| add(b, IP + 4, 8), ends(Reason::BadLength)),
         ("payload length 0", |b| put(b, IP + 4, 0), ends(Reason::BadLength)),
         ("flow label", |b| put(b, IP + 2, 0xbeef), fast()),

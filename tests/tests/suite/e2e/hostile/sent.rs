@@ -42,7 +42,7 @@ fn fast_without_checksum(course: &Course) -> Counted {
 
 /// Left to the host stack, which cuts off what is too much, and then taken like that.
 fn trimmed(reason: Reason) -> Counted {
-    vec![(Hook::PodEgress, Reason::BadLength), (Hook::TunnelEgress, reason)]
+    vec![(Hook::PodEgress, Reason::Padded), (Hook::TunnelEgress, reason)]
 }
 
 /// What becomes of a packet without a checksum that covers all of it.
