@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::{fs, io};
 
-use vxlan_ebpf_common::oracle::{Edit, Recipe, Way};
+use vxlan_ebpf_common::oracle::{Edit, FlowStep, Recipe, Way};
 
 fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -26,6 +26,31 @@ fn main() -> io::Result<()> {
         for (name, recipe) in odd(way) {
             fs::write(dir.join(name), recipe.write())?;
         }
+    }
+    flows(&corpus.join("flow"))
+}
+
+/// Scripts of connections, each in a file: it opens, carries data, rests, is forgotten and goes on.
+fn flows(dir: &Path) -> io::Result<()> {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    const FIN_ACK: u8 = 0x11;
+    fs::create_dir_all(dir)?;
+    for which in 0..36 {
+        let step = |what, flags| FlowStep { what, which, flags, fate: 0 };
+        let (send, receive) = (|flags| step(FlowStep::SEND, flags), |flags| step(FlowStep::RECEIVE, flags));
+        let wait = |which, flags| FlowStep { what: FlowStep::WAIT, which, flags, fate: 0 };
+        let open = [send(SYN), receive(SYN | ACK), send(ACK), receive(ACK)];
+        let aggregate = step(FlowStep::RECEIVE_AGGREGATE, ACK);
+        let rest = [wait(1, 2), send(ACK), receive(ACK), send(ACK), receive(ACK), aggregate];
+        let flushed = [step(FlowStep::FLUSH, 0), send(ACK), receive(ACK), send(ACK), wait(3, 25), send(ACK)];
+        let closed = [send(FIN_ACK), receive(FIN_ACK), send(ACK), wait(2, 2)];
+        let blocked = [1, 2].map(|fate| FlowStep { fate, ..send(SYN) });
+        let full =
+            [step(FlowStep::FULL, 0), send(SYN), receive(SYN | ACK), send(ACK), step(FlowStep::FULL, 0)];
+        let script = [&open[..], &rest, &flushed, &closed, &open, &blocked, &full, &open].concat();
+        let bytes: Vec<u8> = script.into_iter().flat_map(FlowStep::write).collect();
+        fs::write(dir.join(format!("connection-{which:02}")), bytes)?;
     }
     Ok(())
 }

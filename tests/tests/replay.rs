@@ -69,6 +69,13 @@ fn what_one_node_encapsulates_the_other_decapsulates() {
     replay_packets("roundtrip", oracle::roundtrip, &forwarded, 10);
 }
 
+#[test]
+fn what_bypasses_the_host_stack_has_been_passed_by_it() {
+    let forwarded =
+        [Reason::Encapsulated, Reason::Decapsulated, Reason::Delivered, Reason::Routed, Reason::Switched];
+    replay_packets("flow", oracle::flow, &forwarded, 2);
+}
+
 /// Replays a target that reads files: some must be accepted and some refused.
 fn replay_files(target: &str, oracle: fn(&[u8]) -> bool) {
     let accepted = replay(target, oracle);

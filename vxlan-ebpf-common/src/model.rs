@@ -134,6 +134,8 @@ pub struct Maps {
     pub endpoints6: BTreeMap<[u8; 16], Endpoint>,
     /// FLOWS.
     pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
+    /// Whether FLOWS takes no new entries.
+    pub full: bool,
     /// The generation in SWITCH.
     pub generation: u32,
     /// The time in nanoseconds.
@@ -202,7 +204,9 @@ impl Tables for Maps {
     }
 
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
-        self.flows.borrow_mut().insert(*key, *flow);
+        if !self.full {
+            self.flows.borrow_mut().insert(*key, *flow);
+        }
     }
 
     fn generation(&self) -> u32 {

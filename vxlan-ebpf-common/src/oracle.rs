@@ -13,10 +13,13 @@
 //! - what is encapsulated is one VXLAN packet of our VNI with right lengths and checksums around the
 //!   unchanged payload;
 //! - what is decapsulated was VXLAN of our VNI from a VTEP of ours, and has its payload unchanged;
-//! - what one node encapsulates, the other decapsulates.
+//! - what one node encapsulates, the other decapsulates;
+//! - a flow bypasses the host stack only once the stack has passed it unchanged (`flow`).
 
 extern crate std;
 
+mod connection;
+mod flow;
 mod local;
 mod recipe;
 mod roundtrip;
@@ -29,6 +32,7 @@ use crate::counters::{Hook, Reason};
 use crate::hooks::{self, Forward};
 use crate::model::{Frame, Maps};
 
+pub use flow::{Step as FlowStep, flow};
 pub use recipe::{Edit, Recipe, Way};
 pub use roundtrip::roundtrip;
 

@@ -1,0 +1,242 @@
+//! Which flows may bypass the host stack, judged by a ledger of what the stack has passed.
+//!
+//! The input is a script, four bytes a step: what happens, to which of the connections, with which
+//! TCP flags, and what the stack makes of the packet if it gets it. The stack passes packets,
+//! drops them, or translates them so that they look like those of another connection. Meanwhile
+//! time passes, all flows are forgotten, the table is full or evicts.
+//!
+//! The promises, in mode `verified`:
+//! - a flow bypasses the stack only after the stack has passed its packets unchanged: of TCP in both
+//!   directions, of others in this one, and within the last second;
+//! - a packet that begins a TCP connection never does, and ends what was known of the last one;
+//! - after all flows have been forgotten, none does;
+//! - whatever does not bypass is left to the stack, untouched, also when the table is full.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec::Vec;
+
+use super::connection::{ACK, Connection, SYN, Side};
+use super::{check, std};
+use crate::counters::{Disposition, Hook, Reason};
+use crate::maps::{Config, FlowKey, Mode};
+use crate::model::{Frame, Maps};
+use crate::testbed;
+
+const SECOND: u64 = 1_000_000_000;
+/// A script's longest effect: further steps are left out.
+const STEPS: usize = 256;
+
+/// One step of a script.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Byte 0: one of the constants below, modulo their number.
+    pub what: u8,
+    /// Byte 1: the number of a connection, or the unit of time.
+    pub which: u8,
+    /// Byte 2: TCP flags, or the time.
+    pub flags: u8,
+    /// Byte 3: what the stack does: pass, drop, translate, pass, modulo 4.
+    pub fate: u8,
+}
+
+impl Step {
+    /// The connection's pod sends.
+    pub const SEND: u8 = 0;
+    /// Its peer sends.
+    pub const RECEIVE: u8 = 1;
+    /// Its peer sends what only the kernel's device can decapsulate.
+    pub const RECEIVE_AGGREGATE: u8 = 2;
+    /// Time passes: [`flags`](Self::flags) milliseconds, seconds, minutes or hours.
+    pub const WAIT: u8 = 3;
+    /// All flows are forgotten.
+    pub const FLUSH: u8 = 4;
+    /// The table takes no new flows, or does again.
+    pub const FULL: u8 = 5;
+    /// The table forgets one flow.
+    pub const EVICT: u8 = 6;
+    const COUNT: u8 = 7;
+
+    /// The bytes that stand for this step.
+    pub const fn write(self) -> [u8; 4] {
+        [self.what, self.which, self.flags, self.fate]
+    }
+}
+
+/// Plays a script.
+///
+/// Returns what became of every packet at every hook; panics if a promise is broken.
+pub fn flow(data: &[u8]) -> Vec<Reason> {
+    let mut world = World::new();
+    let (steps, _) = data.as_chunks::<4>();
+    for &[what, which, flags, fate] in steps.iter().take(STEPS) {
+        world.play(Step { what, which, flags, fate });
+    }
+    world.reasons
+}
+
+struct World {
+    maps: Maps,
+    ledger: Ledger,
+    reasons: Vec<Reason>,
+}
+
+impl World {
+    fn new() -> Self {
+        let maps = testbed::maps();
+        let config = maps.config.map(|config| Config { mode: Mode::Verified as u8, ..config });
+        let maps = Maps { config, now: 1000 * SECOND, ..maps };
+        Self { maps, ledger: Ledger::default(), reasons: Vec::new() }
+    }
+
+    fn play(&mut self, step: Step) {
+        match step.what % Step::COUNT {
+            Step::SEND => self.sent(step, Side::Pod),
+            Step::RECEIVE if Connection::of(step.which).is_local() => self.sent(step, Side::Peer),
+            Step::RECEIVE => self.received(step, true),
+            Step::RECEIVE_AGGREGATE => self.received(step, false),
+            Step::WAIT => {
+                let unit = [1_000_000, SECOND, 60 * SECOND, 3600 * SECOND][usize::from(step.which % 4)];
+                self.maps.now += u64::from(step.flags) * unit;
+            }
+            Step::FLUSH => {
+                self.maps.generation += 1;
+                self.ledger = Ledger::default();
+            }
+            Step::FULL => self.maps.full = !self.maps.full,
+            _ => self.evict(step.which),
+        }
+    }
+
+    fn evict(&mut self, which: u8) {
+        let mut flows = self.maps.flows.borrow_mut();
+        if let Some(key) = flows.keys().nth(usize::from(which)).copied() {
+            flows.remove(&key);
+            self.ledger.forget(&key);
+        }
+    }
+
+    /// A pod of this node sends.
+    fn sent(&mut self, step: Step, side: Side) {
+        let connection = Connection::of(step.which);
+        let frame = connection.sent(side, step.flags);
+        let reason = self.at(Hook::PodEgress, &frame);
+        let mut keys = std::vec![(connection.key(side), Way::Egress)];
+        if bypasses(reason) {
+            return self.ledger.bypassed(keys[0], step.flags, self.maps.now);
+        }
+        if connection.is_local() {
+            keys.push((connection.key(side.other()), Way::Ingress));
+        }
+        let hook = if connection.is_local() { Hook::PodIngress } else { Hook::TunnelEgress };
+        self.stack(step, &keys, hook, |connection| connection.behind_stack(side, step.flags));
+    }
+
+    /// The peer on another node sends.
+    fn received(&mut self, step: Step, single: bool) {
+        let connection = Connection::of(step.which);
+        if connection.is_local() {
+            return;
+        }
+        let key = (connection.key(Side::Pod), Way::Ingress);
+        let (tunnelled, bare) = connection.received(step.flags);
+        if single && bypasses(self.at(Hook::UnderlayIngress, &tunnelled))
+            || bypasses(self.at(Hook::TunnelIngress, &bare))
+        {
+            return self.ledger.bypassed(key, step.flags, self.maps.now);
+        }
+        self.stack(step, &[key], Hook::PodIngress, |connection| connection.received(step.flags).1);
+    }
+
+    /// The stack gets a packet of the flows `keys`, and may hand on to `hook` what `packet` makes of
+    /// a connection.
+    fn stack(
+        &mut self,
+        step: Step,
+        keys: &[(FlowKey, Way)],
+        hook: Hook,
+        packet: impl Fn(&Connection) -> Frame,
+    ) {
+        keys.iter().for_each(|key| self.ledger.left(*key, step.flags));
+        let connection = Connection::of(step.which);
+        let before = packet(&connection);
+        match step.fate % 4 {
+            1 => {}
+            2 => {
+                // Translation does not change the flow hash.
+                let translated = Frame { flow_hash: before.flow_hash, ..packet(&connection.lookalike()) };
+                self.at(hook, &translated);
+            }
+            _ => {
+                self.at(hook, &before);
+                keys.iter().for_each(|key| self.ledger.passed(*key, self.maps.now));
+            }
+        }
+    }
+
+    /// What becomes of a packet at a hook: it is fit to bypass, so the stack gets it for one reason.
+    fn at(&mut self, hook: Hook, frame: &Frame) -> Reason {
+        let reason = check(hook, frame, &self.maps);
+        let fine = match hook {
+            Hook::TunnelEgress => reason == Reason::Encapsulated,
+            Hook::PodIngress => reason == Reason::Passed,
+            _ => bypasses(reason) || reason == Reason::Unverified,
+        };
+        assert!(fine, "{}: {reason:?}", hook.label());
+        self.reasons.push(reason);
+        reason
+    }
+}
+
+fn bypasses(reason: Reason) -> bool {
+    reason.disposition() == Disposition::Forwarded
+}
+
+/// Direction of a packet as its pod sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Egress,
+    Ingress,
+}
+
+/// What the stack has passed unchanged.
+#[derive(Default)]
+struct Ledger {
+    /// When it last did.
+    passed: BTreeMap<(FlowKey, Way), u64>,
+    /// Flows that have bypassed it since.
+    used: BTreeSet<FlowKey>,
+}
+
+impl Ledger {
+    fn left(&mut self, (key, way): (FlowKey, Way), flags: u8) {
+        if key.protocol != TCP {
+            self.passed.remove(&(key, way));
+        } else if flags & (SYN | ACK) == SYN && self.used.contains(&key) {
+            self.forget(&key);
+        }
+    }
+
+    fn passed(&mut self, at: (FlowKey, Way), now: u64) {
+        self.passed.insert(at, now);
+    }
+
+    fn bypassed(&mut self, (key, way): (FlowKey, Way), flags: u8, now: u64) {
+        let when = |way| self.passed.get(&(key, way)).copied();
+        let this = when(way).unwrap_or_else(|| panic!("{way:?} of {key:?} was never passed"));
+        if key.protocol == TCP {
+            assert!(when(Way::Egress).is_some() && when(Way::Ingress).is_some(), "one direction of {key:?}");
+            assert_eq!(flags & SYN, 0, "a connection began unseen");
+        } else {
+            assert!(now - this < SECOND, "{way:?} of {key:?} was not looked at for {} ns", now - this);
+        }
+        self.used.insert(key);
+    }
+
+    fn forget(&mut self, key: &FlowKey) {
+        self.passed.retain(|(known, _), _| known != key);
+        self.used.remove(key);
+    }
+}
+
+/// IP protocol number of TCP.
+const TCP: u8 = 6;
