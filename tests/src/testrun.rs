@@ -1,5 +1,6 @@
 //! The real programs under `BPF_PROG_TEST_RUN`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult
 use aya_obj::programs::XdpAttachType;
 use ipnetwork::IpNetwork;
 use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins};
-use vxlan_ebpf_common::maps::{Config, DEFAULT_FLOWS, Mode};
+use vxlan_ebpf_common::maps::{Config, DEFAULT_FLOWS, Flow, FlowKey, Mode};
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::{Hook, Reason};
 
@@ -59,6 +60,17 @@ impl Kernel {
     /// What is in the kernel, read anew.
     pub fn read(&self) -> DatapathState {
         self.pins.state().expect("the maps can be read")
+    }
+
+    /// The flows that count, that is, of the current generation.
+    pub fn flows(&self) -> BTreeMap<FlowKey, Flow> {
+        let (flows, generation) = self.pins.flows().expect("the maps can be read");
+        flows.into_iter().filter(|(_, flow)| flow.generation == generation).collect()
+    }
+
+    /// Forgets all flows.
+    pub fn flush_flows(&mut self) {
+        self.pins.flush_flows().expect("the maps can be written");
     }
 
     /// The shortest frame of any kind that a test run takes: the kernel (v6.18,

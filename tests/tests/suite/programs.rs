@@ -1,9 +1,14 @@
 //! Host model and kernel program must agree: on the verdict, on every byte and on the counters.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use vxlan_agent::datapath::KernelFeatures;
-use vxlan_ebpf_common::maps::{DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, TOLERATE_VIOLATIONS};
+use vxlan_ebpf_common::maps::{
+    Config, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, TOLERATE_VIOLATIONS,
+};
 use vxlan_ebpf_common::model::{Frame, Maps};
+use vxlan_ebpf_common::oracle::{self, FlowStep};
 use vxlan_ebpf_common::testbed::{self, Inner, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
 use vxlan_ebpf_common::{Disposition, Hook, Reason, hooks};
 use vxlan_tests::testrun::{Kernel, Verdict};
@@ -16,7 +21,8 @@ const XDP_PASS: i32 = 2;
 
 /// What the engine makes of a frame on the host, and why.
 fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
-    let mut after = frame.clone();
+    // Its flows are for those who keep them.
+    let (mut after, maps) = (frame.clone(), &maps.clone());
     let reason = hooks::run(hook, &mut after, maps).map_or_else(|reason| reason, |forward| forward.reason());
     let dropped = maps.config.is_some_and(|config| config.drops(hook, reason));
     let action = match (hook, reason.disposition()) {
@@ -201,4 +207,76 @@ fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
         })
         .expect("kernel and model agree");
     assert!(forwarded > 500, "only {forwarded} of 6000 frames were forwarded: the test tests too little");
+}
+
+/// What of a flow does not depend on when it was and on the kernel's hash.
+fn lasting(flow: &Flow) -> (u8, u8, u8, u64, u64) {
+    (flow.closing, flow.egress.state, flow.ingress.state, flow.packets, flow.bytes)
+}
+
+/// Sends a frame of a script through both, which must keep the same flows.
+fn compare_flows(
+    kernel: &mut Kernel,
+    generation: &mut u32,
+    hook: Hook,
+    frame: &Frame,
+    maps: &mut Maps,
+) -> Reason {
+    if *generation != maps.generation {
+        *generation = maps.generation;
+        kernel.flush_flows();
+    }
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC_COARSE;
+    maps.now = std::time::Duration::from(clock.now().expect("a clock")).as_nanos() as u64;
+    compare(kernel, maps, hook, frame);
+    let reason = oracle::check(hook, frame, maps);
+    let flows = maps.flows.borrow();
+    let known = flows.iter().filter(|(_, flow)| flow.generation == maps.generation);
+    let expected: BTreeMap<_, _> = known.map(|(key, flow)| (*key, lasting(flow))).collect();
+    let got: BTreeMap<_, _> = kernel.flows().iter().map(|(key, flow)| (*key, lasting(flow))).collect();
+    assert_eq!(got, expected, "{hook:?}, {reason:?}: kernel left, model right");
+    reason
+}
+
+/// A packet of one of a few connections, or a flush. What depends on more than a test run has, a
+/// clock, a second interface, another packet's hash, is left out.
+fn step() -> impl Strategy<Value = FlowStep> {
+    let what = prop_oneof![
+        10 => Just(FlowStep::SEND),
+        10 => Just(FlowStep::RECEIVE),
+        2 => Just(FlowStep::RECEIVE_AGGREGATE),
+        1 => Just(FlowStep::FLUSH),
+    ];
+    let flags = prop_oneof![
+        2 => Just(0x02u8), 2 => Just(0x12), 6 => Just(0x10), 1 => Just(0x11), 1 => Just(0x04)];
+    let fate = prop_oneof![4 => Just(0u8), 1 => Just(1)];
+    (what, 0u8..12, flags, fate).prop_map(|(what, which, flags, fate)| FlowStep { what, which, flags, fate })
+}
+
+#[test]
+fn kernel_and_model_keep_the_same_flows() {
+    let mut kernel = Kernel::load();
+    let maps = testbed::maps();
+    let config = maps.config.map(|config| Config { mode: Mode::Verified as u8, ..config });
+    kernel.fill(&Maps { config, ..maps });
+    let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let kernel = std::cell::RefCell::new((&mut kernel, 0));
+    runner
+        .run(&(proptest::collection::vec(step(), 20..60), 0u8..12), |(steps, only)| {
+            let (kernel, bypassed) = &mut *kernel.borrow_mut();
+            kernel.flush_flows();
+            let mut generation = 0;
+            // Few connections, so that they get somewhere.
+            let steps = steps.into_iter().map(|step| FlowStep { which: only ^ (step.which & 1), ..step });
+            let reasons = oracle::play_flows(steps, |hook, frame, maps| {
+                compare_flows(kernel, &mut generation, hook, frame, maps)
+            });
+            let forwarded = |reason: &&Reason| reason.disposition() == Disposition::Forwarded;
+            *bypassed += reasons.iter().filter(forwarded).count();
+            Ok(())
+        })
+        .expect("kernel and model agree");
+    let bypassed = kernel.into_inner().1;
+    assert!(bypassed > 200, "only {bypassed} packets were forwarded: the test tests too little");
 }

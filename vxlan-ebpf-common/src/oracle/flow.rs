@@ -66,28 +66,32 @@ impl Step {
 ///
 /// Returns what became of every packet at every hook; panics if a promise is broken.
 pub fn flow(data: &[u8]) -> Vec<Reason> {
-    let mut world = World::new();
     let (steps, _) = data.as_chunks::<4>();
-    for &[what, which, flags, fate] in steps.iter().take(STEPS) {
-        world.play(Step { what, which, flags, fate });
-    }
+    let steps = steps.iter().map(|&[what, which, flags, fate]| Step { what, which, flags, fate });
+    play_flows(steps.take(STEPS), |hook, frame, maps| check(hook, frame, maps))
+}
+
+/// As [`flow`], but it is `at` that sends a frame through a hook.
+pub fn play_flows(
+    steps: impl IntoIterator<Item = Step>,
+    at: impl FnMut(Hook, &Frame, &mut Maps) -> Reason,
+) -> Vec<Reason> {
+    let maps = testbed::maps();
+    let config = maps.config.map(|config| Config { mode: Mode::Verified as u8, ..config });
+    let maps = Maps { config, now: 1000 * SECOND, ..maps };
+    let mut world = World { at, maps, ledger: Ledger::default(), reasons: Vec::new() };
+    steps.into_iter().for_each(|step| world.play(step));
     world.reasons
 }
 
-struct World {
+struct World<F> {
+    at: F,
     maps: Maps,
     ledger: Ledger,
     reasons: Vec<Reason>,
 }
 
-impl World {
-    fn new() -> Self {
-        let maps = testbed::maps();
-        let config = maps.config.map(|config| Config { mode: Mode::Verified as u8, ..config });
-        let maps = Maps { config, now: 1000 * SECOND, ..maps };
-        Self { maps, ledger: Ledger::default(), reasons: Vec::new() }
-    }
-
+impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
     fn play(&mut self, step: Step) {
         match step.what % Step::COUNT {
             Step::SEND => self.sent(step, Side::Pod),
@@ -175,7 +179,7 @@ impl World {
 
     /// What becomes of a packet at a hook: it is fit to bypass, so the stack gets it for one reason.
     fn at(&mut self, hook: Hook, frame: &Frame) -> Reason {
-        let reason = check(hook, frame, &self.maps);
+        let reason = (self.at)(hook, frame, &mut self.maps);
         let fine = match hook {
             Hook::TunnelEgress => reason == Reason::Encapsulated,
             Hook::PodIngress => reason == Reason::Passed,
