@@ -19,6 +19,8 @@ pub(super) struct Report {
     pub(super) features: BTreeMap<String, bool>,
     /// Names of tests, and whether they passed.
     pub(super) tests: BTreeMap<String, bool>,
+    /// Whether the suite came to its end.
+    pub(super) finished: bool,
     /// Why the rest is missing, if something is.
     pub(super) broken: Option<String>,
 }
@@ -32,14 +34,19 @@ impl Report {
             eprintln!("    {verdict:<6} {name}");
             self.tests.insert(name.to_owned(), verdict == "ok");
         }
+        self.finished |= line.starts_with("test result: ");
+        if line == "end" && !self.finished {
+            self.broken = Some("the suite broke off".to_owned());
+        }
         line == "end"
     }
 }
 
-/// Name and verdict in a line of the test harness.
+/// Name and verdict in a line of the test harness. A test that ends the harness has its last words
+/// there.
 fn test(line: &str) -> Option<(&str, &str)> {
     let (name, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
-    matches!(verdict, "ok" | "FAILED").then_some((name, verdict))
+    Some((name, if verdict == "ok" { "ok" } else { "FAILED" }))
 }
 
 /// Boots `unpacked`'s kernel with `image` and listens until it says that it is done, or for
@@ -148,9 +155,18 @@ mod tests {
             "test result: FAILED. 1 passed; 1 failed",
         ];
         assert!(!lines.iter().any(|line| report.hear(line)));
-        assert!(report.hear("end"));
+        assert!(report.hear("end") && report.broken.is_none());
         assert!(report.features["tcx"]);
         assert_eq!(report.tests, BTreeMap::from([("e2e::a".into(), true), ("e2e::b".into(), false)]));
+    }
+
+    #[test]
+    fn a_suite_that_breaks_off_is_noticed() {
+        let mut report = Report::default();
+        for line in ["test e2e::a ... ok", "test e2e::b ... double free or corruption (!prev)", "end"] {
+            report.hear(line);
+        }
+        assert!(!report.tests["e2e::b"] && report.broken.is_some());
     }
 
     #[test]

@@ -79,7 +79,11 @@ mod tests {
 
     fn report(passed: bool) -> Report {
         let tests = [("e2e::a", true), ("e2e::b", passed)].map(|(name, ok)| (name.to_owned(), ok));
-        Report { features: BTreeMap::from([("tcx".to_owned(), true)]), tests: tests.into(), broken: None }
+        Report {
+            features: BTreeMap::from([("tcx".to_owned(), true)]),
+            tests: tests.into(),
+            ..Report::default()
+        }
     }
 
     #[test]
