@@ -191,7 +191,9 @@ impl Flow {
     #[inline(always)]
     pub const fn lifetime(&self, protocol: u8) -> u64 {
         match protocol {
-            protocol::TCP if self.is_verified() && self.closing != closing::CLOSED => 24 * 3600 * SECOND,
+            // Long enough for a last acknowledgement, and for a FIN that is sent again.
+            protocol::TCP if self.closing == closing::CLOSED => 10 * SECOND,
+            protocol::TCP if self.is_verified() => 24 * 3600 * SECOND,
             protocol::TCP => 60 * SECOND,
             _ => 30 * SECOND,
         }

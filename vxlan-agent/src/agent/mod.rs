@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::cluster::{ClusterState, Viewer};
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
-use crate::kernel::{Events, Netlink, NextHop, Tables, Touched};
+use crate::kernel::{Events, Netlink, NextHop, Tables, Touched, forget};
 use crate::preflight;
 use crate::source::{FileSource, Snapshot, Source};
 use crate::status::{Lock, StatusFile};
@@ -29,6 +29,8 @@ use retries::Retries;
 const COLLECT: Duration = Duration::from_millis(2);
 /// How often everything is read anew, in case a notification was missed.
 const RESYNC: Duration = Duration::from_secs(60);
+/// How often flows that are over are swept.
+const SWEEP: Duration = Duration::from_secs(5);
 /// Rounds without a pause before the agent admits that it gets nowhere.
 const ROUNDS: usize = 5;
 /// Pause when it gets nowhere.
@@ -73,9 +75,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut events = Events::subscribe()?;
     let mut agent = Agent::new(config, cluster)?;
     agent.start().await?;
-    let mut resync = Instant::now() + RESYNC;
+    let (mut resync, mut sweep) = (Instant::now() + RESYNC, Instant::now() + SWEEP);
     loop {
-        let wake = agent.wake_at().map_or(resync, |due| due.min(resync));
+        let wake = agent.wake_at().into_iter().fold(resync.min(sweep), Instant::min);
         let (mut touched, mut reload) = (Touched::default(), false);
         tokio::select! {
             _ = terminate.recv() => break,
@@ -93,7 +95,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let now = Instant::now();
         if now >= resync {
             (agent.stale, resync) = (true, now + RESYNC);
-            agent.sweep_flows();
+        }
+        if now >= sweep {
+            agent.sweep_flows().await;
+            sweep = Instant::now() + SWEEP;
         }
         agent.news(snapshot, &touched).await;
     }
@@ -228,10 +233,12 @@ impl Agent {
         }
     }
 
-    /// Frees the places of flows that are over.
-    fn sweep_flows(&mut self) {
-        if let Some(Err(error)) = self.datapath.as_mut().map(Datapath::sweep_flows) {
-            tracing::warn!("{error:#}");
+    /// Frees the places of flows that are over, here and in conntrack.
+    async fn sweep_flows(&mut self) {
+        let Some(datapath) = &mut self.datapath else { return };
+        match datapath.sweep_flows() {
+            Ok(unseen) => forget(&unseen).await,
+            Err(error) => tracing::warn!("{error:#}"),
         }
     }
 

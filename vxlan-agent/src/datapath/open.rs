@@ -1,6 +1,7 @@
 //! Loading, pinning and adopting a datapath.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,6 +13,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde::Serialize;
 use vxlan_ebpf_common::Hook;
+use vxlan_ebpf_common::flow::closing;
+use vxlan_ebpf_common::headers::protocol;
 use vxlan_ebpf_common::maps::names;
 
 use super::attach::{self, Backend, Links};
@@ -114,15 +117,23 @@ impl Datapath {
     }
 
     /// Deletes flows that are over. Programs pass them over anyway; this frees their places.
-    pub fn sweep_flows(&mut self) -> Result<()> {
+    /// Returns the ends of those TCP connections among them that conntrack has not seen end.
+    pub fn sweep_flows(&mut self) -> Result<Vec<[SocketAddr; 2]>> {
         let (now, generation) = (monotonic()?, self.maps.generation()?);
+        let mut unseen = Vec::new();
         for (key, flow) in self.maps.flows() {
-            let idle = now.saturating_sub(flow.last);
-            if flow.generation != generation || idle > flow.lifetime(key.protocol) {
+            let ended = now.saturating_sub(flow.last) > flow.lifetime(key.protocol);
+            // A closed one that is flushed has nothing to verify anew, but conntrack is still to know.
+            let flushed = flow.generation != generation && flow.closing != closing::CLOSED;
+            if ended || flushed {
                 self.maps.delete_flow(&key).context("cannot delete from FLOWS")?;
             }
+            if ended && key.protocol == protocol::TCP && flow.packets > 0 {
+                let local = SocketAddr::new(key.local.into(), key.local_port.get());
+                unseen.push([local, SocketAddr::new(key.remote.into(), key.remote_port.get())]);
+            }
         }
-        Ok(())
+        Ok(unseen)
     }
 
     /// What the programs have to say, which is next to nothing: to be flushed when readable. The

@@ -60,6 +60,11 @@ pub fn tolerate_gaps() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many connections conntrack knows of; none where there is no conntrack.
+pub fn tracked_connections() -> u64 {
+    read("netfilter/nf_conntrack_count").and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 fn switch_on(name: &str) -> anyhow::Result<()> {
     if read(name).as_deref() != Some("0") {
         return Ok(());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::flow::{closing, seen};
+use crate::headers::protocol;
 use crate::hooks::{pod_egress, pod_ingress, tunnel_egress, tunnel_ingress, underlay_ingress};
 use crate::maps::{Config, Flow, Mode};
 use crate::testbed::*;
@@ -183,6 +184,50 @@ fn half_open_connections_end_after_a_minute() {
     maps.now += 61 * SECOND;
     assert_eq!(connection.receives(&maps, SYN_ACK), Reason::Unverified);
     assert_eq!(connection.sends(&maps, ACK), Reason::Unverified, "the first half is forgotten");
+}
+
+#[test]
+fn a_connection_of_which_one_side_is_silent_ends_after_a_minute() {
+    let connection = Connection::new(Payload::Tcp, false);
+    let halves: [fn(&Connection, &Maps) -> Reason; 3] = [
+        |connection, maps| connection.sends(maps, SYN),
+        |connection, maps| connection.receives(maps, SYN),
+        // In mid-stream.
+        |connection, maps| connection.sends(maps, ACK),
+    ];
+    for half in halves {
+        let mut maps = verified();
+        for _ in 0..3 {
+            assert_eq!(half(&connection, &maps), Reason::Unverified);
+            maps.now += 10 * SECOND;
+        }
+        assert_eq!(only_flow(&maps).lifetime(protocol::TCP), 60 * SECOND);
+    }
+}
+
+#[test]
+fn closed_connections_end_after_ten_seconds_and_half_closed_ones_after_a_day() {
+    for (flags, end) in [(RST, 10 * SECOND), (FIN_ACK, 24 * 3600 * SECOND)] {
+        let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+        connection.open(&maps);
+        assert_eq!(connection.sends(&maps, flags), Reason::Encapsulated);
+        maps.now += end;
+        assert_eq!(connection.receives(&maps, ACK), Reason::Decapsulated, "a late acknowledgement");
+        assert_eq!(only_flow(&maps).lifetime(protocol::TCP), end);
+        maps.now += end + 1;
+        assert_eq!(connection.receives(&maps, ACK), Reason::Unverified);
+    }
+}
+
+#[test]
+fn datagrams_and_echoes_end_after_half_a_minute_whether_answered_or_not() {
+    for (payload, number) in [(Payload::Udp, protocol::UDP), (Payload::Echo, protocol::ICMP)] {
+        let (maps, connection) = (verified(), Connection::new(payload, false));
+        connection.sends(&maps, 0);
+        assert_eq!(only_flow(&maps).lifetime(number), 30 * SECOND);
+        connection.receives(&maps, 0);
+        assert_eq!(only_flow(&maps).lifetime(number), 30 * SECOND);
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ const WANTED: &[&str] = &[
     "sch_ingress",
     "cls_bpf",
     "nf_conntrack",
+    "nf_conntrack_netlink",
     "nf_tables",
     "nft_ct",
     "nft_counter",
