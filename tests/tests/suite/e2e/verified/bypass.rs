@@ -1,6 +1,6 @@
 //! Flows that nothing translates bypass the stack.
 
-use vxlan_tests::lab::traffic::{Ping, tcp_bulk, tcp_concurrent};
+use vxlan_tests::lab::traffic::{Ping, tcp_bulk, tcp_concurrent, udp_echo};
 use vxlan_tests::lab::{Attach, Family, LabSpec};
 
 use super::super::{
