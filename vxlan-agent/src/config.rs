@@ -1,5 +1,7 @@
 //! The agent's own configuration: one TOML file per node, most of it optional.
 
+mod pods;
+
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use vxlan_ebpf_common::maps::DEFAULT_FLOWS;
 use crate::net::{Mtu, Vni};
 use crate::ownership;
 use crate::text::{Refused, Text};
+
+pub use pods::{Cni, DEFAULT_CNI_FILE, DEFAULT_SUBNET_FILE, PodsConfig};
 
 /// Flannel's UDP port, so that a cluster can have nodes of both; the kernel's historical default.
 /// IANA's number for VXLAN, 4789, is a matter of one line in the configuration.
@@ -31,6 +35,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// The network that this node takes part in.
     pub network: NetworkConfig,
+    /// What pods need of this node besides the overlay.
+    pub pods: PodsConfig,
     /// Where cluster state comes from.
     pub state: StateConfig,
 }
@@ -152,6 +158,8 @@ struct FileSections {
     node: NodeSection,
     #[serde(default)]
     network: Vec<Spanned<NetworkSection>>,
+    #[serde(default)]
+    pods: pods::PodsSection,
     state: StateSection,
 }
 
@@ -232,9 +240,15 @@ impl Config {
                 return Err(text.refuse(Some(second.span()), reason));
             }
         };
+        let pods = pods::check(text, sections.pods)?;
+        if pods.needs_networks() && pods.networks.is_empty() {
+            let reason = "[pods] networks is missing: give the networks that all pods of the cluster are in";
+            return Err(text.refuse(None, reason));
+        }
         Ok(Self {
             node: check_node(text, sections.node, hostname)?,
             network,
+            pods,
             state: StateConfig::File(base.join(sections.state.path)),
         })
     }
@@ -432,6 +446,34 @@ mod tests {
         refused("", None, "no [[network]]");
         let two = "[[network]]\nname = \"a\"\nvni = 1\n[[network]]\nname = \"b\"\nvni = 2\n";
         refused(two, Some(7), "second");
+    }
+
+    #[test]
+    fn nothing_is_done_for_pods_unless_asked_for() {
+        let network = "[[network]]\nname = \"pods\"\nvni = 7\n";
+        assert_eq!(parse(network).expect("minimal").pods, PodsConfig::default());
+        let all = "[pods]\nnetworks = [\"10.244.0.0/16\", \"fd00:244::/48\"]\nsubnet_file = \"/run/s\"\n\
+                   cni = \"bridge\"\ncni_file = \"/etc/c\"\nmasquerade = true\n";
+        let pods = parse(&format!("{network}{all}")).expect("complete").pods;
+        assert_eq!((pods.networks.len(), pods.cni, pods.masquerade), (2, Cni::Bridge, true));
+        let flannel = format!("{network}[pods]\ncni = \"flannel\"\nnetworks = [\"10.244.0.0/16\"]\n");
+        let pods = parse(&flannel).expect("flannel's").pods;
+        assert_eq!(pods.subnet_file, Some(DEFAULT_SUBNET_FILE.into()), "its plugin reads it");
+    }
+
+    #[test]
+    fn what_is_wrong_for_pods_is_named() {
+        let refused = |lines: &str, line, word| {
+            refused(&format!("[[network]]\nname = \"pods\"\nvni = 7\n[pods]\n{lines}"), line, word);
+        };
+        refused("networks = [\"10.244.1.0/16\"]", Some(8), "host bits");
+        refused("networks = [\"0.0.0.0/0\"]", Some(8), "unicast");
+        refused("networks = [\"10.1.0.0/16\", \"10.2.0.0/16\"]", Some(8), "second");
+        refused("subnet_file = \"s\"", Some(8), "absolute");
+        refused("cni_file = \"/\"", Some(8), "absolute");
+        refused("cni = \"calico\"", Some(8), "calico");
+        refused("masquerade = true", None, "networks is missing");
+        refused("cni = \"flannel\"", None, "networks is missing");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod config;
 pub mod datapath;
 pub mod kernel;
 pub mod net;
+pub mod node;
 #[doc(hidden)]
 pub mod oracle;
 pub mod ownership;

@@ -82,7 +82,7 @@ fn check_refusal(refused: &Refused, content: &str) {
 }
 
 fn check_config(config: &Config) {
-    let Config { node, network, state } = config;
+    let Config { node, network, pods, state } = config;
     assert!(!node.name.is_empty(), "a node without a name");
     assert!(node.pin_dir.is_absolute(), "pin_dir {:?}", node.pin_dir);
     assert!((1..=32).contains(&network.name.len()), "network name {:?}", network.name);
@@ -96,13 +96,17 @@ fn check_config(config: &Config) {
     assert!(crate::config::FLOWS.contains(&network.flows), "flows {}", network.flows);
     assert!((1..16).contains(&network.device.len()), "device {:?}", network.device);
     assert!(!network.device.contains(['/', '\0', ' ']), "device {:?}", network.device);
+    assert!(pods.networks.len() <= 2 && !(pods.needs_networks() && pods.networks.is_empty()), "{pods:?}");
+    assert!(pods.networks.iter().all(|n| n.ip() == n.network() && n.prefix() > 0), "{pods:?}");
+    assert!(pods.cni_file.is_absolute(), "CNI file {:?}", pods.cni_file);
+    assert!(pods.subnet_file.as_ref().is_none_or(|path| path.is_absolute()), "{:?}", pods.subnet_file);
     let StateConfig::File(path) = state;
     assert!(path.is_absolute(), "state path {path:?}");
 }
 
 /// `config` with everything in it that can be given.
 fn write_config(config: &Config) -> String {
-    let Config { node, network, state: StateConfig::File(path) } = config;
+    let Config { node, network, pods, state: StateConfig::File(path) } = config;
     let quoted = |path: &Path| quote(path.to_str().expect("from a text"));
     let mut text = format!("[state]\nsource = \"file\"\npath = {}\n[node]\n", quoted(path));
     let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
@@ -124,6 +128,12 @@ fn write_config(config: &Config) -> String {
     line("flows", network.flows.to_string());
     line("malformed", named(network.malformed));
     line("other_vni", named(network.other_vni));
+    let networks: Vec<String> = pods.networks.iter().map(|n| quote(&n.to_string())).collect();
+    line("[pods]\nnetworks", format!("[{}]", networks.join(", ")));
+    pods.subnet_file.iter().for_each(|path| line("subnet_file", quoted(path)));
+    line("cni", named(pods.cni));
+    line("cni_file", quoted(&pods.cni_file));
+    line("masquerade", pods.masquerade.to_string());
     text
 }
 

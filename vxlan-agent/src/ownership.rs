@@ -33,6 +33,11 @@ pub fn headroom_alias(network: &str) -> String {
     format!("vxlan-agent head-room {network}")
 }
 
+/// Name of the nf_tables table of `network`.
+pub fn nft_table(network: &str) -> String {
+    format!("vxlan-agent-{network}")
+}
+
 /// What the names of head-room devices begin with; the index of the bridge follows.
 pub const HEADROOM_PREFIX: &str = "vxr";
 

@@ -1,6 +1,7 @@
 //! The loop: wait for news, look, plan, change what differs, write down how it went.
 
 mod describe;
+mod pods;
 mod report;
 mod retries;
 mod round;
@@ -18,6 +19,7 @@ use crate::cluster::{ClusterState, Viewer};
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
 use crate::kernel::{Events, Netlink, NextHop, Tables, Touched, forget};
+use crate::node::Masquerade;
 use crate::preflight;
 use crate::source::{FileSource, Snapshot, Source};
 use crate::status::{Lock, StatusFile};
@@ -52,6 +54,8 @@ pub struct Agent {
     /// For the mark that XDP leaves with packets.
     secret: u32,
     retries: Retries,
+    /// What is known to be installed; `None`: nothing is known.
+    masquerade: Option<Option<Masquerade>>,
     reload_error: Option<String>,
     plan_error: Option<String>,
     started: u64,
@@ -132,6 +136,7 @@ impl Agent {
             xdp: None,
             secret: secret()?,
             retries: Retries::default(),
+            masquerade: None,
             reload_error: None,
             plan_error: None,
             started: now.map_or(0, |elapsed| elapsed.as_secs()),

@@ -26,9 +26,9 @@ const FORWARD: &str = "switch on forwarding";
 impl Agent {
     /// Brings kernel and fast path one step closer; whether anything was changed.
     pub(super) async fn round(&mut self) -> anyhow::Result<bool> {
-        if self.stale {
-            self.tables = self.netlink.dump().await?;
-            self.stale = false;
+        let look = std::mem::take(&mut self.stale);
+        if look {
+            self.tables = self.netlink.dump().await.inspect_err(|_| self.stale = true)?;
         }
         let underlay = self.find_underlay(&self.cluster)?;
         let (observed, device) = self.observe_kernel(&self.cluster)?;
@@ -38,9 +38,14 @@ impl Agent {
         self.load(&mut wanted);
         self.place_xdp(&underlay);
         let desired = self.plan(&underlay, device)?;
+        let mtu = underlay.inner_mtu;
         self.underlay = Some(underlay);
         let kernel_changed = self.apply_kernel(&observed, &desired.kernel, device, &mut wanted).await;
         let datapath_changed = self.apply_datapath(&desired.datapath, &mut wanted)?;
+        // The device was there before this round.
+        if device.is_some() {
+            self.set_up_for_pods(mtu, look, &mut wanted);
+        }
         self.retries.keep_only(&wanted);
         Ok(kernel_changed || datapath_changed)
     }

@@ -11,6 +11,7 @@ use crate::cluster::derive_mac;
 use crate::config::Config;
 use crate::datapath;
 use crate::kernel::{self, KernelState, Netlink, Target};
+use crate::node::{self, Facts};
 use crate::{preflight, status};
 
 /// How long a running agent has to end.
@@ -28,6 +29,7 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     if had_pins {
         removed.push(format!("remove programs and maps at {}", pins.display()));
     }
+    removed.extend(remove_what_pods_need(config)?);
     status::remove(&config.node.run_dir)?;
     if json {
         return print_json(&serde_json::json!({ "agent_stopped": stopped, "removed": removed }));
@@ -57,6 +59,29 @@ async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
     };
     let ended = tokio::time::timeout(PATIENCE, gone).await;
     ended.with_context(|| format!("the agent, pid {pid}, does not end: stop it first"))?
+}
+
+/// Removes the masquerade rules, and those files that are as the agent wrote them last: its status
+/// says what it knew then.
+fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
+    let mut removed = vec![];
+    if node::remove_masquerade(&config.network.name)? {
+        removed.push("remove the masquerade rules".to_owned());
+    }
+    let last = status::read(&config.node.run_dir).ok().flatten();
+    let Some((subnets, mtu)) = last.as_ref().and_then(|status| {
+        let network = status.networks.first()?;
+        Some((&network.subnets, network.mtu?))
+    }) else {
+        return Ok(removed);
+    };
+    let facts = Facts { config: &config.pods, networks: &config.pods.networks, subnets, mtu };
+    for (path, content) in node::files(&facts) {
+        if node::remove_if_same(&path, &content)? {
+            removed.push(format!("remove {}", path.display()));
+        }
+    }
+    Ok(removed)
 }
 
 async fn remove_from_kernel(config: &Config) -> anyhow::Result<Vec<String>> {

@@ -9,6 +9,7 @@ mod diff;
 mod events;
 mod message;
 mod netlink;
+pub mod nft;
 mod observed;
 mod state;
 pub mod sysctl;

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::{Candidate, Viewer};
-use crate::config::{NetworkConfig, NodeConfig, StateConfig};
+use crate::config::{NetworkConfig, NodeConfig, PodsConfig, StateConfig};
 use crate::datapath;
 use crate::kernel;
 use crate::net::{Mtu, Vni};
@@ -29,7 +29,7 @@ fn config(fastpath: Fastpath) -> Config {
         malformed: Guard::Kernel,
         other_vni: Guard::Kernel,
     };
-    Config { node, network, state: StateConfig::File("/".into()) }
+    Config { node, network, pods: PodsConfig::default(), state: StateConfig::File("/".into()) }
 }
 
 /// Nodes 192.0.2.n with subnets 10.n.0.0/24 and fd00:n::/64, seen from node 1, called 'a'.

@@ -1,0 +1,74 @@
+//! What pods need of their node besides the overlay, put in place once that stands.
+
+use std::collections::BTreeSet;
+
+use tokio::time::Instant;
+
+use super::Agent;
+use crate::net::Mtu;
+use crate::node::{self, Facts, Masquerade};
+
+/// Stands for the masquerade rules in the list of what failed.
+const MASQUERADE: &str = "masquerade";
+
+impl Agent {
+    /// Masquerades, then writes the files: a pod that starts because of them finds all the rest.
+    /// `look`: whether somebody may have taken the rules away.
+    pub(super) fn set_up_for_pods(&mut self, mtu: Mtu, look: bool, wanted: &mut BTreeSet<String>) {
+        self.masquerade(look, wanted);
+        self.write_files(mtu, wanted);
+    }
+
+    fn masquerade(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
+        let desired = self.config.pods.masquerade.then(|| Masquerade {
+            network: self.config.network.name.clone(),
+            pods: self.config.pods.networks.clone(),
+            device: self.config.network.device.clone(),
+        });
+        wanted.insert(MASQUERADE.to_owned());
+        let now = Instant::now();
+        let known = self.masquerade.as_ref() == Some(&desired);
+        // Where nothing is wanted, an earlier agent's rules are looked for once.
+        if known && (!look || desired.is_none()) || !self.retries.is_due(MASQUERADE, now) {
+            return;
+        }
+        let done = match &desired {
+            Some(rules) => rules.install(),
+            None => node::remove_masquerade(&self.config.network.name),
+        };
+        match done {
+            Ok(changed) => {
+                if changed {
+                    tracing::info!(on = desired.is_some(), "masquerade rules replaced");
+                }
+                self.masquerade = Some(desired);
+                self.retries.held(MASQUERADE);
+            }
+            Err(error) => {
+                self.masquerade = None;
+                self.retries.failed(MASQUERADE.to_owned(), &error, now);
+            }
+        }
+    }
+
+    fn write_files(&mut self, mtu: Mtu, wanted: &mut BTreeSet<String>) {
+        let (config, own) = (&self.config.pods, &self.cluster.own);
+        let facts = Facts { config, networks: &config.networks, subnets: &own.subnets, mtu };
+        for (path, content) in node::files(&facts) {
+            let (key, now) = (format!("write {}", path.display()), Instant::now());
+            wanted.insert(key.clone());
+            if !self.retries.is_due(&key, now) {
+                continue;
+            }
+            match node::write_if_other(&path, &content) {
+                Ok(changed) => {
+                    if changed {
+                        tracing::info!(path = %path.display(), "written");
+                    }
+                    self.retries.held(&key);
+                }
+                Err(error) => self.retries.failed(key, &error, now),
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Expressions: what a rule is made of. All of them use one register.
+
+use nix::libc;
+
+use super::{Attributes, nfta};
+
+/// `NFT_REG_1`, of 16 bytes.
+const REGISTER: u32 = libc::NFT_REG_1 as u32;
+
+fn expression(list: Attributes, name: &str, data: &Attributes) -> Attributes {
+    let expression = Attributes::default().string(nfta::EXPR_NAME, name).nest(nfta::EXPR_DATA, data);
+    list.nest(nfta::LIST_ELEM, &expression)
+}
+
+fn value(bytes: &[u8]) -> Attributes {
+    Attributes::default().bytes(nfta::DATA_VALUE, bytes)
+}
+
+impl Attributes {
+    /// Loads a property of the packet, `NFT_META_…`.
+    #[must_use]
+    pub fn load_meta(self, key: i32) -> Self {
+        let data = Attributes::default().number(1, REGISTER).number(2, key as u32);
+        expression(self, "meta", &data)
+    }
+
+    /// Loads `length` bytes at `offset` of the network header.
+    #[must_use]
+    pub fn load_network_header(self, offset: u32, length: u32) -> Self {
+        let base = libc::NFT_PAYLOAD_NETWORK_HEADER as u32;
+        let data =
+            Attributes::default().number(1, REGISTER).number(2, base).number(3, offset).number(4, length);
+        expression(self, "payload", &data)
+    }
+
+    /// Leaves of what was loaded only the bits of `mask`.
+    #[must_use]
+    pub fn mask(self, mask: &[u8]) -> Self {
+        let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+        let data = Attributes::default()
+            .number(1, REGISTER)
+            .number(2, REGISTER)
+            .number(3, length)
+            .nest(4, &value(mask))
+            .nest(5, &value(&vec![0; mask.len()]));
+        expression(self, "bitwise", &data)
+    }
+
+    /// Goes on only if what was loaded is `bytes`.
+    #[must_use]
+    pub fn is(self, bytes: &[u8]) -> Self {
+        self.compare(libc::NFT_CMP_EQ, bytes)
+    }
+
+    /// Goes on only if what was loaded is something else than `bytes`.
+    #[must_use]
+    pub fn is_not(self, bytes: &[u8]) -> Self {
+        self.compare(libc::NFT_CMP_NEQ, bytes)
+    }
+
+    fn compare(self, operator: i32, bytes: &[u8]) -> Self {
+        let data =
+            Attributes::default().number(1, REGISTER).number(2, operator as u32).nest(3, &value(bytes));
+        expression(self, "cmp", &data)
+    }
+
+    /// Goes on only if what was loaded is in `set`.
+    #[must_use]
+    pub fn is_in(self, set: &str) -> Self {
+        let data = Attributes::default().string(1, set).number(2, REGISTER);
+        expression(self, "lookup", &data)
+    }
+
+    /// Goes on only if what was loaded is not in `set`.
+    #[must_use]
+    pub fn is_not_in(self, set: &str) -> Self {
+        let inverted = libc::NFT_LOOKUP_F_INV as u32;
+        let data = Attributes::default().string(1, set).number(2, REGISTER).number(5, inverted);
+        expression(self, "lookup", &data)
+    }
+
+    /// Gives the packet an address of the interface that it leaves by, and a random port.
+    #[must_use]
+    pub fn masquerade(self) -> Self {
+        // NF_NAT_RANGE_PROTO_RANDOM_FULLY: ports counted up collide when two CPUs count.
+        let data = Attributes::default().number(1, 1 << 4);
+        expression(self, "masq", &data)
+    }
+}

@@ -1,0 +1,171 @@
+//! nf_tables over netlink, as far as a table of our own needs it.
+//!
+//! A change is one [`Batch`], which the kernel takes on as a whole or not at all: nobody sees half
+//! of it. Written out here because no crate fits: the pure ones are under the GPL or hardly begun,
+//! and the others call a C library or the program `nft`.
+
+mod attributes;
+pub mod expression;
+mod socket;
+
+use std::io;
+
+use nix::libc;
+
+pub use attributes::Attributes;
+use socket::Socket;
+
+/// `NFPROTO_INET`: tables that see IPv4 and IPv6.
+pub const INET: u8 = 1;
+/// Flags of requests that create.
+pub const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_APPEND) as u16;
+
+/// Numbers of attributes, from `linux/netfilter/nf_tables.h`.
+#[allow(missing_docs, reason = "named as there")]
+pub mod nfta {
+    pub const TABLE_NAME: u16 = 1;
+    pub const CHAIN_TABLE: u16 = 1;
+    pub const CHAIN_NAME: u16 = 3;
+    pub const CHAIN_HOOK: u16 = 4;
+    pub const CHAIN_TYPE: u16 = 7;
+    pub const HOOK_HOOKNUM: u16 = 1;
+    pub const HOOK_PRIORITY: u16 = 2;
+    pub const RULE_TABLE: u16 = 1;
+    pub const RULE_CHAIN: u16 = 2;
+    pub const RULE_EXPRESSIONS: u16 = 4;
+    pub const RULE_USERDATA: u16 = 7;
+    pub const SET_TABLE: u16 = 1;
+    pub const SET_NAME: u16 = 2;
+    pub const SET_FLAGS: u16 = 3;
+    pub const SET_KEY_TYPE: u16 = 4;
+    pub const SET_KEY_LEN: u16 = 5;
+    pub const SET_ID: u16 = 10;
+    pub const SET_ELEM_LIST_TABLE: u16 = 1;
+    pub const SET_ELEM_LIST_SET: u16 = 2;
+    pub const SET_ELEM_LIST_ELEMENTS: u16 = 3;
+    pub const SET_ELEM_KEY: u16 = 1;
+    pub const SET_ELEM_FLAGS: u16 = 3;
+    pub const LIST_ELEM: u16 = 1;
+    pub const DATA_VALUE: u16 = 1;
+    pub const EXPR_NAME: u16 = 1;
+    pub const EXPR_DATA: u16 = 2;
+}
+
+/// Type of the comment in a rule's user data, as `nft` writes and shows it.
+const UDATA_COMMENT: u8 = 0;
+
+/// Changes that take effect together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    messages: Vec<Message>,
+}
+
+#[derive(Clone, Debug)]
+struct Message {
+    kind: u16,
+    flags: u16,
+    family: u8,
+    resource: u16,
+    attributes: Attributes,
+}
+
+impl Batch {
+    /// Adds a request of type `kind` (`NFT_MSG_…`).
+    pub fn push(&mut self, kind: i32, flags: u16, attributes: Attributes) {
+        self.messages.push(Message::nftables(kind, flags, attributes));
+    }
+
+    /// Has the kernel carry it out.
+    ///
+    /// # Errors
+    /// The kernel's first objection; nothing has changed then.
+    pub fn commit(mut self) -> io::Result<()> {
+        // The last one's answer says that all went well; the others speak up only if not.
+        if let Some(last) = self.messages.last_mut() {
+            last.flags |= libc::NLM_F_ACK as u16;
+        }
+        let last = self.messages.len();
+        let begin = Message::control(libc::NFNL_MSG_BATCH_BEGIN);
+        let end = Message::control(libc::NFNL_MSG_BATCH_END);
+        let all = std::iter::once(&begin).chain(&self.messages).chain(std::iter::once(&end));
+        let bytes: Vec<u8> = (0u32..).zip(all).flat_map(|(number, m)| m.to_bytes(number)).collect();
+        let socket = Socket::open()?;
+        socket.send(&bytes)?;
+        socket.await_acknowledgement(u32::try_from(last).unwrap_or(u32::MAX))
+    }
+}
+
+/// The comments of all rules of the table `table`, in order; empty where there is no such table.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn comments(table: &str) -> io::Result<Vec<String>> {
+    let attributes = Attributes::default().string(nfta::RULE_TABLE, table);
+    let request = Message::nftables(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP as u16, attributes);
+    let socket = Socket::open()?;
+    socket.send(&request.to_bytes(1))?;
+    let mut comments = vec![];
+    socket.collect_dump(|attributes| {
+        let find = |wanted| attributes::find(attributes, wanted);
+        // Kernels before 5.16 dump all tables' rules if the one asked for does not exist.
+        if find(nfta::RULE_TABLE).is_some_and(|name| name.strip_suffix(b"\0") == Some(table.as_bytes())) {
+            comments.push(find(nfta::RULE_USERDATA).and_then(comment).unwrap_or_default());
+        }
+    })?;
+    Ok(comments)
+}
+
+/// A rule's user data with a comment of at most 127 bytes.
+pub fn user_data(comment: &str) -> Vec<u8> {
+    let text = &comment.as_bytes()[..comment.len().min(127)];
+    let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
+    [&[UDATA_COMMENT, length], text, &[0]].concat()
+}
+
+fn comment(user_data: &[u8]) -> Option<String> {
+    let (&[kind, length], rest) = user_data.split_first_chunk()?;
+    let text = rest.get(..usize::from(length))?.strip_suffix(b"\0")?;
+    (kind == UDATA_COMMENT).then(|| String::from_utf8_lossy(text).into_owned())
+}
+
+impl Message {
+    fn nftables(kind: i32, flags: u16, attributes: Attributes) -> Self {
+        let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
+        Self { kind, flags, family: INET, resource: 0, attributes }
+    }
+
+    fn control(kind: i32) -> Self {
+        let resource = libc::NFNL_SUBSYS_NFTABLES as u16;
+        Self { kind: kind as u16, flags: 0, family: 0, resource, attributes: Attributes::default() }
+    }
+
+    /// `struct nlmsghdr`, `struct nfgenmsg`, attributes.
+    fn to_bytes(&self, number: u32) -> Vec<u8> {
+        let content = self.attributes.as_bytes();
+        let flags = self.flags | libc::NLM_F_REQUEST as u16;
+        let mut bytes = Vec::with_capacity(20 + content.len());
+        bytes.extend(u32::try_from(20 + content.len()).unwrap_or(u32::MAX).to_ne_bytes());
+        bytes.extend(self.kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(number.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend([self.family, libc::NFNETLINK_V0 as u8]);
+        bytes.extend(self.resource.to_be_bytes());
+        bytes.extend(content);
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_read_as_they_were_written() {
+        assert_eq!(comment(&user_data("pods to elsewhere")).as_deref(), Some("pods to elsewhere"));
+        assert_eq!(comment(&user_data(&"x".repeat(500))).map(|c| c.len()), Some(127));
+        for broken in [&[][..], &[0], &[0, 9, b'x'], &[1, 2, b'x', 0], &[0, 1, b'x']] {
+            assert_eq!(comment(broken), None, "{broken:?}");
+        }
+    }
+}

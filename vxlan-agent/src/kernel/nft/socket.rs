@@ -1,0 +1,93 @@
+//! A netlink socket to nf_tables. The kernel has answered by the time that `send` returns, so
+//! nothing here waits.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// With `struct nfgenmsg`.
+const NETFILTER_HEADER: usize = 20;
+/// What a kernel's answer has room for, by its own convention (`NLMSG_GOODSIZE`) with some to spare.
+const ANSWER: usize = 64 * 1024;
+
+pub(super) struct Socket(OwnedFd);
+
+/// An answer's type, number and content after the header.
+type Answer<'a> = (i32, u32, &'a [u8]);
+
+impl Socket {
+    /// A socket in the network namespace of the calling thread.
+    pub(super) fn open() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        Ok(Self(fd))
+    }
+
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        send(self.0.as_raw_fd(), bytes, MsgFlags::empty()).map(drop).map_err(io::Error::from)
+    }
+
+    /// Waits for the answer to message `last`, or for the first that is an error.
+    pub(super) fn await_acknowledgement(&self, last: u32) -> io::Result<()> {
+        let mut done = false;
+        while !done {
+            self.receive(|(kind, number, content)| {
+                if kind == libc::NLMSG_ERROR {
+                    check(content)?;
+                    done |= number == last;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Hands the attributes of every message of a dump to `each`.
+    pub(super) fn collect_dump(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut done = false;
+        while !done {
+            self.receive(|(kind, _, content)| {
+                match kind {
+                    libc::NLMSG_ERROR => check(content)?,
+                    libc::NLMSG_DONE => done = true,
+                    _ => each(content.get(NETFILTER_HEADER - HEADER..).unwrap_or_default()),
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn receive(&self, mut each: impl FnMut(Answer<'_>) -> io::Result<()>) -> io::Result<()> {
+        let mut buffer = vec![0; ANSWER];
+        let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut rest = &buffer[..length];
+        while let Some((length, answer)) = first(rest) {
+            each(answer)?;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// The first of several messages, and its length.
+fn first(bytes: &[u8]) -> Option<(usize, Answer<'_>)> {
+    let header = bytes.first_chunk::<HEADER>()?;
+    let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let kind = i32::from(u16::from_ne_bytes([header[4], header[5]]));
+    let length = usize::try_from(word(0)).ok()?;
+    Some((length, (kind, word(8), bytes.get(HEADER..length)?)))
+}
+
+/// An error message with the number zero is an acknowledgement.
+fn check(content: &[u8]) -> io::Result<()> {
+    let number = content.first_chunk().map_or(-libc::EBADMSG, |bytes| i32::from_ne_bytes(*bytes));
+    if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-number)) }
+}
