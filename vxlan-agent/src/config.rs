@@ -2,7 +2,7 @@
 
 mod pods;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,8 @@ pub struct NodeConfig {
     pub attach: Attach,
     /// Whether packets are taken out of the tunnel before the stack sees them.
     pub xdp: Xdp,
+    /// Where to answer health checks.
+    pub healthz: Option<SocketAddr>,
 }
 
 /// Whether packets are taken out of the tunnel before the stack sees them.
@@ -175,6 +177,7 @@ struct NodeSection {
     attach: Attach,
     #[serde(default)]
     xdp: Xdp,
+    healthz: Option<SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -285,8 +288,8 @@ fn check_node(
         None => PathBuf::from(ownership::DEFAULT_PIN_DIR),
     };
     let run_dir = node.run_dir.unwrap_or_else(|| ownership::default_run_dir(&pin_dir));
-    let NodeSection { underlay, address, attach, xdp, .. } = node;
-    Ok(NodeConfig { name, underlay, address, pin_dir, run_dir, attach, xdp })
+    let NodeSection { underlay, address, attach, xdp, healthz, .. } = node;
+    Ok(NodeConfig { name, underlay, address, pin_dir, run_dir, attach, xdp, healthz })
 }
 
 fn check_network(text: &Text, section: &NetworkSection) -> Result<NetworkConfig, Refused> {
@@ -333,8 +336,11 @@ fn is_device_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 15 && name != "." && name != ".." && !name.contains(refused)
 }
 
-/// The host name without its domain.
+/// The name that Kubernetes has for the node, if it says so, or the host name without its domain.
 fn hostname() -> Option<String> {
+    if let Some(name) = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()) {
+        return Some(name);
+    }
     let full = nix::sys::utsname::uname().ok()?.nodename().to_str()?.to_owned();
     full.split('.').next().filter(|n| !n.is_empty()).map(str::to_owned)
 }

@@ -115,6 +115,7 @@ fn write_config(config: &Config) -> String {
     line("run_dir", quoted(&node.run_dir));
     line("attach", named(node.attach));
     line("xdp", named(node.xdp));
+    node.healthz.iter().for_each(|healthz| line("healthz", quote(&healthz.to_string())));
     node.underlay.iter().for_each(|underlay| line("underlay", quote(underlay)));
     node.address.iter().for_each(|address| line("address", quote(&address.to_string())));
     line("[[network]]\nname", quote(&network.name));

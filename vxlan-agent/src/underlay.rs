@@ -158,6 +158,7 @@ mod tests {
             run_dir: "/".into(),
             attach: crate::config::Attach::Auto,
             xdp: crate::config::Xdp::Auto,
+            healthz: None,
         };
         let network = NetworkConfig {
             name: "pods".into(),

@@ -30,6 +30,9 @@ const LAB_TOOLS: &[Tool] = &[
     ("nft", "nftables"),
 ];
 
+/// What only the tests run.
+pub(crate) const TEST_TOOLS: &[Tool] = &[("/usr/lib/cni/bridge", "containernetworking-plugins")];
+
 /// Makes the machine ready for a lab: checks what must be there, installs and mounts the rest.
 ///
 /// # Errors

@@ -33,11 +33,21 @@ pub struct AgentOptions {
     pub node: String,
     /// Further lines of the `[[network]]` section.
     pub network: String,
+    /// Further sections.
+    pub sections: String,
+    /// A command that runs the agent in its place, with the agent's command line behind it.
+    pub wrapper: Vec<String>,
 }
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { fastpath: "direct".into(), node: String::new(), network: String::new() }
+        Self {
+            fastpath: "direct".into(),
+            node: String::new(),
+            network: String::new(),
+            sections: String::new(),
+            wrapper: vec![],
+        }
     }
 }
 
@@ -56,6 +66,7 @@ pub struct Agent {
     /// Pods whose addresses the fast path has to know before the agent counts as ready; 0 with the
     /// fast path off.
     pods: usize,
+    wrapper: Vec<String>,
     child: Option<Child>,
 }
 
@@ -76,17 +87,18 @@ impl Agent {
              pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n{more}\n\n\
              [[network]]\nname = \"{NETWORK}\"\nkind = \"l3\"\nvni = {VNI}\nport = {PORT}\n\
              mtu = \"auto\"\ndevice = \"{DEVICE}\"\nfastpath = \"{mode}\"\n{extra}\n\
-             [state]\nsource = \"file\"\npath = {state:?}\n",
+             [state]\nsource = \"file\"\npath = {state:?}\n{sections}",
             address = addr::underlay(spec.underlay, n),
             mode = options.fastpath,
             extra = options.network,
+            sections = options.sections,
             state = lab.state_path(),
         );
         std::fs::write(&config, text)?;
         let ns = Netns::open(lab.node(n).namespace())?;
         let log = lab.run_dir().join(format!("{node}.log"));
         let pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
-        Ok(Self { node, ns, config, log, pin_dir, pods, child: None })
+        Ok(Self { node, ns, config, log, pin_dir, pods, wrapper: options.wrapper.clone(), child: None })
     }
 
     /// Starts the process and returns at once.
@@ -101,7 +113,10 @@ impl Agent {
         // From a thread inside the namespace: `ip netns exec` would hide bpffs. In a process group
         // of its own: Ctrl-C is for the lab, which then ends its agents.
         let child = self.ns.run(|| {
-            Command::new(&program)
+            let program = program.display().to_string();
+            let mut words = self.wrapper.iter().chain([&program]);
+            Command::new(words.next().unwrap_or(&program))
+                .args(words)
                 .args(["run", "--config"])
                 .arg(&self.config)
                 .stdin(Stdio::null())

@@ -1,6 +1,7 @@
 //! The loop: wait for news, look, plan, change what differs, write down how it went.
 
 mod describe;
+mod health;
 mod pods;
 mod report;
 mod retries;
@@ -71,6 +72,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         preflight::check_kernel()?;
     }
     let _lock = Lock::take(&config.node.run_dir)?;
+    let health = match config.node.healthz {
+        Some(address) => Some(health::serve(address).await?),
+        None => None,
+    };
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut snapshots = source(&config).watch()?;
@@ -81,6 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     agent.start().await?;
     let (mut resync, mut sweep) = (Instant::now() + RESYNC, Instant::now() + SWEEP);
     loop {
+        health.iter().for_each(|health| drop(health.send_replace(agent.health())));
         let wake = agent.wake_at().into_iter().fold(resync.min(sweep), Instant::min);
         let (mut touched, mut reload) = (Touched::default(), false);
         tokio::select! {

@@ -20,10 +20,10 @@ impl Agent {
     }
 
     fn masquerade(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
+        let device = &self.config.network.device;
         let desired = self.config.pods.masquerade.then(|| Masquerade {
             network: self.config.network.name.clone(),
-            pods: self.config.pods.networks.clone(),
-            device: self.config.network.device.clone(),
+            pods: self.config.pods.networks.iter().map(|pods| (*pods, device.clone())).collect(),
         });
         wanted.insert(MASQUERADE.to_owned());
         let now = Instant::now();

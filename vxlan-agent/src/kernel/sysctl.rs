@@ -6,19 +6,26 @@ use std::path::Path;
 use anyhow::Context as _;
 
 const ROOT: &str = "/proc/sys/net";
+/// Where a container may write them: runtimes make its own `/proc/sys` read-only.
+const HOST_ROOT: &str = "/host/proc/sys/net";
+
+fn root() -> &'static Path {
+    let host = Path::new(HOST_ROOT);
+    if host.is_dir() { host } else { Path::new(ROOT) }
+}
 
 fn read(name: &str) -> Option<String> {
-    Some(fs::read_to_string(Path::new(ROOT).join(name)).ok()?.trim().to_owned())
+    Some(fs::read_to_string(root().join(name)).ok()?.trim().to_owned())
 }
 
 fn write(name: &str, value: &str) -> anyhow::Result<()> {
-    let path = Path::new(ROOT).join(name);
+    let path = root().join(name);
     fs::write(&path, value).with_context(|| format!("cannot set {} to {value}", path.display()))
 }
 
 /// Whether this kernel has IPv6 switched on at all.
 pub fn has_ipv6() -> bool {
-    Path::new(ROOT).join("ipv6").is_dir()
+    root().join("ipv6").is_dir()
 }
 
 /// First and last of the UDP source ports that the kernel's vxlan device chooses from

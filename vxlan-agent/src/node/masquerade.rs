@@ -17,7 +17,6 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::of_version;
 use crate::kernel::nft::{self, Attributes, Batch, CREATE, nfta};
 use crate::ownership;
 
@@ -32,10 +31,9 @@ const INTERVAL_END: u32 = 1;
 pub struct Masquerade {
     /// Name of the network, which the table is named after.
     pub network: String,
-    /// Networks of all pods of the cluster, at most one of each IP version.
-    pub pods: Vec<IpNetwork>,
-    /// Name of the vxlan device.
-    pub device: String,
+    /// Networks of all pods of the cluster, at most one of each IP version, and the name of the
+    /// vxlan device that leads to them.
+    pub pods: Vec<(IpNetwork, String)>,
 }
 
 /// What differs between the IP versions.
@@ -67,7 +65,7 @@ impl Masquerade {
         let named = Attributes::default().string(nfta::TABLE_NAME, &table);
         batch.push(libc::NFT_MSG_NEWTABLE, CREATE, named);
         add_chain(&mut batch, &table);
-        for (id, (network, version)) in (1..).zip(self.networks()) {
+        for (id, (network, _, version)) in (1..).zip(self.networks()) {
             add_set(&mut batch, &table, network, version, id);
         }
         for (comment, expressions) in &rules {
@@ -82,9 +80,9 @@ impl Masquerade {
         Ok(true)
     }
 
-    fn networks(&self) -> impl Iterator<Item = (IpNetwork, &'static Version)> {
-        let of = |v4, version| of_version(&self.pods, v4).map(|network| (network, version));
-        [of(true, &V4), of(false, &V6)].into_iter().flatten()
+    fn networks(&self) -> impl Iterator<Item = (IpNetwork, &str, &'static Version)> {
+        let version = |network: &IpNetwork| if network.is_ipv4() { &V4 } else { &V6 };
+        self.pods.iter().map(move |(network, device)| (*network, device.as_str(), version(network)))
     }
 
     /// Rules with their comments, which carry a mark of everything that the table depends on.
@@ -92,10 +90,10 @@ impl Masquerade {
         let mut hasher = DefaultHasher::new();
         (self, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
         let mark = hasher.finish();
-        let rules = self.networks().flat_map(|(_, version)| {
+        let rules = self.networks().flat_map(|(_, device, version)| {
             [
                 (format!("pods to elsewhere, {mark:016x}"), pods_to_elsewhere(version)),
-                (format!("elsewhere to pods, {mark:016x}"), elsewhere_to_pods(version, &self.device)),
+                (format!("elsewhere to pods, {mark:016x}"), elsewhere_to_pods(version, device)),
             ]
         });
         rules.collect()
@@ -241,8 +239,8 @@ mod tests {
     #[test]
     fn the_mark_in_the_comments_tells_one_rule_set_from_another() {
         let rules = |pods: &str, device: &str| {
-            let pods = vec![pods.parse().expect("a network")];
-            Masquerade { network: "pods".into(), pods, device: device.into() }.rules()
+            let pods = vec![(pods.parse().expect("a network"), device.into())];
+            Masquerade { network: "pods".into(), pods }.rules()
         };
         let base = rules("10.244.0.0/16", "vxlan1");
         assert_eq!(base.len(), 2, "one family, two rules");

@@ -16,6 +16,7 @@ fn config(fastpath: Fastpath) -> Config {
         run_dir: "/".into(),
         attach: crate::config::Attach::Auto,
         xdp: crate::config::Xdp::Auto,
+        healthz: None,
     };
     let network = NetworkConfig {
         name: "pods".into(),

@@ -4,6 +4,7 @@
 //! because the kernel silently did all the work fails.
 
 mod change;
+mod cni;
 mod delivery;
 mod floor;
 mod guard;
@@ -12,6 +13,7 @@ mod interop;
 mod limits;
 mod onward;
 mod outlive;
+mod pods;
 mod table;
 mod verified;
 mod xdp;

@@ -1,0 +1,126 @@
+//! Two questions over HTTP, as a kubelet asks them.
+//!
+//! - `/healthz`: does the agent's loop still turn? If not, a restart helps, and costs no packet.
+//! - `/readyz`: is everything as the newest cluster state asks for? If not, the answer says what is
+//!   missing, and the next node's update should wait.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Agent;
+
+/// The loop turns at least this often; twice as long without a turn is too long.
+const TURN: Duration = super::RESYNC;
+/// What a whole exchange may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the agent is.
+#[derive(Clone, Debug)]
+pub(super) struct Health {
+    turned: Instant,
+    /// What is missing, a line each.
+    missing: Vec<String>,
+}
+
+/// Answers at `address` for as long as the process lives; what is sent to the result is the answer.
+pub(super) async fn serve(address: SocketAddr) -> anyhow::Result<watch::Sender<Health>> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("cannot listen for health checks on {address}"))?;
+    let starting = Health { turned: Instant::now(), missing: vec!["starting".to_owned()] };
+    let (sender, health) = watch::channel(starting);
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                // One after the other: nobody can make the agent busy with this.
+                Ok((stream, _)) => drop(tokio::time::timeout(PATIENCE, exchange(stream, &health)).await),
+                Err(error) => {
+                    tracing::warn!("cannot accept a health check: {error}");
+                    tokio::time::sleep(super::PAUSE).await;
+                }
+            }
+        }
+    });
+    Ok(sender)
+}
+
+async fn exchange(stream: TcpStream, health: &watch::Receiver<Health>) {
+    let answer = |request: Request<Incoming>| {
+        let (status, text) = health.borrow().answer(request.method(), request.uri().path(), Instant::now());
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        std::future::ready(Ok::<_, Infallible>(response))
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
+    if let Err(error) = connection.await {
+        tracing::debug!("a health check was broken off: {error}");
+    }
+}
+
+impl Health {
+    fn answer(&self, method: &Method, path: &str, now: Instant) -> (StatusCode, String) {
+        let complaint = match (method, path) {
+            (&Method::GET | &Method::HEAD, "/healthz" | "/livez") => {
+                let still = now.duration_since(self.turned);
+                let stuck = format!("the loop has stood still for {} s", still.as_secs());
+                (still > 2 * TURN).then_some(stuck).into_iter().collect()
+            }
+            (&Method::GET | &Method::HEAD, "/readyz") => self.missing.clone(),
+            _ => return (StatusCode::NOT_FOUND, "there are /healthz and /readyz\n".to_owned()),
+        };
+        match complaint.as_slice() {
+            [] => (StatusCode::OK, "ok\n".to_owned()),
+            lines => (StatusCode::SERVICE_UNAVAILABLE, lines.join("\n") + "\n"),
+        }
+    }
+}
+
+impl Agent {
+    /// How the agent is, now that its loop has turned.
+    pub(super) fn health(&self) -> Health {
+        let errors = self.reload_error.iter().chain(&self.plan_error).cloned();
+        let failed =
+            self.retries.status().into_iter().map(|retry| format!("{}: {}", retry.change, retry.error));
+        Health { turned: Instant::now(), missing: errors.chain(failed).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(missing: &[&str], path: &str, still: Duration) -> (u16, String) {
+        let turned = Instant::now();
+        let missing = missing.iter().map(|line| (*line).to_owned()).collect();
+        let (status, text) = Health { turned, missing }.answer(&Method::GET, path, turned + still);
+        (status.as_u16(), text)
+    }
+
+    #[test]
+    fn an_agent_is_alive_as_long_as_its_loop_turns() {
+        assert_eq!(answer(&["x"], "/healthz", TURN).0, 200, "whatever else is missing");
+        let (status, text) = answer(&[], "/healthz", TURN * 3);
+        assert!(status == 503 && text.contains("180 s"), "{text}");
+    }
+
+    #[test]
+    fn an_agent_is_ready_when_nothing_is_missing() {
+        assert_eq!(answer(&[], "/readyz", TURN), (200, "ok\n".into()));
+        assert_eq!(answer(&["a", "b"], "/readyz", TURN), (503, "a\nb\n".into()));
+        assert_eq!(answer(&[], "/", TURN).0, 404);
+    }
+}
