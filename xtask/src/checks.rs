@@ -41,6 +41,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
     let rooted = wants(Suite::E2e) || wants(Suite::Xdp);
     if rooted {
         host::prepare("test")?;
+        host::install_tools(host::TEST_TOOLS)?;
     }
     if wants(Suite::Unit) || rooted {
         lab::build_all()?;
@@ -90,9 +91,9 @@ fn unit(filter: &[String]) -> Result<()> {
     step("unit and property tests of the host crates", || run(&mut cargo))?;
     // Here and not only with the suite that needs root, because overflows are checked here.
     let mut cargo = toolchain::cargo()?;
-    cargo.args(["test", "-p", "vxlan-tests", "--test", "replay"]);
+    cargo.args(["test", "-p", "vxlan-tests", "--test", "replay", "--test", "deploy"]);
     with_filter(&mut cargo, filter);
-    step("replay of what fuzzing has found", || run(&mut cargo))
+    step("replay of what fuzzing has found, checks of deploy/", || run(&mut cargo))
 }
 
 /// The suite that needs root. One test at a time: labs share the CPUs' receive queues, and tests count

@@ -1,0 +1,151 @@
+//! What `deploy/` asks of a cluster fits together, and fits the agent.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use vxlan_agent::config::{Cni, Config};
+use vxlan_agent::text::Text;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+/// All documents of a file.
+fn documents(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let documents = serde_yaml_ng::Deserializer::from_str(&text).map(Value::deserialize);
+    documents.map(|document| document.unwrap_or_else(|error| panic!("{}: {error}", path.display()))).collect()
+}
+
+/// The one document of the base that is of `kind`.
+fn of_kind(kind: &str) -> Value {
+    let files = ["namespace", "rbac", "config", "daemonset"].map(|name| format!("base/{name}.yaml"));
+    let all = files.iter().flat_map(|file| documents(&deploy().join(file)));
+    let mut found = all.filter(|document| document["kind"] == kind);
+    let one = found.next().unwrap_or_else(|| panic!("no {kind}"));
+    assert!(found.next().is_none(), "a second {kind}");
+    one
+}
+
+fn pod() -> Value {
+    of_kind("DaemonSet")["spec"]["template"]["spec"].clone()
+}
+
+fn agent() -> Value {
+    pod()["containers"][0].clone()
+}
+
+/// The configuration in a ConfigMap's text, as the agent reads it.
+fn configuration(text: &str) -> Config {
+    // Cluster state is another matter: any source will do here.
+    let (rest, _) = text.split_once("[state]").expect("a source");
+    let text = Text::new("config.toml", format!("{rest}[state]\nsource = \"file\"\npath = \"/x\"\n"));
+    Config::parse(&text, Path::new("/"), &|| Some("node".into())).expect("a valid configuration")
+}
+
+fn base_configuration() -> Config {
+    configuration(of_kind("ConfigMap")["data"]["config.toml"].as_str().expect("a text"))
+}
+
+#[test]
+fn every_file_of_the_base_is_among_its_resources() {
+    let list = documents(&deploy().join("base/kustomization.yaml"));
+    let listed: BTreeSet<String> = list[0]["resources"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect();
+    let files = fs::read_dir(deploy().join("base")).expect("a directory");
+    let files = files.map(|file| file.expect("a file").file_name().into_string().expect("a name"));
+    assert_eq!(listed, files.filter(|name| name != "kustomization.yaml").collect());
+}
+
+#[test]
+fn the_agent_may_do_what_it_does_and_no_more() {
+    let rules = json!([
+        { "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"] },
+    ]);
+    assert_eq!(of_kind("ClusterRole")["rules"], rules);
+    let binding = of_kind("ClusterRoleBinding");
+    assert_eq!(binding["roleRef"]["name"], of_kind("ClusterRole")["metadata"]["name"]);
+    let account = of_kind("ServiceAccount")["metadata"]["name"].clone();
+    assert_eq!(binding["subjects"][0]["name"], account);
+    assert_eq!(binding["subjects"][0]["namespace"], of_kind("Namespace")["metadata"]["name"]);
+    assert_eq!(pod()["serviceAccountName"], account);
+}
+
+#[test]
+fn the_agent_has_three_capabilities_and_nothing_else() {
+    let context = agent()["securityContext"].clone();
+    assert_eq!(context["capabilities"], json!({ "drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"] }));
+    assert_eq!((&context["allowPrivilegeEscalation"], &context["privileged"]), (&json!(false), &Value::Null));
+    let overlay = documents(&deploy().join("privileged/kustomization.yaml"));
+    let patch = overlay[0]["patches"][0]["patch"].as_str().expect("a patch");
+    assert!(
+        patch.contains("/spec/template/spec/containers/0/securityContext")
+            && patch.contains("privileged: true")
+    );
+}
+
+#[test]
+fn the_probes_ask_where_the_agent_answers() {
+    let address = base_configuration().node.healthz.expect("health checks");
+    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+        let asked = &agent()[probe]["httpGet"];
+        assert_eq!(asked["host"], address.ip().to_string(), "{probe}");
+        assert_eq!((&asked["port"], &asked["path"]), (&json!(address.port()), &json!(path)), "{probe}");
+    }
+}
+
+#[test]
+fn every_path_that_the_agent_writes_to_is_the_hosts() {
+    let config = base_configuration();
+    let (pod, agent) = (pod(), agent());
+    let mounts = agent["volumeMounts"].as_array().expect("mounts");
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let host_path = |path: &Path| {
+        let mount = mounts.iter().find(|m| path.starts_with(m["mountPath"].as_str().expect("a path")))?;
+        assert_eq!(mount["readOnly"], Value::Null, "{mount}");
+        let below = path.strip_prefix(mount["mountPath"].as_str()?).ok()?;
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"])?;
+        Some(Path::new(volume["hostPath"]["path"].as_str()?).join(below))
+    };
+    let subnet_file = config.pods.subnet_file.clone().expect("a subnet file");
+    for path in [&config.node.pin_dir, &config.node.run_dir, &config.pods.cni_file, &subnet_file] {
+        assert_eq!(host_path(path).as_ref(), Some(path), "the same path on the host");
+    }
+    let settings = host_path(Path::new("/host/proc/sys/net/ipv4/ip_forward"));
+    assert_eq!(settings.as_deref(), Some(Path::new("/proc/sys/net/ipv4/ip_forward")));
+}
+
+#[test]
+fn the_variant_for_flannels_plugin_differs_in_nothing_else() {
+    let overlay = documents(&deploy().join("flannel-cni/kustomization.yaml"));
+    let patch = overlay[0]["patches"][0]["patch"].as_str().expect("a patch");
+    let patch: Value = serde_yaml_ng::from_str(patch).expect("a patch");
+    let mut variant = configuration(patch[0]["value"].as_str().expect("a text"));
+    assert_eq!(std::mem::replace(&mut variant.pods.cni, Cni::Bridge), Cni::Flannel);
+    assert_eq!(variant, base_configuration());
+}
+
+#[test]
+fn an_update_takes_one_node_after_the_other_and_the_agent_comes_first() {
+    let set = of_kind("DaemonSet");
+    assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
+    let pod = pod();
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    assert_eq!(pod["hostNetwork"], true);
+    assert_eq!(pod["nodeSelector"]["kubernetes.io/os"], "linux");
+    // Also on nodes that are not ready for want of a network.
+    assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
+    let name = agent()["env"][0].clone();
+    assert_eq!(
+        (&name["name"], &name["valueFrom"]["fieldRef"]["fieldPath"]),
+        (&json!("NODE_NAME"), &json!("spec.nodeName"))
+    );
+}
