@@ -130,7 +130,7 @@ fn watch_for_program(node: &Netns, before: &[String]) -> Duration {
             appeared = new.map(|veth| (veth, Instant::now()));
         }
         if let Some((veth, since)) = &appeared
-            && !programs_on(node, veth).is_empty()
+            && programs_on(node, veth) > 0
         {
             return since.elapsed();
         }
