@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttach, TcHandle, qdisc_add_clsact};
-use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType};
 use vxlan_ebpf_common::Hook;
 
+use super::link;
 use super::pins::remove_if_there;
 use super::state::Attachment;
 use super::xdp;
@@ -55,16 +56,14 @@ pub(super) enum Backend {
 /// The attachments of one network.
 pub(super) struct Links {
     dir: PathBuf,
-    /// Directory of the pinned programs.
-    programs: PathBuf,
     backend: Backend,
 }
 
 impl Links {
-    /// Links recorded in `dir`, of programs pinned in `programs`.
-    pub(super) fn new(dir: PathBuf, programs: PathBuf, backend: Backend) -> Result<Self> {
+    /// Links recorded in `dir`.
+    pub(super) fn new(dir: PathBuf, backend: Backend) -> Result<Self> {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        Ok(Self { dir, programs, backend })
+        Ok(Self { dir, backend })
     }
 
     fn path(&self, attachment: Attachment) -> PathBuf {
@@ -94,7 +93,7 @@ impl Links {
     fn attach_tcx(&self, program: &mut SchedClassifier, attachment: Attachment) -> Result<()> {
         let path = self.path(attachment);
         if path.exists() {
-            if is_attached(attachment, &path) && replace(program, &path).is_ok() {
+            if is_on(attachment, &path) && replace(program, &path).is_ok() {
                 return Ok(());
             }
             // The interface that it was on is gone.
@@ -157,13 +156,10 @@ impl Links {
 
     fn is_in_place(&self, attachment: Attachment) -> bool {
         let path = self.path(attachment);
-        let program = self.programs.join(attachment.hook.label());
-        path.exists()
-            && match (attachment.hook, self.backend) {
-                (Hook::UnderlayXdp, _) => xdp::is_attached(&program, &path),
-                (_, Backend::Tcx) => is_attached(attachment, &path),
-                (_, Backend::Clsact(_)) => interface_exists(attachment.ifindex),
-            }
+        match (attachment.hook, self.backend) {
+            (Hook::UnderlayXdp, _) | (_, Backend::Tcx) => is_on(attachment, &path),
+            (_, Backend::Clsact(_)) => path.exists() && interface_exists(attachment.ifindex),
+        }
     }
 
     /// What is recorded and still in place. The records of what is not, because its interface is
@@ -193,17 +189,10 @@ fn parse(name: &str) -> Option<Attachment> {
     Some(Attachment { hook, ifindex: ifindex.parse().ok()? })
 }
 
-/// The program of a pinned link.
-fn linked_program(path: &Path) -> Option<u32> {
-    Some(FdLink::from(PinnedLink::from_pin(path).ok()?).info().ok()?.program_id())
-}
-
 /// Whether the link pinned at `path` is still on the interface, not just on a deleted one that had
 /// the same index.
-fn is_attached(attachment: Attachment, path: &Path) -> bool {
-    let attached = SchedClassifier::query_tcx(attachment.ifindex, direction(attachment.hook));
-    let program = linked_program(path);
-    attached.is_ok_and(|(_, programs)| programs.iter().any(|info| Some(info.id()) == program))
+fn is_on(attachment: Attachment, path: &Path) -> bool {
+    link::interface_of(path) == Some(attachment.ifindex)
 }
 
 fn interface_exists(ifindex: u32) -> bool {
@@ -222,7 +211,12 @@ fn replace(program: &mut SchedClassifier, path: &Path) -> Result<()> {
 /// Whether the kernel has TCX.
 pub(super) fn has_tcx() -> bool {
     const LOOPBACK: u32 = 1;
-    SchedClassifier::query_tcx(LOOPBACK, TcAttachType::Ingress).is_ok()
+    match SchedClassifier::query_tcx(LOOPBACK, TcAttachType::Ingress) {
+        Ok(_) => true,
+        // It lists programs, and only `CAP_SYS_ADMIN` may look at them.
+        Err(ProgramError::SyscallError(error)) => error.call != "bpf_prog_query",
+        Err(_) => false,
+    }
 }
 
 /// A handle for the clsact filters of the network whose pins are in `dir`: FNV-1a of its name, so
@@ -238,7 +232,7 @@ pub(super) fn clsact_handle(dir: &Path) -> u32 {
 pub(super) fn detach_all(dir: &Path, handle: u32) -> Result<()> {
     for attachment in recorded(dir)?.into_iter().rev() {
         for backend in [Backend::Tcx, Backend::Clsact(handle)] {
-            Links { dir: dir.to_owned(), programs: PathBuf::new(), backend }.detach(attachment)?;
+            Links { dir: dir.to_owned(), backend }.detach(attachment)?;
         }
     }
     Ok(())

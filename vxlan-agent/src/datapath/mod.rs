@@ -13,6 +13,7 @@
 
 mod attach;
 mod features;
+mod link;
 mod maps;
 mod open;
 mod pins;

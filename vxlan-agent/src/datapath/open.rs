@@ -76,7 +76,7 @@ impl Datapath {
         let no_xdp = no_xdp.err().map(|error| format!("{error:#}"));
         let features = Features { tcx: !options.clsact && attach::has_tcx() };
         let backend = if features.tcx { Backend::Tcx } else { Backend::Clsact(attach::clsact_handle(dir)) };
-        let links = Links::new(dir.join(LINKS), dir.join(PROGRAMS), backend)?;
+        let links = Links::new(dir.join(LINKS), backend)?;
         let attachments = links.in_place()?;
         for attachment in &attachments {
             let program = program(&mut programs, attachment.hook)?;

@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
-use aya_obj::programs::XdpAttachType;
 
 use super::pins::remove_if_there;
 
@@ -25,13 +24,6 @@ pub(super) fn attach(program: &mut Xdp, ifindex: u32, pin: &Path) -> Result<()> 
     let link: FdLink = program.take_link(id)?.try_into().context("the kernel has no links for XDP")?;
     link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
     Ok(())
-}
-
-/// Whether the link pinned at `pin` is still on an interface: one that is not refuses every program
-/// (`bpf_xdp_link_update`, v6.18). `program` is the pinned program that it should have.
-pub(super) fn is_attached(program: &Path, pin: &Path) -> bool {
-    let program = Xdp::from_pin(program, XdpAttachType::Interface);
-    program.is_ok_and(|mut program| replace(&mut program, pin).is_ok())
 }
 
 /// Puts `program` in the place of the one that the link pinned at `pin` has.
