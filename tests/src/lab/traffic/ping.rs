@@ -129,6 +129,8 @@ impl Pinger {
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, options.dont_fragment.into())?;
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl)?;
         }
+        // A raw socket gets the replies to everybody's requests.
+        set_int(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 4 << 20)?;
         socket.connect(&SocketAddr::new(target, 0).into())?;
         Ok(Self { socket, target, options, id: NEXT.fetch_add(1, Ordering::Relaxed) })
     }

@@ -80,12 +80,10 @@ fn a_virtual_machine_behind_a_bridge_in_the_pod_gets_frames_as_on_a_wire() {
     let routes = pod.sh("ip -6 route show default").expect("routes");
     let gateway6 = routes.split_whitespace().nth(2).expect("a gateway").to_owned();
     let cable = Cable::plug((pod, "tap0"), (&machine, "eth0")).expect("taps");
-    pod.ip(&format!(
-        "addr flush dev eth0\nlink set eth0 address 02:00:00:00:00:aa\n\
+    pod.ip("addr flush dev eth0\nlink set eth0 address 02:00:00:00:00:aa\n\
          link add br0 mtu 1450 type bridge mcast_snooping 0\nlink set tap0 mtu 1450\n\
-         link set eth0 master br0\nlink set tap0 master br0 up\nlink set br0 up\n"
-    ))
-    .expect("a bridge");
+         link set eth0 master br0\nlink set tap0 master br0 up\nlink set br0 up\n")
+        .expect("a bridge");
     machine
         .ip(&format!(
             "link set eth0 address {mac} mtu 1450 up\naddr add {}/24 dev eth0\n\

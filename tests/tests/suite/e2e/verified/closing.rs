@@ -1,15 +1,24 @@
 //! Connections that end while they bypass the stack.
 
-use vxlan_tests::lab::Lab;
-use vxlan_tests::lab::traffic::tcp_concurrent;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
-use super::super::{assert_nothing_dropped, assert_took, counted};
-use super::{guarded, verified};
+use vxlan_tests::lab::traffic::tcp_concurrent;
+use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, wait_until};
+
+use super::super::{assert_nothing_dropped, assert_took, build, counted, warm_up};
+use super::{FILTER, exchange, from_port, guarded, nft, verified};
 
 /// TCP connections that conntrack of node `n` believes to be up.
 fn established(lab: &Lab, n: u8) -> usize {
+    tracked(lab, n, "ESTABLISHED").len()
+}
+
+/// What conntrack of node `n` knows of TCP, of the lines that contain `what`.
+fn tracked(lab: &Lab, n: u8, what: &str) -> Vec<String> {
     let listed = lab.node(n).sh("cat /proc/net/nf_conntrack").expect("conntrack");
-    listed.lines().filter(|line| line.contains("tcp") && line.contains("ESTABLISHED")).count()
+    listed.lines().filter(|line| line.contains("tcp") && line.contains(what)).map(str::to_owned).collect()
 }
 
 #[test]
@@ -31,5 +40,88 @@ fn connections_close_on_the_fast_path_and_leave_nothing_in_conntrack() {
         let closed =
             flows.iter().filter(|flow| flow["protocol"] == "tcp" && flow["state"] == "closed").count();
         assert!(closed >= 290, "{closed} of 300 connections are known to be closed");
+    }
+}
+
+/// Two nodes whose agents run without a fast path, and conntrack.
+fn without_fast_path() -> Lab {
+    let options = || AgentOptions { fastpath: "off".into(), ..AgentOptions::default() };
+    let lab = build(&LabSpec::pair(Overlay::Agent(options()), Overlay::Agent(options())));
+    for n in [1, 2] {
+        nft(&lab, n, FILTER);
+    }
+    lab
+}
+
+/// Restarts the agents with the fast path in mode `verified`.
+fn verify(lab: &mut Lab) {
+    for n in [1, 2] {
+        let agent = lab.agent_mut(n).expect("an agent");
+        let config = std::fs::read_to_string(agent.config()).expect("a configuration");
+        let config = config.replace("fastpath = \"off\"", "fastpath = \"verified\"");
+        std::fs::write(agent.config(), config).expect("a configuration");
+        agent.restart().expect("a restart");
+    }
+    warm_up(lab);
+}
+
+/// How a connection ends.
+enum End {
+    /// Both sides send FIN.
+    Fin,
+    /// One sends RST.
+    Reset,
+}
+
+fn end(near: TcpStream, mut far: TcpStream, end: &End) {
+    if matches!(end, End::Reset) {
+        socket2::SockRef::from(&near).set_linger(Some(Duration::ZERO)).expect("an option");
+    }
+    drop(near);
+    far.set_read_timeout(Some(Duration::from_secs(5))).expect("an option");
+    match (end, far.read(&mut [0; 1])) {
+        (End::Fin, Ok(0)) | (End::Reset, Err(_)) => {}
+        (_, got) => panic!("it has not ended: {got:?}"),
+    }
+}
+
+#[test]
+fn connections_that_were_up_before_the_fast_path_leave_nothing_in_conntrack() {
+    let mut lab = without_fast_path();
+    let addresses = lab.pod(2, 1).ips();
+    let connections: Vec<_> = addresses
+        .into_iter()
+        .flat_map(|ip| [(ip, End::Fin), (ip, End::Reset)])
+        .map(|(ip, end)| {
+            let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
+            let listener = server.run(|| TcpListener::bind((ip, 0))).expect("a listener");
+            let port = listener.local_addr().expect("an address").port();
+            let near = client.run(|| from_port(0, (ip, port).into()));
+            (near, listener.accept().expect("a connection").0, end)
+        })
+        .collect();
+    for n in [1, 2] {
+        assert_eq!(established(&lab, n), connections.len(), "conntrack of node {n} sees connections open");
+    }
+    verify(&mut lab);
+    let mut connections = connections;
+    let nodes = counted(&lab, || {
+        for (near, far, _) in &mut connections {
+            for round in 0..20 {
+                exchange(near, far, round);
+                exchange(far, near, round);
+            }
+        }
+    });
+    for node in &nodes {
+        assert_took(node, "pod_egress", "encapsulated", 4 * 18);
+        assert_nothing_dropped(node);
+    }
+    connections.into_iter().for_each(|(near, far, how)| end(near, far, &how));
+    for n in [1, 2] {
+        assert_eq!(established(&lab, n), 4, "the end of a connection bypasses conntrack of node {n}");
+        let gone = || tracked(&lab, n, "").is_empty();
+        wait_until("conntrack forgets", Duration::from_secs(30), gone)
+            .unwrap_or_else(|error| panic!("node {n}: {error}: {:?}", tracked(&lab, n, "")));
     }
 }

@@ -2,11 +2,13 @@
 
 mod bypass;
 mod closing;
+mod crowd;
+mod kube_proxy;
 mod policy;
 mod services;
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use vxlan_tests::lab::{AgentOptions, Counters, Lab, LabSpec, Overlay};
@@ -74,13 +76,22 @@ fn nat(lab: &Lab, prerouting: &str, postrouting: &str) {
 
 /// A connection from a given port, or any for 0.
 fn from_port(port: u16, to: SocketAddr) -> TcpStream {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let domain = socket2::Domain::for_address(to);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("an option");
-    socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into()).expect("a port");
+    socket.bind(&any(to.ip(), port).into()).expect("a port");
     socket.connect_timeout(&to.into(), Duration::from_secs(5)).expect("a connection");
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true).expect("an option");
     stream
+}
+
+/// No address of the family of `ip`, with a port.
+fn any(ip: IpAddr, port: u16) -> SocketAddr {
+    match ip {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+    }
 }
 
 fn exchange(from: &mut TcpStream, to: &mut TcpStream, value: u8) {
