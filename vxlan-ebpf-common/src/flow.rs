@@ -140,7 +140,7 @@ pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, (ip, offset
     let (now, generation, hash) = (t.now(), t.generation(), p.flow_hash());
     let known = t.with_flow(&tuple.key, |flow| flow.note(&tuple, way, hash, now, generation));
     if known.is_none() {
-        let mut flow = Flow { generation, last: now, ..Flow::NEW };
+        let mut flow = Flow::new(generation, now);
         flow.note(&tuple, way, hash, now, generation);
         t.insert_flow(&tuple.key, &flow);
     }
@@ -175,17 +175,21 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
 }
 
 impl Flow {
-    /// A flow that nothing is known of.
-    pub const NEW: Self = Self {
-        generation: 0,
-        closing: 0,
-        reserved: [0; 3],
-        last: 0,
-        egress: Direction::NEW,
-        ingress: Direction::NEW,
-        packets: 0,
-        bytes: 0,
-    };
+    /// A flow that nothing is known of but that it has begun.
+    #[inline(always)]
+    const fn new(generation: u32, now: u64) -> Self {
+        Self {
+            generation,
+            closing: 0,
+            reserved: [0; 3],
+            since: now,
+            last: now,
+            egress: Direction::NEW,
+            ingress: Direction::NEW,
+            packets: 0,
+            bytes: 0,
+        }
+    }
 
     /// How long the flow outlives its last packet, in nanoseconds.
     #[inline(always)]
@@ -257,7 +261,7 @@ impl Flow {
         // A SYN begins anew, unless it is one sent again while the first is being verified.
         let begins = tuple.flags & (SYN | ACK) == SYN && self.packets != 0;
         if begins || !self.is_current(protocol, now, generation) {
-            *self = Self { generation, ..Self::NEW };
+            *self = Self::new(generation, now);
         }
         self.last = now;
         let direction = self.direction(way);

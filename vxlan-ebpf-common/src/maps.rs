@@ -364,6 +364,8 @@ pub struct Flow {
     pub closing: u8,
     /// Zero.
     pub reserved: [u8; 3],
+    /// First packet that a program saw.
+    pub since: u64,
     /// Last packet that a program saw.
     pub last: u64,
     /// Packets from the pod.
@@ -408,5 +410,5 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 2);
     assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);
     assert!(size_of::<Direction>() == 1 + 3 + 4 + 8);
-    assert!(size_of::<Flow>() == 4 + 1 + 3 + 8 + 2 * 16 + 2 * 8);
+    assert!(size_of::<Flow>() == 4 + 1 + 3 + 2 * 8 + 2 * 16 + 2 * 8);
 };

@@ -21,6 +21,8 @@ struct FlowRow {
     egress: &'static str,
     ingress: &'static str,
     state: &'static str,
+    /// Seconds since the first packet.
+    age: f64,
     /// Seconds since the last packet.
     idle: f64,
     /// Of those that bypassed the stack.
@@ -35,7 +37,7 @@ pub(super) fn list(pins: &Pins, json: bool) -> anyhow::Result<()> {
     let current = flows.iter().filter(|(_, flow)| flow.generation == generation);
     let mut rows: Vec<FlowRow> = current.map(|(key, flow)| row(key, flow, now)).collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
-    let head = ["proto", "local", "remote", "state", "out", "in", "idle s", "packets", "bytes"];
+    let head = ["proto", "local", "remote", "state", "out", "in", "age s", "idle s", "packets", "bytes"];
     print_rows(json, &rows, head, cells)
 }
 
@@ -48,6 +50,7 @@ pub(super) fn flush(pins: &mut Pins, json: bool) -> anyhow::Result<()> {
 }
 
 fn row(key: &FlowKey, flow: &Flow, now: f64) -> FlowRow {
+    let since = |time: u64| (now - time as f64 / 1e9).max(0.0);
     FlowRow {
         protocol: protocol(key.protocol),
         local: key.local.into(),
@@ -57,7 +60,8 @@ fn row(key: &FlowKey, flow: &Flow, now: f64) -> FlowRow {
         egress: direction(flow.egress.state),
         ingress: direction(flow.ingress.state),
         state: state(key.protocol, flow),
-        idle: (now - flow.last as f64 / 1e9).max(0.0),
+        age: since(flow.since),
+        idle: since(flow.last),
         packets: flow.packets,
         bytes: flow.bytes,
     }
@@ -93,7 +97,7 @@ fn state(protocol: u8, flow: &Flow) -> &'static str {
     }
 }
 
-fn cells(row: &FlowRow) -> [String; 9] {
+fn cells(row: &FlowRow) -> [String; 10] {
     let end = |ip: IpAddr, port: u16| std::net::SocketAddr::new(ip, port).to_string();
     [
         row.protocol.clone(),
@@ -102,6 +106,7 @@ fn cells(row: &FlowRow) -> [String; 9] {
         row.state.to_owned(),
         row.egress.to_owned(),
         row.ingress.to_owned(),
+        format!("{:.1}", row.age),
         format!("{:.1}", row.idle),
         row.packets.to_string(),
         row.bytes.to_string(),

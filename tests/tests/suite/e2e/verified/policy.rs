@@ -1,11 +1,11 @@
 //! Packet filters next to the fast path.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use vxlan_tests::lab::traffic::{Ping, UdpStream, ping, tcp_bulk, udp_echo};
-use vxlan_tests::lab::wait_until;
+use vxlan_tests::lab::{Lab, StateFile, wait_until};
 
 use super::super::{assert_took, counted, underlay_hook};
 use super::{MIB, exchange, from_port, guarded, nft, verified};
@@ -31,17 +31,45 @@ fn what_a_filter_denies_never_bypasses_it() {
     assert!(denied >= 5, "{}", nodes[1]);
 }
 
-#[test]
-fn a_flush_makes_a_running_connection_meet_a_new_rule() {
-    let lab = guarded(&verified());
+/// A connection from pod 1 of node 1 to pod 1 of node 2 that bypasses the stack, and its port.
+fn running(lab: &Lab) -> (TcpStream, TcpStream, u16) {
     let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
     let listener = server.run(|| TcpListener::bind(("0.0.0.0", 0))).expect("a listener");
     let port = listener.local_addr().expect("an address").port();
     let mut near = client.run(|| from_port(0, (server.ip4, port).into()));
     let (mut far, _) = listener.accept().expect("a connection");
-    for round in 0..20 {
-        exchange(&mut near, &mut far, round);
-    }
+    let [one, _] = counted(lab, || {
+        for round in 0..20 {
+            exchange(&mut near, &mut far, round);
+            exchange(&mut far, &mut near, round);
+        }
+    });
+    assert_took(&one, "pod_egress", "encapsulated", 15);
+    (near, far, port)
+}
+
+/// Denies what goes to `port` on node 2.
+fn deny(lab: &Lab, port: u16) {
+    nft(
+        lab,
+        2,
+        &format!(
+            "table inet deny {{\n chain forward {{\n  type filter hook forward priority filter - 1;\n  tcp dport {port} drop\n }}\n}}\n"
+        ),
+    );
+}
+
+fn assert_cut(near: &mut TcpStream, far: &mut TcpStream) {
+    near.write_all(&[2; 100]).expect("into the socket");
+    far.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
+    let got = far.read(&mut [0; 100]);
+    assert!(got.is_err(), "the rule is not met: {got:?}");
+}
+
+#[test]
+fn a_flush_makes_a_running_connection_meet_a_new_rule() {
+    let lab = guarded(&verified());
+    let (mut near, mut far, port) = running(&lab);
     // A flush alone does no harm: the connection returns to the stack, is seen, and bypasses again.
     let [one, _] = counted(&lab, || {
         for n in [1, 2] {
@@ -53,21 +81,49 @@ fn a_flush_makes_a_running_connection_meet_a_new_rule() {
         }
     });
     assert_took(&one, "pod_egress", "unverified", 1);
-    assert_took(&one, "pod_egress", "encapsulated", 20);
-
-    nft(
-        &lab,
-        2,
-        &format!(
-            "table inet deny {{\n chain forward {{\n  type filter hook forward priority filter - 1;\n  tcp dport {port} drop\n }}\n}}\n"
-        ),
-    );
+    assert_took(&one, "pod_egress", "encapsulated", 15);
+    deny(&lab, port);
     exchange(&mut near, &mut far, 1); // still open: nobody has said anything
     lab.agent(2).and_then(|agent| agent.cli(&["flows", "flush"])).expect("a flush");
-    near.write_all(&[2; 100]).expect("into the socket");
-    far.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
-    let got = far.read(&mut [0; 100]);
-    assert!(got.is_err(), "the rule is not met: {got:?}");
+    assert_cut(&mut near, &mut far);
+}
+
+#[test]
+fn a_source_that_knows_of_a_new_rule_makes_a_running_connection_meet_it() {
+    let mut lab = guarded(&verified());
+    let (mut near, mut far, port) = running(&lab);
+    let flushes = |lab: &Lab| lab.agent(2).expect("an agent").log().matches("rules have changed").count();
+    let before = flushes(&lab);
+    deny(&lab, port);
+    exchange(&mut near, &mut far, 1);
+    let told = StateFile { policy: Some(7), ..lab.state().clone() };
+    lab.write_state(told).expect("a state file");
+    wait_until("the bypasses are closed", Duration::from_secs(5), || flushes(&lab) > before)
+        .expect("a flush");
+    assert_cut(&mut near, &mut far);
+}
+
+#[test]
+fn a_list_of_flows_says_how_old_and_how_large_they_are() {
+    let lab = guarded(&verified());
+    let (mut near, mut far, port) = running(&lab);
+    std::thread::sleep(Duration::from_millis(300));
+    exchange(&mut near, &mut far, 1);
+    for (n, side) in [(1, "remote_port"), (2, "local_port")] {
+        let flows = lab.agent(n).and_then(|agent| agent.json(&["flows", "list"])).expect("flows");
+        let flows = flows.as_array().expect("a list");
+        let flow = flows.iter().find(|flow| flow[side] == port).expect("the flow");
+        assert_eq!(
+            (flow["protocol"].as_str(), flow["state"].as_str()),
+            (Some("tcp"), Some("bypass")),
+            "{flow}"
+        );
+        let [age, idle] = ["age", "idle"].map(|time| flow[time].as_f64().expect("seconds"));
+        assert!(age >= idle + 0.29, "{flow}");
+        let [packets, bytes] = ["packets", "bytes"].map(|sum| flow[sum].as_u64().expect("a sum"));
+        // 41 messages of 100 bytes, but for what made the flow known.
+        assert!(packets >= 40 && bytes >= 40 * 100 + packets * 40, "{flow}");
+    }
 }
 
 #[test]
