@@ -32,6 +32,8 @@ const TOOLS: &[Tool] = &[
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("nft", "nftables"),
+    ("setpriv", "util-linux"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("strip", "binutils"),
     ("xz", "xz-utils"),
 ];

@@ -31,6 +31,7 @@ const WANTED: &[&str] = &[
     "nft_log",
     "tun",
     "dummy",
+    "8021q",
 ];
 
 /// Writes the modules, uncompressed, to `target`, and their file names in order to `target/order`.

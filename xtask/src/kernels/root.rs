@@ -14,7 +14,11 @@ use crate::host;
 use crate::run::{output, run, target_dir};
 
 /// Programs of this machine that the lab runs.
-const TOOLS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft"];
+const TOOLS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "setpriv"];
+
+/// CNI plugins that the lab runs, and where it looks for them.
+const PLUGINS: &[&str] = &["bridge", "host-local", "portmap"];
+const PLUGIN_DIR: &str = "/usr/lib/cni";
 
 /// What runs as process 1. Results go to the second serial line, everything to the first.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -72,6 +76,11 @@ fn put_programs(root: &Path, suite: &Path) -> Result<()> {
     for tool in TOOLS {
         let file = host::find(tool).with_context(|| format!("no program {tool} on this machine"))?;
         programs.push((file, format!("usr/sbin/{tool}")));
+    }
+    for plugin in PLUGINS {
+        let file = Path::new(PLUGIN_DIR).join(plugin);
+        let to = file.strip_prefix("/")?.to_string_lossy().into_owned();
+        programs.push((file, to));
     }
     let mut libraries = BTreeSet::new();
     for (from, to) in &programs {
