@@ -1,7 +1,7 @@
 //! Building the agent and the lab, and handing over to the lab.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -24,28 +24,11 @@ pub(crate) struct DemoArgs {
 }
 
 #[derive(Args)]
+#[command(override_usage = "cargo xtask bench [OPTIONS]; cargo xtask bench -- --help lists them")]
 pub(crate) struct BenchArgs {
-    /// Fewer and shorter rounds
-    #[arg(long)]
-    quick: bool,
-    /// Rounds instead of 7 (3 with --quick)
-    #[arg(long)]
-    rounds: Option<u32>,
-    /// Only these cases, for example tcp_rr
-    #[arg(long, value_delimiter = ',')]
-    cases: Vec<String>,
-    /// Mode of our fast path: direct or verified
-    #[arg(long, default_value = "direct")]
-    mode: String,
-    /// With connection tracking and 5 000 service rules on all nodes
-    #[arg(long)]
-    conntrack: bool,
-    /// Where the numbers go
-    #[arg(long, default_value = "bench.json")]
-    json: PathBuf,
-    /// Where the chart goes
-    #[arg(long, default_value = "bench.svg")]
-    svg: PathBuf,
+    /// Handed to the lab, for example --quick, --mode verified, --conntrack, --cases tcp_rr,udp_rr
+    #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<OsString>,
 }
 
 /// Runs the demo in place of this process, so that Ctrl-C reaches it.
@@ -73,22 +56,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<()> {
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     host::prepare("bench")?;
     build_all()?;
-    let mut lab = lab_binary();
-    lab.arg("bench").arg("--json").arg(&args.json).arg("--svg").arg(&args.svg);
-    lab.args(["--mode", &args.mode]);
-    if args.quick {
-        lab.arg("--quick");
-    }
-    if args.conntrack {
-        lab.arg("--conntrack");
-    }
-    if let Some(rounds) = args.rounds {
-        lab.args(["--rounds", &rounds.to_string()]);
-    }
-    if !args.cases.is_empty() {
-        lab.args(["--cases", &args.cases.join(",")]);
-    }
-    hand_over(&mut lab)
+    hand_over(lab_binary().arg("bench").args(&args.options))
 }
 
 /// Builds `target/release/vxlan-agent` with the BPF programs inside.
