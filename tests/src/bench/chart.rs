@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::case::{Better, Case, NOT_IN_JSON};
-use super::lineup::Kind;
+use super::lineup::{Kind, Mode};
 use super::report::{Report, digits};
 use super::stats::Summary;
 
@@ -12,7 +12,7 @@ const LEFT: f64 = 250.0;
 const RIGHT: f64 = 150.0;
 const TOP: f64 = 78.0;
 const BAR: f64 = 15.0;
-const GROUP: f64 = 3.0 * BAR + 18.0;
+const GROUP: f64 = Kind::ALL.len() as f64 * BAR + 18.0;
 
 /// Bars that are longer where the result is better; kernel VXLAN is 1 everywhere.
 pub(super) fn svg(report: &Report) -> String {
@@ -60,7 +60,7 @@ fn head(height: f64, place: &str) -> String {
 }
 
 fn group(svg: &mut String, report: &Report, case: &Case, top: f64, scale: f64) {
-    let middle = top + 1.5 * BAR + 4.0;
+    let middle = top + (GROUP - 18.0) / 2.0 + 4.0;
     let _ = writeln!(
         svg,
         r#"<text x="{:.1}" y="{middle:.1}" text-anchor="end">{}</text>"#,
@@ -103,7 +103,8 @@ fn colour(kind: Kind) -> &'static str {
     match kind {
         Kind::NoOverlay => "#afb8c1",
         Kind::KernelVxlan => "#54aeff",
-        Kind::Ours => "#e16f24",
+        Kind::Ours(Mode::Verified) => "#e16f24",
+        Kind::Ours(Mode::Direct) => "#f3b27a",
     }
 }
 

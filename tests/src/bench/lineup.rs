@@ -1,9 +1,10 @@
-//! The three labs that are compared.
+//! The labs that are compared.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use super::BenchArgs;
 use crate::lab::{AgentOptions, Counters, Lab, LabSpec, Netns, Overlay};
@@ -16,29 +17,41 @@ pub(super) enum Kind {
     /// A kernel vxlan device, set up as flannel does it.
     KernelVxlan,
     /// Our agents.
-    Ours,
+    Ours(Mode),
+}
+
+/// How our fast path decides, best known first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(super) enum Mode {
+    /// The default: flows that the host stack has been seen to pass
+    Verified,
+    /// Everything, without asking
+    Direct,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::NoOverlay, Self::KernelVxlan, Self::Ours];
+    /// All, in the order in which they are shown.
+    pub(super) const ALL: [Self; 4] =
+        [Self::NoOverlay, Self::KernelVxlan, Self::Ours(Mode::Verified), Self::Ours(Mode::Direct)];
 
     /// For people.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::NoOverlay => "no overlay",
             Self::KernelVxlan => "kernel VXLAN",
-            Self::Ours => "ours",
+            Self::Ours(Mode::Verified) => "ours, verified",
+            Self::Ours(Mode::Direct) => "ours, direct",
         }
     }
 
-    fn overlay(self, mode: &str) -> Overlay {
-        match self {
-            Self::NoOverlay => Overlay::None,
-            Self::KernelVxlan => Overlay::KernelVxlan,
-            Self::Ours => {
-                Overlay::Agent(AgentOptions { fastpath: mode.to_owned(), ..AgentOptions::default() })
-            }
-        }
+    fn overlay(self) -> Overlay {
+        let fastpath = match self {
+            Self::NoOverlay => return Overlay::None,
+            Self::KernelVxlan => return Overlay::KernelVxlan,
+            Self::Ours(Mode::Verified) => "verified",
+            Self::Ours(Mode::Direct) => "direct",
+        };
+        Overlay::Agent(AgentOptions { fastpath: fastpath.to_owned(), ..AgentOptions::default() })
     }
 }
 
@@ -50,11 +63,9 @@ pub(super) struct Way {
 
 /// Builds the labs, alike but for the overlay.
 pub(super) fn build(args: &BenchArgs) -> Result<Vec<Way>> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| !args.without_ours || *kind != Kind::Ours);
-    kinds
+    args.kinds()
         .map(|kind| {
-            let overlay = || kind.overlay(&args.mode);
-            let spec = LabSpec::pair(overlay(), overlay());
+            let spec = LabSpec::pair(kind.overlay(), kind.overlay());
             let lab = spec.bridge_netfilter(args.bridge_netfilter).build()?;
             prepare(&lab)?;
             if args.conntrack {
@@ -99,12 +110,12 @@ fn load_rules(node: &Netns) -> Result<()> {
 
 /// Counters of all our nodes, in order.
 pub(super) fn counters(ways: &[Way]) -> Result<Vec<Counters>> {
-    let ours = ways.iter().filter(|way| way.kind == Kind::Ours);
+    let ours = ways.iter().filter(|way| matches!(way.kind, Kind::Ours(_)));
     let agents = ours.flat_map(|way| way.lab.nodes()).filter_map(|node| node.agent.as_ref());
     agents.map(|agent| agent.counters()).collect()
 }
 
-/// One sentence on which path our packets took since `before`; `None` without our lab.
+/// One sentence on which path our packets took since `before`; `None` without our labs.
 pub(super) fn path_taken(ways: &[Way], before: Vec<Counters>) -> Result<Option<String>> {
     if before.is_empty() {
         return Ok(None);

@@ -1,6 +1,6 @@
 //! The benchmark: no overlay, kernel VXLAN and ours, side by side on this machine.
 //!
-//! There are three labs at once, alike but for the overlay: two nodes, one pod each on a bridge, a
+//! There are four labs at once, alike but for the overlay, ours in both modes: two nodes, one pod each on a bridge, a
 //! veth pair as underlay. Every round measures every case in all three, one after the other, so
 //! that what else happens on the machine hits all of them. The labs that are not being measured
 //! are idle. What is reported is the median over the rounds, with the lowest and the highest.
@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use case::{CASES, Measurement};
-use lineup::Way;
+use lineup::{Kind, Mode, Way};
 use report::Report;
 
 pub use glance::{Glance, glance};
@@ -45,9 +45,9 @@ pub struct BenchArgs {
     /// Client and server on one CPU in every case
     #[arg(long)]
     one_cpu: bool,
-    /// Mode of our fast path: direct or verified
-    #[arg(long, default_value = "direct")]
-    mode: String,
+    /// Only this mode of our fast path, instead of both
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "verified,direct")]
+    mode: Vec<Mode>,
     /// With connection tracking and 5 000 service rules on all nodes
     #[arg(long)]
     conntrack: bool,
@@ -72,6 +72,14 @@ impl BenchArgs {
         Duration::from_millis(if self.quick { 500 } else { 1000 })
     }
 
+    /// What is compared.
+    fn kinds(&self) -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(|kind| match kind {
+            Kind::NoOverlay | Kind::KernelVxlan => true,
+            Kind::Ours(mode) => !self.without_ours && self.mode.contains(mode),
+        })
+    }
+
     fn wants(&self, measurement: Measurement) -> bool {
         let selected = |case: &str| self.cases.is_empty() || self.cases.iter().any(|name| name == case);
         CASES.iter().any(|case| case.measurement == measurement && selected(case.name))
@@ -88,7 +96,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     }
     let pair = cpu::pair()?;
     let cpus = if args.one_cpu { pair.place(cpu::Placement::Together) } else { pair };
-    eprintln!("==> building {} labs", if args.without_ours { "two" } else { "three" });
+    eprintln!("==> building {} labs", args.kinds().count());
     let ways = lineup::build(args)?;
     let before = lineup::counters(&ways)?;
     let mut report = Report::new();

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::case::{Better, CASES, Case, NOT_IN_JSON};
 use super::cpu::Pair;
-use super::lineup::Kind;
+use super::lineup::{Kind, Mode};
 use super::stats::Summary;
 use super::{BenchArgs, Measurement};
 
@@ -51,10 +51,18 @@ impl Report {
     pub(super) fn markdown(&self, args: &BenchArgs, cpus: Pair, path: Option<&str>) -> String {
         let mut text =
             format!("\n{}. Medians of {} rounds (lowest–highest).\n\n", self.place(), args.rounds());
-        text += "| case | no overlay | kernel VXLAN | ours | ours ÷ kernel VXLAN | ours ÷ no overlay |\n";
-        text += "|---|---|---|---|---|---|\n";
+        let kinds: Vec<Kind> = args.kinds().collect();
+        let ratios: Vec<(Kind, Kind)> = kinds
+            .iter()
+            .filter(|kind| matches!(kind, Kind::Ours(_)))
+            .flat_map(|ours| [(*ours, Kind::KernelVxlan), (*ours, Kind::NoOverlay)])
+            .collect();
+        let heads = kinds.iter().map(|kind| kind.label().to_owned());
+        let heads = heads.chain(ratios.iter().map(|(ours, to)| format!("{} ÷ {}", ours.label(), to.label())));
+        let heads: Vec<String> = heads.collect();
+        let _ = writeln!(text, "| case | {} |\n|---{}|", heads.join(" | "), "|---".repeat(heads.len()));
         for case in self.cases() {
-            let _ = writeln!(text, "{}", self.line(case));
+            let _ = writeln!(text, "{}", self.line(case, &kinds, &ratios));
         }
         let apart = names(super::cpu::Placement::Apart);
         let together = names(super::cpu::Placement::Together);
@@ -74,26 +82,18 @@ impl Report {
         text
     }
 
-    fn line(&self, case: &Case) -> String {
-        let cell = |kind| self.summary(case, kind).map_or_else(|| "–".into(), |s| show(&s));
-        let ratio = |to| match (self.summary(case, Kind::Ours), self.summary(case, to)) {
-            (Some(ours), Some(other)) if other.median > 0.0 => format!("{:.2}", ours.median / other.median),
-            _ => "–".to_owned(),
-        };
+    fn line(&self, case: &Case, kinds: &[Kind], ratios: &[(Kind, Kind)]) -> String {
         let arrow = match case.better {
             Better::Higher => "↑",
             Better::Lower => "↓",
         };
-        format!(
-            "| {}, {} {arrow} | {} | {} | {} | {} | {} |",
-            case.title,
-            case.unit,
-            cell(Kind::NoOverlay),
-            cell(Kind::KernelVxlan),
-            cell(Kind::Ours),
-            ratio(Kind::KernelVxlan),
-            ratio(Kind::NoOverlay)
-        )
+        let cell = |kind: &Kind| self.summary(case, *kind).map_or_else(|| "–".into(), |s| show(&s));
+        let ratio = |(ours, to): &(Kind, Kind)| match [ours, to].map(|kind| self.summary(case, *kind)) {
+            [Some(ours), Some(other)] if other.median > 0.0 => format!("{:.2}", ours.median / other.median),
+            _ => "–".to_owned(),
+        };
+        let cells: Vec<String> = kinds.iter().map(cell).chain(ratios.iter().map(ratio)).collect();
+        format!("| {}, {} {arrow} | {} |", case.title, case.unit, cells.join(" | "))
     }
 
     /// The JSON file.
@@ -104,7 +104,8 @@ impl Report {
             better: case.better.key(),
             no_overlay: self.summary(case, Kind::NoOverlay),
             kernel_vxlan: self.summary(case, Kind::KernelVxlan),
-            ours: self.summary(case, Kind::Ours),
+            verified: self.summary(case, Kind::Ours(Mode::Verified)),
+            direct: self.summary(case, Kind::Ours(Mode::Direct)),
         });
         let file = FileJson { machine: &self.machine, kernel: &self.kernel, cases: cases.collect() };
         Ok(serde_json::to_string_pretty(&file)? + "\n")
@@ -126,7 +127,8 @@ struct CaseJson {
     better: &'static str,
     no_overlay: Option<Summary>,
     kernel_vxlan: Option<Summary>,
-    ours: Option<Summary>,
+    verified: Option<Summary>,
+    direct: Option<Summary>,
 }
 
 /// Median, and in brackets the span.
