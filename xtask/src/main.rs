@@ -3,6 +3,8 @@
 //! This crate builds with any recent stable Rust. It installs the pinned toolchain, the BPF linker
 //! and the distribution's packages that a command needs, and runs everything else with those.
 
+mod apiserver;
+mod apt;
 mod checks;
 mod ebpf;
 mod fuzz;
@@ -32,6 +34,8 @@ enum Command {
     Test(checks::TestArgs),
     /// Run the tests on older and newer kernels, in an emulator
     TestKernels(kernels::KernelArgs),
+    /// Build a Kubernetes API server, against which the tests then run too
+    KubeApiserver,
     /// What has to pass before a change goes in: format, clippy, documentation, tests
     Ci,
     /// Look for inputs that break a promise of the packet engine or the agent's parsers
@@ -48,6 +52,7 @@ fn main() -> std::process::ExitCode {
         Command::Bench(args) => lab::bench(&args),
         Command::Test(args) => checks::test(&args),
         Command::TestKernels(args) => kernels::test(&args),
+        Command::KubeApiserver => apiserver::build(),
         Command::Ci => checks::ci(),
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::BuildEbpf => ebpf::build(),

@@ -1,14 +1,11 @@
-//! Debian's archive, asked for more suites than this machine uses, by an apt of its own: the
-//! system's configuration and lists stay as they are.
+//! The kernels that Debian's archive has.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use crate::apt::{Apt, Kind, unpack_once};
 use crate::host::KERNEL_FLOOR;
 use crate::run::{output, run};
 
@@ -18,12 +15,6 @@ const SUITES: &[&str] = &["bullseye", "bookworm", "trixie", "trixie-backports", 
 const FLAVOUR: &str = "-cloud-amd64";
 /// Newer kernels are divided up; older ones are one package.
 const PARTS: &[&str] = &["linux-image-", "linux-binary-", "linux-modules-"];
-/// Where Debian's package `debian-archive-keyring` has the keys of all suites.
-const KEYRINGS: &[&str] =
-    &["/usr/share/keyrings/debian-archive-keyring.pgp", "/usr/share/keyrings/debian-archive-keyring.gpg"];
-/// How long the lists of packages are taken to be true.
-const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// A kernel as `uname -r` names it, ordered by age.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Release {
@@ -63,12 +54,12 @@ impl fmt::Display for Release {
 /// The archive, and what has been fetched from it.
 pub(super) struct Archive {
     dir: PathBuf,
-    apt: Vec<String>,
+    apt: Apt,
     packages: Vec<String>,
 }
 
 impl Archive {
-    /// Reads the archive's lists, anew if the last time was yesterday.
+    /// Reads the archive's lists.
     ///
     /// # Errors
     /// This is no Debian on x86-64, or its archive does not answer.
@@ -76,19 +67,9 @@ impl Archive {
         if !cfg!(target_arch = "x86_64") {
             bail!("the emulated kernels run this machine's programs, and are those of x86-64");
         }
-        let apt_dir = dir.join("apt");
-        let apt = private_apt(&apt_dir)?;
-        let stamp = apt_dir.join("updated");
-        let age = fs::metadata(&stamp).and_then(|meta| meta.modified()).map(|at| at.elapsed());
-        if !age.is_ok_and(|age| age.is_ok_and(|age| age < FRESH)) {
-            // A suite that the mirror lacks is an error, and the others are there all the same.
-            if let Err(error) = run(Command::new("apt-get").args(&apt).args(["update", "-qq"])) {
-                eprintln!("    not all of Debian's suites could be read: {error}");
-            }
-            fs::write(&stamp, format!("{:?}\n", SystemTime::now()))?;
-        }
+        let apt = Apt::open(&dir.join("apt"), Kind::Packages, SUITES)?;
         let pattern = format!("^linux-(image|binary|modules)-[0-9].*{FLAVOUR}$");
-        let found = output(Command::new("apt-cache").args(&apt).args(["search", "--names-only", &pattern]))?;
+        let found = output(apt.cache().args(["search", "--names-only", &pattern]))?;
         let packages = found.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
         Ok(Self { dir: dir.to_owned(), apt, packages })
     }
@@ -115,79 +96,9 @@ impl Archive {
         let wanted = PARTS.iter().map(|part| format!("{part}{release}"));
         let packages: Vec<String> = wanted.filter(|name| self.packages.contains(name)).collect();
         unpack_once(&self.dir.join(release.to_string()), |debs| {
-            run(Command::new("apt-get")
-                .args(&self.apt)
-                .args(["download", "-q"])
-                .args(&packages)
-                .current_dir(debs))
+            run(self.apt.get().args(["download", "-q"]).args(&packages).current_dir(debs))
         })
     }
-}
-
-/// Options that give apt its own lists, with Debian's suites from this machine's mirror.
-fn private_apt(dir: &Path) -> Result<Vec<String>> {
-    for below in ["state/lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(dir.join(below))?;
-    }
-    let keyring = KEYRINGS.iter().find(|path| Path::new(path).exists());
-    let signed = keyring.map(|path| format!(" signed-by={path}")).unwrap_or_default();
-    let mirror = mirror()?;
-    let line = |suite| format!("deb [arch=amd64{signed}] {mirror} {suite} main\n");
-    let sources = dir.join("sources.list");
-    fs::write(&sources, SUITES.iter().map(line).collect::<String>())?;
-    let dir = dir.display();
-    let options = [
-        format!("Dir::State={dir}/state"),
-        format!("Dir::Cache={dir}/cache"),
-        format!("Dir::Etc::sourcelist={}", sources.display()),
-        "Dir::Etc::sourceparts=/dev/null".to_owned(),
-        "Dir::Etc::preferences=/dev/null".to_owned(),
-        "Dir::Etc::preferencesparts=/dev/null".to_owned(),
-        "Acquire::Languages=none".to_owned(),
-        "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-        "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false".to_owned(),
-        "APT::Sandbox::User=root".to_owned(),
-    ];
-    Ok(options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect())
-}
-
-/// Where this machine gets Debian from.
-fn mirror() -> Result<String> {
-    let mut query = Command::new("apt-get");
-    query.args(["indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(CODENAME) $(REPO_URI)"]);
-    let targets =
-        output(query.arg("Created-By: Packages")).context("kernels come from Debian's archive, by apt")?;
-    let mut uris = targets.lines().filter_map(|line| {
-        let [origin, component, codename, uri] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
-        let whole = origin == "Debian" && component == "main" && !codename.contains('-');
-        whole.then(|| uri.to_owned())
-    });
-    uris.next()
-        .context("none of this machine's package sources is Debian's archive (apt-get update lists them)")
-}
-
-/// Unpacks the packages that `fetch` puts into a directory into `target`, unless that is there.
-///
-/// # Errors
-/// `fetch` fails, or a package cannot be unpacked.
-pub(super) fn unpack_once(target: &Path, fetch: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    if target.exists() {
-        return Ok(target.to_owned());
-    }
-    let debs = target.with_extension("debs");
-    let partial = target.with_extension("partial");
-    for dir in [&debs, &partial] {
-        let _ = fs::remove_dir_all(dir);
-        fs::create_dir_all(dir)?;
-    }
-    fetch(&debs)?;
-    let files = fs::read_dir(&debs)?.filter_map(Result::ok).map(|entry| entry.path());
-    for deb in files.filter(|path| path.extension().is_some_and(|e| e == "deb")) {
-        run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&partial))?;
-    }
-    fs::remove_dir_all(&debs)?;
-    fs::rename(&partial, target).with_context(|| format!("cannot make {}", target.display()))?;
-    Ok(target.to_owned())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::archive::unpack_once;
+use crate::apt::unpack_once;
 use crate::run::{run, step};
 
 /// Debian's packages of both.

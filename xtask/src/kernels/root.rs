@@ -14,7 +14,7 @@ use crate::host;
 use crate::run::{output, run, target_dir};
 
 /// Programs of this machine that the lab runs.
-const TOOLS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "setpriv"];
+const TOOLS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "nstat", "setpriv"];
 
 /// CNI plugins that the lab runs, and where it looks for them.
 const PLUGINS: &[&str] = &["bridge", "host-local", "portmap"];

@@ -94,18 +94,33 @@ fn assert_took(counters: &Counters, hook: &str, reason: &str, packets: u64) {
     assert!(took >= packets, "{took} packets {reason} at {hook}, expected {packets} or more:\n{counters}");
 }
 
-/// At least `packets` with the inner address `inner` came out of a tunnel over `underlay`: by our
-/// program, or, where the kernel does not let it (before Linux 6.3), by the device.
+/// At least `packets` with the inner address `inner` came out of a tunnel over `underlay`.
 #[track_caller]
 fn assert_decapsulated(counters: &Counters, underlay: Family, inner: std::net::IpAddr, packets: u64) {
-    let mixed = inner.is_ipv4() != (underlay == Family::V4);
-    // XDP moves the frame's start itself.
-    if mixed && vxlan_tests::lab::xdp().is_none() && !KernelFeatures::probe().mixed_decap {
-        assert_took(counters, "underlay_ingress", "no_room", packets);
-        assert_eq!(counters.packets("underlay_ingress", "decapsulated"), 0, "{counters}");
+    assert_decapsulated_at(underlay_hook(), counters, underlay, inner, packets);
+}
+
+/// The same at `hook`: by our program, or, where the kernel does not let it, by the device.
+#[track_caller]
+fn assert_decapsulated_at(
+    hook: &str,
+    counters: &Counters,
+    underlay: Family,
+    inner: std::net::IpAddr,
+    packets: u64,
+) {
+    if inner.is_ipv4() == (underlay == Family::V4) || decapsulates_other_family(hook) {
+        assert_took(counters, hook, "decapsulated", packets);
     } else {
-        assert_took(counters, underlay_hook(), "decapsulated", packets);
+        assert_took(counters, hook, "no_room", packets);
+        assert_eq!(counters.packets(hook, "decapsulated"), 0, "{counters}");
     }
+}
+
+/// Whether the program at `hook` takes IPv6 out of IPv4 and the other way round: XDP moves the
+/// frame's start itself, TC needs Linux 6.3.
+fn decapsulates_other_family(hook: &str) -> bool {
+    hook == "underlay_xdp" || KernelFeatures::probe().mixed_decap
 }
 
 /// Nothing was dropped.

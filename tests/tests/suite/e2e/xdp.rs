@@ -7,10 +7,13 @@ use aya::programs::{Xdp, XdpMode};
 use aya_obj::programs::XdpAttachType;
 use vxlan_tests::lab::addr::{inner4, underlay4};
 use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject, tcp_bulk};
-use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Netns, Overlay, PORT, UNDERLAY, VNI, Vlan, WIRE};
+use vxlan_tests::lab::{AgentOptions, Family, Lab, LabSpec, Netns, Overlay, PORT, UNDERLAY, VNI, Vlan, WIRE};
 
 use super::guard::forged;
-use super::{assert_answered, assert_nothing_dropped, assert_took, build, counted, pair, warm_up};
+use super::{
+    assert_answered, assert_decapsulated_at, assert_nothing_dropped, assert_took, build, counted, pair,
+    warm_up,
+};
 
 /// An agent with this `xdp` setting.
 fn agent(xdp: &str) -> Overlay {
@@ -37,7 +40,7 @@ fn arrives(lab: &Lab, hook: &str) {
             assert_answered(lab.pod(1, 1), ip, Ping { count: 10, ..Ping::default() });
             tcp_bulk(lab.pod(1, 1), lab.pod(2, 1), ip, 8 << 20).expect("a transfer");
         });
-        assert_took(&nodes[1], hook, "decapsulated", 10);
+        assert_decapsulated_at(hook, &nodes[1], Family::V4, ip, 10);
         nodes.iter().for_each(assert_nothing_dropped);
     }
 }
