@@ -1,6 +1,6 @@
 //! The cluster as a source describes it, checked as a whole: pure, the same on every node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -25,6 +25,9 @@ pub struct Node {
 pub struct ClusterState {
     /// This node.
     pub own: Node,
+    /// This node over IPv6, where the network runs over both IP versions: `own` is then over IPv4,
+    /// and every other node is one entry for each version that it runs.
+    pub own6: Option<Node>,
     /// Every other node, by name.
     pub remotes: BTreeMap<String, Node>,
     /// A number that changes whenever rules for packets between pods have: flows that bypass the host
@@ -115,7 +118,31 @@ impl ClusterState {
         let mut remotes: BTreeMap<_, _> = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
         let own = remotes.remove(&viewer.node);
         let missing = || Invalid { candidate: None, reason: Reason::OwnMissing(viewer.node.clone(), count) };
-        Ok(Self { own: own.ok_or_else(missing)?, remotes, policy: None })
+        Ok(Self { own: own.ok_or_else(missing)?, own6: None, remotes, policy: None })
+    }
+
+    /// A cluster over both IP versions out of one over each. A MAC means one VTEP: the second node
+    /// to have one is left out over IPv6.
+    pub fn dual(v4: Self, v6: Self) -> Self {
+        let macs: BTreeSet<Mac> = v4.owns().chain(v4.remotes.values()).map(|node| node.mac).collect();
+        let mut remotes = v4.remotes;
+        for (name, node) in v6.remotes {
+            if !macs.contains(&node.mac) {
+                let name = format!("{name} (IPv6)");
+                remotes.insert(name.clone(), Node { name, ..node });
+            }
+        }
+        Self { own: v4.own, own6: Some(v6.own), remotes, policy: v4.policy.or(v6.policy) }
+    }
+
+    /// This node, once for each IP version that the network runs over.
+    pub fn owns(&self) -> impl Iterator<Item = &Node> {
+        std::iter::once(&self.own).chain(&self.own6)
+    }
+
+    /// This node's pod subnets.
+    pub fn own_subnets(&self) -> Vec<IpNetwork> {
+        self.owns().flat_map(|own| &own.subnets).copied().collect()
     }
 }
 
@@ -269,8 +296,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_nodes_have_as_many_macs() {
-        let macs: std::collections::BTreeSet<_> =
-            (0..10_000).map(|i| derive_mac(&format!("node-{i}"), viewer().vni)).collect();
+        let macs: BTreeSet<_> = (0..10_000).map(|i| derive_mac(&format!("node-{i}"), viewer().vni)).collect();
         assert_eq!(macs.len(), 10_000);
     }
 

@@ -1,6 +1,8 @@
 //! The agent's own configuration: one TOML file per node, most of it optional.
 
+pub mod flannel;
 mod pods;
+mod state;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -16,6 +18,8 @@ use crate::ownership;
 use crate::text::{Refused, Text};
 
 pub use pods::{Cni, DEFAULT_CNI_FILE, DEFAULT_SUBNET_FILE, PodsConfig};
+pub use state::{KubernetesConfig, StateConfig};
+use state::{StateSection, flannel_device};
 
 /// Flannel's UDP port, so that a cluster can have nodes of both; the kernel's historical default.
 /// IANA's number for VXLAN, 4789, is a matter of one line in the configuration.
@@ -146,13 +150,6 @@ pub enum Guard {
     Drop,
 }
 
-/// Where cluster state comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StateConfig {
-    /// A file, the same on every node.
-    File(PathBuf),
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileSections {
@@ -210,20 +207,6 @@ enum Kind {
     L3,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StateSection {
-    #[allow(dead_code, reason = "there is one source so far; reading it refuses the others")]
-    source: SourceKind,
-    path: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum SourceKind {
-    File,
-}
-
 impl Config {
     /// Reads and checks the file at `path`.
     pub fn read(path: &Path) -> Result<Self, Refused> {
@@ -234,8 +217,9 @@ impl Config {
     /// Checks `text`; a relative state path counts from `base`, `hostname` names a nameless node.
     pub fn parse(text: &Text, base: &Path, hostname: &dyn Fn() -> Option<String>) -> Result<Self, Refused> {
         let sections: FileSections = text.parse()?;
+        let kubernetes = sections.state.is_kubernetes();
         let network = match sections.network.as_slice() {
-            [one] => check_network(text, one.get_ref())?,
+            [one] => check_network(text, one.get_ref(), kubernetes)?,
             [] => return Err(text.refuse(None, "there is no [[network]]: give one with a name and a vni")),
             [_, second, ..] => {
                 let reason =
@@ -248,12 +232,34 @@ impl Config {
             let reason = "[pods] networks is missing: give the networks that all pods of the cluster are in";
             return Err(text.refuse(None, reason));
         }
-        Ok(Self {
-            node: check_node(text, sections.node, hostname)?,
-            network,
-            pods,
-            state: StateConfig::File(base.join(sections.state.path)),
-        })
+        let node = check_node(text, sections.node, hostname)?;
+        let state = sections.state.check(text, base, network.vni, node.underlay.as_deref())?;
+        Ok(Self { node, network, pods, state })
+    }
+
+    /// Name of the vxlan device whose underlay address is `vtep`.
+    pub fn device_over(&self, vtep: IpAddr) -> &str {
+        match &self.state {
+            StateConfig::Kubernetes(kubernetes) if vtep.is_ipv6() => &kubernetes.device6,
+            _ => &self.network.device,
+        }
+    }
+
+    /// What a device without alias must be to be taken over: flannel's, in its place.
+    pub fn adopts(&self) -> Option<Vni> {
+        matches!(self.state, StateConfig::Kubernetes(_)).then_some(self.network.vni)
+    }
+
+    /// Names and aliases of all vxlan devices that the configuration may lead to.
+    pub fn devices(&self) -> Vec<(&str, String)> {
+        let network = &self.network;
+        let first = (network.device.as_str(), ownership::device_alias(&network.name));
+        match &self.state {
+            StateConfig::Kubernetes(kubernetes) => {
+                vec![first, (&kubernetes.device6, ownership::device6_alias(&network.name))]
+            }
+            StateConfig::File(_) => vec![first],
+        }
     }
 
     /// Where this network's pins lie.
@@ -292,7 +298,7 @@ fn check_node(
     Ok(NodeConfig { name, underlay, address, pin_dir, run_dir, attach, xdp, healthz })
 }
 
-fn check_network(text: &Text, section: &NetworkSection) -> Result<NetworkConfig, Refused> {
+fn check_network(text: &Text, section: &NetworkSection, kubernetes: bool) -> Result<NetworkConfig, Refused> {
     let name = section.name.get_ref().clone();
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
@@ -308,26 +314,33 @@ fn check_network(text: &Text, section: &NetworkSection) -> Result<NetworkConfig,
         None => DEFAULT_PORT,
     };
     let device = match &section.device {
-        Some(device) if !is_device_name(device.get_ref()) => {
-            let reason = format!(
-                "'{}' is not an interface name: 1 to 15 characters without '/' or blanks",
-                device.get_ref()
-            );
-            return Err(text.refuse(Some(device.span()), reason));
-        }
-        Some(device) => device.get_ref().clone(),
+        Some(device) => device_name(text, device)?,
+        None if kubernetes => flannel_device(vni),
         None => format!("vxlan{vni}"),
     };
-    let flows = match &section.flows {
-        Some(flows) if !FLOWS.contains(flows.get_ref()) => {
-            let reason = format!("flows is not {} to {}", FLOWS.start(), FLOWS.end());
-            return Err(text.refuse(Some(flows.span()), reason));
-        }
-        Some(flows) => *flows.get_ref(),
-        None => DEFAULT_FLOWS,
-    };
+    let flows = check_flows(text, section.flows.as_ref())?;
     let NetworkSection { mtu, fastpath, source_check, malformed, other_vni, .. } = *section;
     Ok(NetworkConfig { name, vni, port, mtu, device, fastpath, source_check, flows, malformed, other_vni })
+}
+
+fn check_flows(text: &Text, flows: Option<&Spanned<u32>>) -> Result<u32, Refused> {
+    match flows {
+        Some(flows) if !FLOWS.contains(flows.get_ref()) => {
+            let reason = format!("flows is not {} to {}", FLOWS.start(), FLOWS.end());
+            Err(text.refuse(Some(flows.span()), reason))
+        }
+        Some(flows) => Ok(*flows.get_ref()),
+        None => Ok(DEFAULT_FLOWS),
+    }
+}
+
+fn device_name(text: &Text, device: &Spanned<String>) -> Result<String, Refused> {
+    if is_device_name(device.get_ref()) {
+        return Ok(device.get_ref().clone());
+    }
+    let reason =
+        format!("'{}' is not an interface name: 1 to 15 characters without '/' or blanks", device.get_ref());
+    Err(text.refuse(Some(device.span()), reason))
 }
 
 /// As the kernel's `dev_valid_name`.
@@ -490,5 +503,52 @@ mod tests {
         );
         let refusal = Config::parse(&text, Path::new("/"), &|| None).expect_err("no such source");
         assert_eq!(refusal.line, Some(2));
+    }
+
+    fn kubernetes(section: &str) -> Result<Config, Refused> {
+        let text =
+            format!("[state]\nsource = \"kubernetes\"\n{section}[[network]]\nname = \"pods\"\nvni = 1\n");
+        Config::parse(&Text::new("c", text), Path::new("/etc"), &|| Some("box".into()))
+    }
+
+    #[test]
+    fn a_kubernetes_cluster_needs_nothing_but_its_name() {
+        let config = kubernetes("").expect("minimal");
+        assert_eq!(config.network.device, "flannel.1");
+        assert_eq!(config.device_over([192, 0, 2, 1].into()), "flannel.1");
+        assert_eq!(config.device_over("2001:db8::1".parse().expect("address")), "flannel-v6.1");
+        assert_eq!(config.state, StateConfig::Kubernetes(KubernetesConfig::new(config.network.vni)));
+    }
+
+    #[test]
+    fn a_kubernetes_cluster_can_be_told_everything() {
+        let config = kubernetes(
+            "kubeconfig = \"k\"\nannotation_prefix = \"a.example\"\ndevice6 = \"six\"\nipv4 = false\nipv6 = true\n\
+             public_ip = \"198.51.100.1\"\npublic_ipv6 = \"2001:db8::1\"\nset_condition = false\n",
+        );
+        let StateConfig::Kubernetes(state) = config.expect("complete").state else {
+            panic!("another source")
+        };
+        assert_eq!(state.kubeconfig.as_deref(), Some(Path::new("/etc/k")));
+        assert_eq!((state.names.prefix(), state.device6.as_str()), ("a.example/", "six"));
+        assert_eq!(
+            (state.ipv4, state.ipv6, state.set_condition, state.public.len()),
+            (false, true, false, 2)
+        );
+    }
+
+    #[test]
+    fn keys_of_one_source_are_refused_for_the_other() {
+        let refused = |section: &str, word: &str| {
+            let refusal = kubernetes(section).expect_err(section);
+            assert!(refusal.line == Some(3) && refusal.reason.contains(word), "{refusal}");
+        };
+        refused("path = \"x\"\n", "source = \"file\"");
+        refused("annotation_prefix = \"a/b/c\"\n", "a/b/c");
+        refused("public_ip = \"2001:db8::1\"\n", "other IP version");
+        refused("device6 = \"a-name-that-is-long\"\n", "interface name");
+        let text = Text::new("c", "[state]\nsource = \"file\"\n[[network]]\nname = \"a\"\nvni = 1\n");
+        let refusal = Config::parse(&text, Path::new("/"), &|| Some("a".into())).expect_err("no path");
+        assert!(refusal.line == Some(2) && refusal.reason.contains("'path'"), "{refusal}");
     }
 }

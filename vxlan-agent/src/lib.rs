@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod kernel;
+pub mod local;
 pub mod net;
 pub mod node;
 #[doc(hidden)]

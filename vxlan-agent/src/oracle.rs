@@ -100,15 +100,43 @@ fn check_config(config: &Config) {
     assert!(pods.networks.iter().all(|n| n.ip() == n.network() && n.prefix() > 0), "{pods:?}");
     assert!(pods.cni_file.is_absolute(), "CNI file {:?}", pods.cni_file);
     assert!(pods.subnet_file.as_ref().is_none_or(|path| path.is_absolute()), "{:?}", pods.subnet_file);
-    let StateConfig::File(path) = state;
-    assert!(path.is_absolute(), "state path {path:?}");
+    match state {
+        StateConfig::File(path) => assert!(path.is_absolute(), "state path {path:?}"),
+        StateConfig::Kubernetes(kubernetes) => {
+            assert!(kubernetes.kubeconfig.iter().all(|path| path.is_absolute()), "{kubernetes:?}");
+            assert!((1..16).contains(&kubernetes.device6.len()), "device6 {:?}", kubernetes.device6);
+            assert!(kubernetes.ipv4 || kubernetes.ipv6, "no IP version");
+        }
+    }
+}
+
+/// The section `[state]` with everything in it that can be given.
+fn write_state_section(state: &StateConfig, text: &mut String) {
+    let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
+    let quoted = |path: &Path| quote(path.to_str().expect("from a text"));
+    match state {
+        StateConfig::File(path) => line("[state]\nsource = \"file\"\npath", quoted(path)),
+        StateConfig::Kubernetes(kubernetes) => {
+            line("[state]\nsource = \"kubernetes\"\nipv4", kubernetes.ipv4.to_string());
+            line("ipv6", kubernetes.ipv6.to_string());
+            line("set_condition", kubernetes.set_condition.to_string());
+            line("annotation_prefix", quote(kubernetes.names.prefix()));
+            line("device6", quote(&kubernetes.device6));
+            kubernetes.kubeconfig.iter().for_each(|path| line("kubeconfig", quoted(path)));
+            for ip in &kubernetes.public {
+                line(if ip.is_ipv4() { "public_ip" } else { "public_ipv6" }, quote(&ip.to_string()));
+            }
+        }
+    }
 }
 
 /// `config` with everything in it that can be given.
 fn write_config(config: &Config) -> String {
-    let Config { node, network, pods, state: StateConfig::File(path) } = config;
+    let Config { node, network, pods, state } = config;
     let quoted = |path: &Path| quote(path.to_str().expect("from a text"));
-    let mut text = format!("[state]\nsource = \"file\"\npath = {}\n[node]\n", quoted(path));
+    let mut text = String::new();
+    write_state_section(state, &mut text);
+    text.push_str("[node]\n");
     let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
     line("name", quote(&node.name));
     line("pin_dir", quoted(&node.pin_dir));

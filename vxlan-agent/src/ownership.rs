@@ -28,6 +28,12 @@ pub fn device_alias(network: &str) -> String {
     format!("vxlan-agent network {network}")
 }
 
+/// Alias of the vxlan device of `network` over IPv6, where it has one of its own. No network's name
+/// has a blank.
+pub fn device6_alias(network: &str) -> String {
+    format!("vxlan-agent network {network} over IPv6")
+}
+
 /// Alias of the devices that give a bridge's ports head-room.
 pub fn headroom_alias(network: &str) -> String {
     format!("vxlan-agent head-room {network}")

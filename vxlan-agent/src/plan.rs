@@ -13,7 +13,7 @@ use vxlan_ebpf_common::maps::{
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
-use crate::kernel::{Device, Headroom, KernelState, NextHop, Route, Tables};
+use crate::kernel::{Device, KernelState, NextHop, Route, Tables};
 use crate::net::{IfIndex, family};
 use crate::pods::{Pods, Search};
 use crate::underlay::Underlay;
@@ -28,10 +28,8 @@ pub struct Input<'a> {
     pub cluster: &'a ClusterState,
     /// What netlink shows.
     pub tables: &'a Tables,
-    /// The underlay, as found in `tables`.
-    pub underlay: &'a Underlay,
-    /// Index of our vxlan device, once it exists.
-    pub device: Option<IfIndex>,
+    /// Where the network runs, once for each of [`ClusterState::owns`].
+    pub sides: &'a [Side],
     /// Ways to VTEPs; the kernel looks up what is missing here.
     pub next_hops: &'a BTreeMap<IpAddr, Option<NextHop>>,
     /// First and last UDP source port.
@@ -44,11 +42,20 @@ pub struct Input<'a> {
     pub previous: &'a DatapathState,
 }
 
+/// Where the network runs over one IP version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// The underlay, as found in the tables.
+    pub underlay: Underlay,
+    /// Index of our vxlan device, once it exists.
+    pub device: Option<IfIndex>,
+}
+
 /// What should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
-    /// Outside BPF.
-    pub kernel: KernelState,
+    /// Outside BPF, once for each side. Head-room is the first one's.
+    pub kernel: Vec<KernelState>,
     /// In BPF maps and on interfaces.
     pub datapath: DatapathState,
 }
@@ -57,22 +64,28 @@ impl Input<'_> {
     /// Plans.
     pub fn plan(&self) -> Desired {
         let before = &self.previous.endpoints;
-        let (tables, subnets) = (self.tables, self.cluster.own.subnets.as_slice());
-        let pods = Search { tables, subnets, underlay: self.underlay.ifindex, before }.run();
-        Desired { kernel: self.kernel(&pods.headroom), datapath: self.datapath(pods) }
+        let (tables, subnets) = (self.tables, self.cluster.own_subnets());
+        let underlays = &self.sides.iter().map(|side| side.underlay.ifindex).collect();
+        let pods = Search { tables, subnets: &subnets, underlays, before }.run();
+        let mut kernel: Vec<_> = self.own_sides().map(|(own, side)| self.kernel(own, side)).collect();
+        if let Some(first) = kernel.first_mut().filter(|_| self.is_fast()) {
+            first.headroom = pods.headroom.clone();
+        }
+        Desired { kernel, datapath: self.datapath(pods) }
     }
 
-    fn kernel(&self, headroom: &BTreeMap<IfIndex, Headroom>) -> KernelState {
-        let own = &self.cluster.own;
+    fn own_sides(&self) -> impl Iterator<Item = (&Node, &Side)> {
+        self.cluster.owns().zip(self.sides)
+    }
+
+    fn kernel(&self, own: &Node, side: &Side) -> KernelState {
         let mut state = KernelState {
-            device: Some(self.device_spec()),
+            device: Some(self.device_spec(own, side)),
             addresses: own.subnets.iter().map(IpNetwork::network).collect(),
             ..KernelState::default()
         };
-        if self.is_fast() {
-            state.headroom = headroom.clone();
-        }
-        for node in self.cluster.remotes.values().filter(|node| !node.subnets.is_empty()) {
+        let over = |node: &&Node| node.vtep.is_ipv4() == own.vtep.is_ipv4() && !node.subnets.is_empty();
+        for node in self.cluster.remotes.values().filter(over) {
             state.fdb.insert(node.mac, node.vtep);
             for subnet in &node.subnets {
                 let via = subnet.network();
@@ -85,15 +98,15 @@ impl Input<'_> {
         state
     }
 
-    fn device_spec(&self) -> Device {
+    fn device_spec(&self, own: &Node, side: &Side) -> Device {
         Device {
-            name: self.config.network.device.clone(),
+            name: self.config.device_over(own.vtep).to_owned(),
             vni: Some(self.config.network.vni),
             port: self.config.network.port,
-            local: self.underlay.address,
-            underlay: self.underlay.ifindex,
-            mac: self.cluster.own.mac,
-            mtu: self.underlay.inner_mtu,
+            local: side.underlay.address,
+            underlay: side.underlay.ifindex,
+            mac: own.mac,
+            mtu: side.underlay.inner_mtu,
             ready: true,
         }
     }
@@ -104,7 +117,7 @@ impl Input<'_> {
 
     fn datapath(&self, pods: Pods) -> DatapathState {
         let mut state = DatapathState { config: self.map_config(), ..DatapathState::default() };
-        state.routes.extend(self.cluster.own.subnets.iter().map(|subnet| (*subnet, LOCAL_VTEP)));
+        state.routes.extend(self.cluster.own_subnets().into_iter().map(|subnet| (subnet, LOCAL_VTEP)));
         let ids = vtep_ids(self.cluster, self.previous);
         for node in self.cluster.remotes.values() {
             // A node without an id is left to the kernel until one is free.
@@ -121,16 +134,19 @@ impl Input<'_> {
 
     fn map_config(&self) -> MapConfig {
         let network = &self.config.network;
-        let local = LocalVtep {
-            addr: self.underlay.address.into(),
-            mac: self.cluster.own.mac.0,
-            mtu: self.underlay.inner_mtu.saturating_u16(),
-            ifindex: self.underlay.ifindex.0,
-        };
-        let (local4, local6) = match family(self.underlay.address) {
-            Family::V4 => (local, LocalVtep::default()),
-            Family::V6 => (LocalVtep::default(), local),
-        };
+        let (mut local4, mut local6) = (LocalVtep::default(), LocalVtep::default());
+        for (own, Side { underlay, .. }) in self.own_sides() {
+            let local = match family(underlay.address) {
+                Family::V4 => &mut local4,
+                Family::V6 => &mut local6,
+            };
+            *local = LocalVtep {
+                addr: underlay.address.into(),
+                mac: own.mac.0,
+                mtu: underlay.inner_mtu.saturating_u16(),
+                ifindex: underlay.ifindex.0,
+            };
+        }
         let mode = match network.fastpath {
             Fastpath::Off => Mode::Off,
             Fastpath::Direct => Mode::Direct,
@@ -169,28 +185,39 @@ impl Input<'_> {
             mac: node.mac.0,
             family: number(node.vtep),
             reserved: 0,
-            ifindex: known.map_or(self.underlay.ifindex, |hop| hop.ifindex).0,
+            ifindex: known.map(|hop| hop.ifindex).or_else(|| self.way_out(node)).unwrap_or_default().0,
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
         }
     }
 
+    fn way_out(&self, node: &Node) -> Option<IfIndex> {
+        let same_version = |side: &&Side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4();
+        self.sides.iter().find(same_version).map(|side| side.underlay.ifindex)
+    }
+
     fn attachments(&self, veths: &BTreeSet<IfIndex>) -> BTreeSet<Attachment> {
-        let Some(device) = self.device.filter(|_| self.is_fast()) else { return BTreeSet::new() };
-        let fixed = [
-            (Hook::TunnelEgress, device),
-            (Hook::TunnelIngress, device),
-            (Hook::UnderlayIngress, self.underlay.ifindex),
-        ];
+        let devices: Vec<_> = self.sides.iter().filter_map(|side| Some((side, side.device?))).collect();
+        if !self.is_fast() || devices.is_empty() {
+            return BTreeSet::new();
+        }
+        let fixed = devices.into_iter().flat_map(|(side, device)| {
+            [
+                (Hook::TunnelEgress, device),
+                (Hook::TunnelIngress, device),
+                (Hook::UnderlayIngress, side.underlay.ifindex),
+            ]
+        });
         // What the stack passes to a pod is looked at only where that verifies something.
         let hooks: &[Hook] = match self.config.network.fastpath {
             Fastpath::Verified => &[Hook::PodEgress, Hook::PodIngress],
             Fastpath::Off | Fastpath::Direct => &[Hook::PodEgress],
         };
-        let xdp = self.xdp.map(|place| {
-            [(Hook::StrippedIngress, self.underlay.ifindex), (Hook::UnderlayXdp, place.ifindex)]
+        // The program goes where the first side runs; see `Agent::place_xdp`.
+        let xdp = self.xdp.zip(self.sides.first()).map(|(place, side)| {
+            [(Hook::StrippedIngress, side.underlay.ifindex), (Hook::UnderlayXdp, place.ifindex)]
         });
         let pods = veths.iter().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
-        let all = fixed.into_iter().chain(xdp.into_iter().flatten()).chain(pods);
+        let all = fixed.chain(xdp.into_iter().flatten()).chain(pods);
         all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
     }
 }

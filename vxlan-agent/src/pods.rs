@@ -34,7 +34,7 @@ pub struct Search<'a> {
     /// The node's own pod subnets.
     pub subnets: &'a [IpNetwork],
     /// Never a pod, even if it is a veth.
-    pub underlay: IfIndex,
+    pub underlays: &'a BTreeSet<IfIndex>,
     /// The endpoints of before: they outlive what the bridge forgets.
     pub before: &'a BTreeMap<IpAddr, Endpoint>,
 }
@@ -58,7 +58,7 @@ impl Search<'_> {
     }
 
     fn is_pod_veth(&self, link: &Link) -> bool {
-        link.kind == Kind::Veth && link.peer_elsewhere && link.index != self.underlay
+        link.kind == Kind::Veth && link.peer_elsewhere && !self.underlays.contains(&link.index)
     }
 
     fn is_pod_address(&self, ip: IpAddr) -> bool {

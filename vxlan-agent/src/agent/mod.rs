@@ -1,7 +1,9 @@
 //! The loop: wait for news, look, plan, change what differs, write down how it went.
 
 mod describe;
+mod feed;
 mod health;
+mod look;
 mod pods;
 mod report;
 mod retries;
@@ -16,16 +18,17 @@ use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::cluster::{ClusterState, Viewer};
+use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
 use crate::kernel::{Events, Netlink, NextHop, Tables, Touched, forget};
 use crate::node::Masquerade;
 use crate::preflight;
-use crate::source::{FileSource, Snapshot, Source};
+use crate::source::Snapshot;
 use crate::status::{Lock, StatusFile};
 use crate::underlay::Underlay;
 use crate::xdp::{Declined, Place};
+use feed::Feed;
 use retries::Retries;
 
 /// How long news is collected: a veth that is made comes with a handful of notifications.
@@ -47,7 +50,8 @@ pub struct Agent {
     /// The tables may lack something: dump them before the next round.
     stale: bool,
     cluster: ClusterState,
-    underlay: Option<Underlay>,
+    /// Where the network runs, once for each of [`ClusterState::owns`].
+    underlays: Vec<Underlay>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     datapath: Option<Datapath>,
     /// Where XDP is wanted, or why not; nothing before the programs are loaded.
@@ -66,7 +70,7 @@ pub struct Agent {
 }
 
 /// Runs until SIGTERM or SIGINT, which leave everything in place.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     if config.network.fastpath != Fastpath::Off {
         preflight::check_kernel()?;
@@ -78,11 +82,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut snapshots = source(&config).watch()?;
-    let first = snapshots.borrow_and_update().clone();
-    let cluster = first.map_err(anyhow::Error::msg)?;
+    let netlink = Netlink::open(&config.network.name)?;
     let mut events = Events::subscribe()?;
-    let mut agent = Agent::new(config, cluster)?;
+    let mut tables = netlink.dump().await?;
+    let begin = async {
+        let mut feed = Feed::open(&mut config, &netlink, &tables).await?;
+        let cluster = feed.first(&config, &mut events, &mut tables).await?;
+        anyhow::Ok((feed, cluster))
+    };
+    let (mut feed, cluster) = tokio::select! {
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        begun = begin => begun?,
+    };
+    let mut agent = Agent::new(config, netlink, tables, cluster)?;
     agent.start().await?;
     let (mut resync, mut sweep) = (Instant::now() + RESYNC, Instant::now() + SWEEP);
     loop {
@@ -92,7 +105,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            changed = snapshots.changed() => {
+            changed = feed.snapshots.changed() => {
                 changed.context("the state source has stopped")?;
                 reload = true;
             }
@@ -101,7 +114,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         tokio::time::sleep(COLLECT).await;
         while let Some(Some(())) = events.next(&mut agent.tables, &mut touched).now_or_never() {}
-        let snapshot = reload.then(|| snapshots.borrow_and_update().clone());
+        let snapshot = reload.then(|| feed.snapshots.borrow_and_update().clone());
         let now = Instant::now();
         if now >= resync {
             (agent.stale, resync) = (true, now + RESYNC);
@@ -111,16 +124,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             sweep = Instant::now() + SWEEP;
         }
         agent.news(snapshot, &touched).await;
+        feed.tell(&agent.config, &agent.tables);
     }
     tracing::info!("stopped; the overlay goes on as it is");
     Ok(())
-}
-
-fn source(config: &Config) -> Box<dyn Source> {
-    let viewer = Viewer { node: config.node.name.clone(), vni: config.network.vni };
-    match &config.state {
-        StateConfig::File(path) => Box::new(FileSource::new(path.clone(), viewer)),
-    }
 }
 
 /// A random number that is not zero.
@@ -129,14 +136,14 @@ fn secret() -> anyhow::Result<u32> {
 }
 
 impl Agent {
-    fn new(config: Config, cluster: ClusterState) -> anyhow::Result<Self> {
+    fn new(config: Config, netlink: Netlink, tables: Tables, cluster: ClusterState) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
-            netlink: Netlink::open(&config.network.name)?,
-            tables: Tables::default(),
+            netlink,
+            tables,
             stale: true,
             cluster,
-            underlay: None,
+            underlays: vec![],
             next_hops: BTreeMap::new(),
             datapath: None,
             xdp: None,
@@ -153,11 +160,12 @@ impl Agent {
         })
     }
 
-    /// The first rounds. What is wrong from the start ends the agent.
+    /// The first rounds. What is wrong with a file from the start ends the agent; what is wrong in
+    /// a Kubernetes cluster will be put right there.
     async fn start(&mut self) -> anyhow::Result<()> {
         self.tables = self.netlink.dump().await?;
         self.stale = false;
-        if let Err(refused) = self.check(&self.cluster) {
+        if let (Err(refused), StateConfig::File(_)) = (self.check(&self.cluster), &self.config.state) {
             bail!("{refused}");
         }
         self.settle().await;
@@ -169,7 +177,7 @@ impl Agent {
         tracing::info!(
             node = self.config.node.name,
             network = network.name,
-            device = network.device,
+            device = self.config.device_over(self.cluster.own.vtep),
             nodes = self.cluster.remotes.len(),
             "running"
         );

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use ipnetwork::IpNetwork;
 use tokio::time::Instant;
 
 use super::Agent;
+use crate::cluster::Node;
 use crate::net::Mtu;
 use crate::node::{self, Facts, Masquerade};
 
@@ -14,16 +16,19 @@ const MASQUERADE: &str = "masquerade";
 impl Agent {
     /// Masquerades, then writes the files: a pod that starts because of them finds all the rest.
     /// `look`: whether somebody may have taken the rules away.
-    pub(super) fn set_up_for_pods(&mut self, mtu: Mtu, look: bool, wanted: &mut BTreeSet<String>) {
+    pub(super) fn set_up_for_pods(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
         self.masquerade(look, wanted);
-        self.write_files(mtu, wanted);
+        // A pod has one interface for all IP versions.
+        if let Some(mtu) = self.underlays.iter().map(|underlay| underlay.inner_mtu).min() {
+            self.write_files(mtu, wanted);
+        }
     }
 
     fn masquerade(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
-        let device = &self.config.network.device;
+        let networks = &self.config.pods.networks;
         let desired = self.config.pods.masquerade.then(|| Masquerade {
             network: self.config.network.name.clone(),
-            pods: self.config.pods.networks.iter().map(|pods| (*pods, device.clone())).collect(),
+            pods: networks.iter().map(|pods| (*pods, self.device_to(pods).to_owned())).collect(),
         });
         wanted.insert(MASQUERADE.to_owned());
         let now = Instant::now();
@@ -51,9 +56,16 @@ impl Agent {
         }
     }
 
+    /// The vxlan device that leads to `pods` of other nodes.
+    fn device_to(&self, pods: &IpNetwork) -> &str {
+        let same_version = |own: &&Node| own.subnets.iter().any(|s| s.is_ipv4() == pods.is_ipv4());
+        let own = self.cluster.owns().find(same_version).unwrap_or(&self.cluster.own);
+        self.config.device_over(own.vtep)
+    }
+
     fn write_files(&mut self, mtu: Mtu, wanted: &mut BTreeSet<String>) {
-        let (config, own) = (&self.config.pods, &self.cluster.own);
-        let facts = Facts { config, networks: &config.networks, subnets: &own.subnets, mtu };
+        let (config, subnets) = (&self.config.pods, self.cluster.own_subnets());
+        let facts = Facts { config, networks: &config.networks, subnets: &subnets, mtu };
         for (path, content) in node::files(&facts) {
             let (key, now) = (format!("write {}", path.display()), Instant::now());
             wanted.insert(key.clone());

@@ -31,7 +31,7 @@ impl Agent {
             pods_attached = state.attachments.iter().filter(|a| a.hook == Hook::PodEgress).count();
             endpoints = state.endpoints.len();
         }
-        let (network, underlay) = (&self.config.network, self.underlay.as_ref());
+        let (network, underlay) = (&self.config.network, self.underlays.first());
         let node = |node: &Node| NodeStatus {
             name: node.name.clone(),
             vtep: node.vtep,
@@ -48,12 +48,12 @@ impl Agent {
                 Ok(place) => format!("native on {}", place.name),
                 Err(reason) => format!("no: {reason}"),
             }),
-            device: network.device.clone(),
+            device: self.config.device_over(self.cluster.own.vtep).to_owned(),
             mac: self.cluster.own.mac,
             mtu: underlay.map(|u| u.inner_mtu),
             underlay: underlay.map(|u| u.name.clone()),
             address: underlay.map(|u| u.address),
-            subnets: self.cluster.own.subnets.clone(),
+            subnets: self.cluster.own_subnets(),
             nodes: self.cluster.remotes.values().map(node).collect(),
             pods_attached,
             endpoints,

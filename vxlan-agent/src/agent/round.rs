@@ -1,6 +1,7 @@
 //! One round: observe, plan, diff, apply. Kernel first, fast path second.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::Context as _;
 use aya_log::EbpfLogger;
@@ -14,9 +15,8 @@ use crate::cluster::ClusterState;
 use crate::config::{Attach, Fastpath, Xdp};
 use crate::datapath::{self, Datapath, DatapathState, Options};
 use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
-use crate::net::IfIndex;
-use crate::plan::{Desired, Input};
-use crate::underlay::{self, Underlay};
+use crate::net::Mac;
+use crate::plan::{Desired, Input, Side};
 use crate::xdp::{self, Declined};
 
 /// Stand for what is no kernel or datapath change in the list of what failed.
@@ -30,73 +30,64 @@ impl Agent {
         if look {
             self.tables = self.netlink.dump().await.inspect_err(|_| self.stale = true)?;
         }
-        let underlay = self.find_underlay(&self.cluster)?;
-        let (observed, device) = self.observe_kernel(&self.cluster)?;
-        self.find_ways(&underlay).await;
+        let (observed, sides) = self.look(&self.cluster)?;
+        self.find_ways(&sides).await;
         let mut wanted = BTreeSet::new();
-        self.forward(&underlay, &mut wanted);
+        self.forward(&sides, &mut wanted);
         self.load(&mut wanted);
-        self.place_xdp(&underlay);
-        let desired = self.plan(&underlay, device)?;
-        let mtu = underlay.inner_mtu;
-        self.underlay = Some(underlay);
-        let kernel_changed = self.apply_kernel(&observed, &desired.kernel, device, &mut wanted).await;
-        let datapath_changed = self.apply_datapath(&desired.datapath, &mut wanted)?;
-        // The device was there before this round.
-        if device.is_some() {
-            self.set_up_for_pods(mtu, look, &mut wanted);
+        self.place_xdp(&sides);
+        let desired = self.plan(&sides)?;
+        self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
+        let mut changed = false;
+        for ((observed, desired), side) in observed.iter().zip(&desired.kernel).zip(&sides) {
+            changed |= self.apply_kernel(observed, desired, side, &mut wanted).await;
+        }
+        changed |= self.leave_unused_devices(&mut wanted).await;
+        changed |= self.apply_datapath(&desired.datapath, &mut wanted)?;
+        // The devices were there before this round.
+        if sides.iter().all(|side| side.device.is_some()) {
+            self.set_up_for_pods(look, &mut wanted);
         }
         self.retries.keep_only(&wanted);
-        Ok(kernel_changed || datapath_changed)
+        Ok(changed)
     }
 
     /// Whether `cluster` can be planned for on this machine; one sentence otherwise.
     pub(super) fn check(&self, cluster: &ClusterState) -> Result<(), String> {
-        self.find_underlay(cluster).map_err(|e| e.to_string())?;
-        self.observe_kernel(cluster).map_err(|e| e.to_string())?;
-        Ok(())
+        self.look(cluster).map(drop).map_err(|e| e.to_string())
     }
 
-    fn find_underlay(&self, cluster: &ClusterState) -> Result<Underlay, underlay::Unusable> {
-        let own = &cluster.own;
-        let nodes = std::iter::once(own).chain(cluster.remotes.values());
-        let inner_v6 = nodes.flat_map(|node| &node.subnets).any(|subnet| subnet.is_ipv6());
-        underlay::find(&self.config.node, &self.config.network, own.vtep, inner_v6, &self.tables)
-    }
-
-    fn observe_kernel(
-        &self,
-        cluster: &ClusterState,
-    ) -> Result<(KernelState, Option<IfIndex>), kernel::ForeignDevice> {
-        let network = &self.config.network;
-        kernel::observed(&self.tables, &network.name, &network.device, cluster.own.mac)
-    }
-
-    /// Asks for ways to VTEPs that are not known yet.
-    async fn find_ways(&mut self, underlay: &Underlay) {
-        let vteps: BTreeSet<_> = self.cluster.remotes.values().map(|node| node.vtep).collect();
-        let moved = self.underlay.as_ref().is_some_and(|before| before.ifindex != underlay.ifindex);
-        self.next_hops.retain(|vtep, _| !moved && vteps.contains(vtep));
-        for vtep in vteps {
-            if !self.next_hops.contains_key(&vtep) {
-                let hop = self.netlink.next_hop(vtep, underlay.ifindex).await;
-                self.next_hops.insert(vtep, hop);
-            }
+    /// Removes devices of ours over an IP version that the network does not run over any more.
+    async fn leave_unused_devices(&mut self, wanted: &mut BTreeSet<String>) -> bool {
+        let used: BTreeSet<String> =
+            self.cluster.owns().map(|own| self.config.device_over(own.vtep).to_owned()).collect();
+        let mut changed = false;
+        let unused = self.config.devices().into_iter().filter(|(name, _)| !used.contains(*name));
+        let unused: Vec<_> = unused.map(|(name, alias)| (name.to_owned(), alias)).collect();
+        for (name, alias) in unused {
+            let Ok((mut observed, index)) = self.observe_device(&name, &alias, Mac::default(), None) else {
+                continue;
+            };
+            observed.headroom.clear();
+            let target = Target { name, alias, index };
+            changed |= self.apply_changes(&observed, &KernelState::default(), target, wanted).await;
         }
+        changed
     }
 
     /// Lets the kernel route between pods and tunnel; where it may not be told to, an operator has
     /// to, and the rest goes on.
-    fn forward(&mut self, underlay: &Underlay, wanted: &mut BTreeSet<String>) {
+    fn forward(&mut self, sides: &[Side], wanted: &mut BTreeSet<String>) {
         wanted.insert(FORWARD.to_owned());
         let now = Instant::now();
         if !self.retries.is_due(FORWARD, now) {
             return;
         }
-        let subnets = &self.cluster.own.subnets;
+        let subnets = self.cluster.own_subnets();
         let v4 = if subnets.iter().any(|s| s.is_ipv4()) { sysctl::forward_ipv4() } else { Ok(()) };
-        let v6 =
-            if subnets.iter().any(|s| s.is_ipv6()) { sysctl::forward_ipv6(&underlay.name) } else { Ok(()) };
+        let inner_v6 = subnets.iter().any(|s| s.is_ipv6());
+        let mut underlays = sides.iter().map(|side| &side.underlay).filter(|_| inner_v6);
+        let v6 = underlays.try_for_each(|underlay| sysctl::forward_ipv6(&underlay.name));
         let gaps =
             if self.config.network.fastpath == Fastpath::Verified { sysctl::tolerate_gaps() } else { Ok(()) };
         match v4.and(v6).and(gaps) {
@@ -138,11 +129,15 @@ impl Agent {
         }
     }
 
-    /// Decides about XDP; says so when it decides otherwise than before.
-    fn place_xdp(&mut self, underlay: &Underlay) {
-        let Some(datapath) = self.datapath.as_ref().filter(|_| self.is_fast()) else { return };
+    /// Decides about XDP; says so when it decides otherwise than before. With an underlay for each IP
+    /// version it goes to the first.
+    fn place_xdp(&mut self, sides: &[Side]) {
+        let (Some(datapath), Some(side)) = (self.datapath.as_ref().filter(|_| self.is_fast()), sides.first())
+        else {
+            return;
+        };
         let (mode, tables) = (self.config.node.xdp, &self.tables);
-        let placed = xdp::place(mode, underlay.ifindex, tables, xdp::driver);
+        let placed = xdp::place(mode, side.underlay.ifindex, tables, xdp::driver);
         let placed = placed.and_then(|place| match datapath.no_xdp() {
             Some(reason) => Err(Declined::NotLoaded(reason.to_owned())),
             None => Ok(place),
@@ -161,7 +156,7 @@ impl Agent {
         self.config.network.fastpath != Fastpath::Off
     }
 
-    fn plan(&mut self, underlay: &Underlay, device: Option<IfIndex>) -> anyhow::Result<Desired> {
+    fn plan(&mut self, sides: &[Side]) -> anyhow::Result<Desired> {
         let nothing = DatapathState::default();
         let previous = match &mut self.datapath {
             Some(datapath) => datapath.observe().context("cannot observe the fast path")?,
@@ -171,8 +166,7 @@ impl Agent {
             config: &self.config,
             cluster: &self.cluster,
             tables: &self.tables,
-            underlay,
-            device,
+            sides,
             next_hops: &self.next_hops,
             source_ports: sysctl::source_ports(),
             xdp: self.xdp.as_ref().and_then(|placed| placed.as_ref().ok()),
@@ -186,11 +180,22 @@ impl Agent {
         &mut self,
         observed: &KernelState,
         desired: &KernelState,
-        device: Option<IfIndex>,
+        side: &Side,
+        wanted: &mut BTreeSet<String>,
+    ) -> bool {
+        let (name, alias) = self.device_over(side.underlay.address);
+        let target = Target { name: name.to_owned(), alias, index: side.device };
+        self.apply_changes(observed, desired, target, wanted).await
+    }
+
+    async fn apply_changes(
+        &mut self,
+        observed: &KernelState,
+        desired: &KernelState,
+        mut target: Target,
         wanted: &mut BTreeSet<String>,
     ) -> bool {
         let changes = kernel::diff(observed, desired);
-        let mut target = Target { name: self.config.network.device.clone(), index: device };
         let mut broken = BTreeSet::new();
         let mut changed = false;
         for change in &changes {
@@ -252,8 +257,8 @@ impl Agent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Base {
     Device,
-    Neighbour(std::net::IpAddr),
-    Fdb(crate::net::Mac),
+    Neighbour(IpAddr),
+    Fdb(Mac),
 }
 
 fn base(change: &KernelChange) -> Option<Base> {
@@ -302,11 +307,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::kernel::Route;
-    use crate::net::Mac;
+    use crate::net::IfIndex;
 
     #[test]
     fn a_route_waits_for_its_neighbour_and_forwarding_entry() {
-        let (ip, mac) = (std::net::IpAddr::from([10, 2, 0, 0]), Mac([2, 0, 0, 0, 0, 2]));
+        let (ip, mac) = (IpAddr::from([10, 2, 0, 0]), Mac([2, 0, 0, 0, 0, 2]));
         let desired = KernelState { neighbours: BTreeMap::from([(ip, mac)]), ..KernelState::default() };
         let to = "10.2.0.0/24".parse().expect("subnet");
         let add = KernelChange::AddRoute(to, Route { via: ip, src: None });

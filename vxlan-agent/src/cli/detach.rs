@@ -1,5 +1,6 @@
 //! `detach`: remove everything that is ours, with or without a running agent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -10,7 +11,8 @@ use super::{print, print_json};
 use crate::cluster::derive_mac;
 use crate::config::Config;
 use crate::datapath;
-use crate::kernel::{self, KernelState, Netlink, Target};
+use crate::kernel::{self, KernelState, Netlink, Sought, Target};
+use crate::net::Mac;
 use crate::node::{self, Facts};
 use crate::{preflight, status};
 
@@ -38,6 +40,39 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
         print(&format!("{what}\n"))?;
     }
     if removed.is_empty() { print("there was nothing of ours\n") } else { Ok(()) }
+}
+
+/// Leaves the overlay to flanneld: the programs and what exists only for their sake go, and so does
+/// the mark on the devices. Addresses, routes, neighbours and forwarding entries are what flanneld
+/// would make, and it takes them over as they are.
+pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
+    preflight::check_privileges()?;
+    let stopped = stop_agent(config).await?;
+    datapath::detach(&config.pins())?;
+    let netlink = Netlink::open(&config.network.name)?;
+    let mut left = vec![];
+    for (name, alias) in config.devices() {
+        let sought =
+            Sought { network: &config.network.name, alias: &alias, name, mac: Mac::default(), adopt: None };
+        let Ok((observed, index)) = kernel::observed(&netlink.dump().await?, &sought) else { continue };
+        let without_headroom = KernelState { headroom: BTreeMap::new(), ..observed.clone() };
+        let mut target = Target { name: name.to_owned(), alias, index };
+        for change in kernel::diff(&observed, &without_headroom) {
+            netlink.apply(&change, &mut target).await?;
+        }
+        if observed.device.is_some() {
+            netlink.unmark(name).await?;
+            left.push(name);
+        }
+    }
+    status::remove(&config.node.run_dir)?;
+    if json {
+        return print_json(&serde_json::json!({ "agent_stopped": stopped, "left": left }));
+    }
+    match left.as_slice() {
+        [] => print("there was nothing of ours\n"),
+        left => print(&format!("left to flanneld: {}\n", left.join(", "))),
+    }
 }
 
 async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
@@ -87,20 +122,22 @@ fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
 async fn remove_from_kernel(config: &Config) -> anyhow::Result<Vec<String>> {
     let network = &config.network;
     let netlink = Netlink::open(&network.name)?;
-    let tables = netlink.dump().await?;
     let mac = derive_mac(&config.node.name, network.vni);
-    let observed = match kernel::observed(&tables, &network.name, &network.device, mac) {
-        Ok((observed, _)) => observed,
-        Err(foreign) => {
-            tracing::warn!("left alone: {foreign}");
-            return Ok(vec![]);
-        }
-    };
-    let mut target = Target { name: network.device.clone(), index: None };
     let mut removed = vec![];
-    for change in kernel::diff(&observed, &KernelState::default()) {
-        netlink.apply(&change, &mut target).await?;
-        removed.push(change.to_string());
+    for (name, alias) in config.devices() {
+        let sought = Sought { network: &network.name, alias: &alias, name, mac, adopt: None };
+        let observed = match kernel::observed(&netlink.dump().await?, &sought) {
+            Ok((observed, _)) => observed,
+            Err(foreign) => {
+                tracing::warn!("left alone: {foreign}");
+                continue;
+            }
+        };
+        let mut target = Target { name: name.to_owned(), alias, index: None };
+        for change in kernel::diff(&observed, &KernelState::default()) {
+            netlink.apply(&change, &mut target).await?;
+            removed.push(change.to_string());
+        }
     }
     Ok(removed)
 }

@@ -7,8 +7,9 @@ mod flows;
 mod status;
 mod table;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent;
+use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
 use crate::config::{Config, DEFAULT_PATH};
 use crate::datapath::Pins;
 
@@ -32,9 +34,9 @@ struct Cli {
 
 #[derive(Args)]
 struct Common {
-    /// Configuration file.
-    #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
-    config: PathBuf,
+    /// Configuration file; without it /etc/vxlan-agent/config.toml, or where there is none, flannel's.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
@@ -65,6 +67,17 @@ enum Command {
     Features,
     /// Remove everything that is ours; stops the agent first if it runs.
     Detach,
+    /// Take the fast path off and leave the overlay to flanneld, which goes on with it as it is;
+    /// stops the agent first if it runs.
+    Release,
+    /// Run the agent with flanneld's flags, environment and net-conf.json. It does the same when
+    /// it is called by the name flanneld.
+    #[command(disable_help_flag = true)]
+    Flannel {
+        /// As flanneld has them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+        flags: Vec<String>,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -92,8 +105,11 @@ enum OnOff {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(&cli) {
+    let done = match as_flanneld(std::env::args_os()) {
+        Some(flags) => run_as_flannel(&flags, false),
+        None => dispatch(&Cli::parse()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -103,23 +119,55 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Flanneld's flags, if this program was called by that name.
+fn as_flanneld(mut words: impl Iterator<Item = OsString>) -> Option<Vec<String>> {
+    let program = PathBuf::from(words.next()?);
+    (program.file_name()? == "flanneld")
+        .then(|| words.map(|word| word.to_string_lossy().into_owned()).collect())
+}
+
+fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
+    let flannel = Flannel::translate(flags.iter().cloned(), &ThisMachine).map_err(anyhow::Error::msg)?;
+    if flannel.only_version {
+        return print(&format!("vxlan-agent {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    log_to_stderr(json);
+    flannel.undone.iter().for_each(|undone| tracing::warn!("{undone}"));
+    runtime()?.block_on(agent::run(flannel.config))
+}
+
+/// The configuration that a command is about.
+fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
+    let ours = Path::new(DEFAULT_PATH);
+    if given.is_none() && !ours.exists() && Path::new(NET_CONF).exists() {
+        let flags = ["--kube-subnet-mgr".to_owned()];
+        return Ok(Flannel::translate(flags, &ThisMachine).map_err(anyhow::Error::msg)?.config);
+    }
+    Ok(Config::read(given.unwrap_or(ours))?)
+}
+
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     let json = cli.common.json;
-    let config = || Config::read(&cli.common.config);
-    match cli.command {
+    let config = || configuration(cli.common.config.as_deref());
+    match &cli.command {
+        Command::Flannel { flags } => run_as_flannel(flags, json),
         Command::Features => features::show(json),
         Command::Run => {
             log_to_stderr(json);
             runtime()?.block_on(agent::run(config()?))
         }
         Command::Status => status::show(&config()?, json),
-        Command::Dump { what } => dump::show(&Pins::open(&config()?.pins())?, what, json),
-        Command::Fastpath { to } => switch(&config()?, to, json),
+        Command::Dump { what } => dump::show(&Pins::open(&config()?.pins())?, *what, json),
+        Command::Fastpath { to } => switch(&config()?, *to, json),
         Command::Flows { what: Flows::List } => flows::list(&Pins::open(&config()?.pins())?, json),
         Command::Flows { what: Flows::Flush } => flows::flush(&mut Pins::open(&config()?.pins())?, json),
         Command::Detach => {
             log_to_stderr(json);
             runtime()?.block_on(detach::run(&config()?, json))
+        }
+        Command::Release => {
+            log_to_stderr(json);
+            runtime()?.block_on(detach::release(&config()?, json))
         }
     }
 }
@@ -141,8 +189,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn log_to_stderr(json: bool) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,netlink_proto=warn"));
+    // What goes wrong on the way to the Kubernetes API is said by its source, and only once.
+    let usual = || EnvFilter::new("info,netlink_proto=warn,kube_client=off");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| usual());
     let colour = std::io::stderr().is_terminal() && !json;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -186,6 +235,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn called_flanneld_it_takes_flanneld_s_flags() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>().into_iter();
+        let flags = as_flanneld(words("/opt/bin/flanneld --ip-masq --kube-subnet-mgr")).expect("flanneld");
+        assert_eq!(flags, ["--ip-masq", "--kube-subnet-mgr"]);
+        assert_eq!(as_flanneld(words("/usr/bin/vxlan-agent run")), None);
+        let cli = Cli::try_parse_from(["x", "flannel", "--ip-masq", "-v=5"]).expect("valid");
+        assert!(matches!(cli.command, Command::Flannel { flags } if flags == ["--ip-masq", "-v=5"]));
     }
 
     #[test]

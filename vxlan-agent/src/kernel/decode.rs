@@ -150,7 +150,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<RouteEntry> {
     }
     let unicast =
         message.header.kind == RouteType::Unicast && !message.header.flags.contains(RouteFlags::Cloned);
-    let kept = ours || net::is_host(&to) || to.prefix() == 0;
+    let kept = ours || net::is_host(&to) || to.prefix() == 0 || route.is_overlays();
     (unicast && kept && table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
 }
 

@@ -96,9 +96,9 @@ pub(super) fn set_mtu(index: IfIndex, mtu: u32) -> Request {
     set_link(index, vec![LinkAttribute::Mtu(mtu)])
 }
 
-/// Sets the MAC and MTU of an interface.
-pub(super) fn set_addressing(index: IfIndex, mac: Mac, mtu: u32) -> Request {
-    set_link(index, vec![LinkAttribute::Address(mac.0.to_vec()), LinkAttribute::Mtu(mtu)])
+/// Sets the MAC of an interface.
+pub(super) fn set_mac(index: IfIndex, mac: Mac) -> Request {
+    set_link(index, vec![LinkAttribute::Address(mac.0.to_vec())])
 }
 
 /// Keeps the kernel from making up IPv6 addresses on an interface.
@@ -237,23 +237,24 @@ pub(super) fn replace_route(device: IfIndex, to: IpNetwork, how: &Route) -> Requ
     (full_route(device, to, how), CREATE_OR_REPLACE)
 }
 
-/// Removes a route of ours.
+/// Removes a route through our device, of ours or of the agent that had it before.
 pub(super) fn remove_route(device: IfIndex, to: IpNetwork) -> Request {
     let mut message = route(device, to);
-    // Any scope.
+    // Any scope, any protocol number.
     message.header.scope = RouteScope::NoWhere;
+    message.header.protocol = RouteProtocol::Unspec;
     (RouteNetlinkMessage::DelRoute(message), 0)
 }
 
-/// Asks for the routing table's entry that leads to `vtep` out of `underlay`.
-pub(super) fn query_route(vtep: IpAddr, underlay: IfIndex) -> Request {
+/// Asks for the routing table's entry that leads to `vtep`, out of `underlay` if given.
+pub(super) fn query_route(vtep: IpAddr, underlay: Option<IfIndex>) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family(vtep);
     message.header.destination_prefix_length = full_length(vtep);
     // The entry rather than its result, because that shows several next hops (Linux 5.3).
     message.header.flags = RouteFlags::FibMatch;
-    message.attributes =
-        vec![RouteAttribute::Destination(route_address(vtep)), RouteAttribute::Oif(underlay.0)];
+    message.attributes = vec![RouteAttribute::Destination(route_address(vtep))];
+    message.attributes.extend(underlay.map(|underlay| RouteAttribute::Oif(underlay.0)));
     (RouteNetlinkMessage::GetRoute(message), 0)
 }
 

@@ -19,6 +19,6 @@ pub use conntrack::{Ends, forget};
 pub use diff::{KernelChange, diff};
 pub use events::{Events, Touched};
 pub use netlink::{Netlink, Target};
-pub use observed::{ForeignDevice, observed};
+pub use observed::{ForeignDevice, Sought, observed};
 pub use state::{Device, Headroom, KernelState, Route};
 pub use tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Tables, Vxlan};

@@ -13,7 +13,7 @@ use super::diff::KernelChange;
 use super::events::Touched;
 use super::message::{self, Request};
 use super::state::{Device, Headroom};
-use super::tables::{NextHop, Tables};
+use super::tables::{Link, NextHop, Tables};
 use super::{decode, sysctl};
 use crate::net::IfIndex;
 use crate::ownership;
@@ -29,6 +29,8 @@ pub struct Netlink {
 pub struct Target {
     /// Its name.
     pub name: String,
+    /// Its alias.
+    pub alias: String,
     /// Its index, where known.
     pub index: Option<IfIndex>,
 }
@@ -53,8 +55,9 @@ impl Netlink {
         Ok(tables)
     }
 
-    /// Where packets to `vtep` leave; `None` where there is no or more than one way.
-    pub async fn next_hop(&self, vtep: IpAddr, underlay: IfIndex) -> Option<NextHop> {
+    /// Where packets to `vtep` leave, out of `underlay` if given; `None` where there is no or more
+    /// than one way.
+    pub async fn next_hop(&self, vtep: IpAddr, underlay: Option<IfIndex>) -> Option<NextHop> {
         let answers = self.request(message::query_route(vtep, underlay)).await.ok()?;
         answers.iter().find_map(|answer| match &answer.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
@@ -66,15 +69,17 @@ impl Netlink {
 
     /// Index of the interface called `name`.
     pub async fn index_of(&self, name: &str) -> anyhow::Result<IfIndex> {
+        Ok(self.link_named(name).await?.index)
+    }
+
+    async fn link_named(&self, name: &str) -> anyhow::Result<Link> {
         let answers = self.request(message::link_named(name)).await;
         let answers = answers.with_context(|| format!("there is no interface {name}"))?;
-        let index = answers.iter().find_map(|answer| match &answer.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                Some(IfIndex(link.header.index))
-            }
+        let link = answers.iter().find_map(|answer| match &answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => decode::link(link),
             _ => None,
         });
-        index.ok_or_else(|| anyhow!("there is no interface {name}"))
+        link.ok_or_else(|| anyhow!("there is no interface {name}"))
     }
 
     /// Carries out `change` on the vxlan device that `target` names.
@@ -92,9 +97,9 @@ impl Netlink {
             CreateDevice(device) => {
                 target.index = None;
                 self.ack(message::create_device(device)).await.map_err(explain_create)?;
-                return self.set_device(device).await;
+                return self.set_device(device, &target.alias).await;
             }
-            SetDevice(device) => return self.set_device(device).await,
+            SetDevice(device) => return self.set_device(device, &target.alias).await,
             AddHeadroom(bridge, headroom) => return self.add_headroom(*bridge, headroom).await,
             SetHeadroom(bridge, headroom) => {
                 let index = self.index_of(&ownership::headroom_name(*bridge)).await?;
@@ -123,11 +128,23 @@ impl Netlink {
         Ok(if is_removal(change) { absent_is_fine(result) } else { result }?)
     }
 
+    /// Takes our alias off the interface called `name`.
+    pub async fn unmark(&self, name: &str) -> anyhow::Result<()> {
+        let index = self.index_of(name).await?;
+        let unmarked = self.ack(message::set_alias(index, "")).await;
+        unmarked.with_context(|| format!("cannot take the alias off {name}"))
+    }
+
     /// Alias first: from then on the device is recognised as ours whatever happens.
-    async fn set_device(&self, device: &Device) -> anyhow::Result<()> {
-        let index = self.index_of(&device.name).await?;
-        self.ack(message::set_alias(index, &ownership::device_alias(&self.network))).await?;
-        self.ack(message::set_addressing(index, device.mac, device.mtu.0)).await?;
+    async fn set_device(&self, device: &Device, alias: &str) -> anyhow::Result<()> {
+        let link = self.link_named(&device.name).await?;
+        let index = link.index;
+        self.ack(message::set_alias(index, alias)).await?;
+        // Setting even the same MAC drops all neighbours.
+        if link.mac != device.mac {
+            self.ack(message::set_mac(index, device.mac)).await?;
+        }
+        self.ack(message::set_mtu(index, device.mtu.0)).await?;
         if sysctl::has_ipv6() {
             self.ack(message::set_no_made_up_addresses(index)).await?;
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::message::headroom_vni;
 use super::state::{Device, Headroom, KernelState, Route};
 use super::tables::{Kind, Link, Tables, Vxlan};
-use crate::net::{IfIndex, Mac, full_length};
+use crate::net::{IfIndex, Mac, Vni, full_length};
 use crate::ownership::{self, HEADROOM_MAC, HEADROOM_PORT};
 
 /// A device has the name of ours but is somebody else's.
@@ -18,23 +18,34 @@ pub struct ForeignDevice {
     alias: String,
 }
 
-/// The state of `network` in `tables`, whose device is called or is to be called `name`; and the
-/// device's index. `mac` tells a device that we left half-made from a foreign one.
+/// Which device to look for.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought<'a> {
+    /// Name of the network.
+    pub network: &'a str,
+    /// Alias of the device.
+    pub alias: &'a str,
+    /// What it is called or is to be called.
+    pub name: &'a str,
+    /// Tells a device that we left half-made from a foreign one.
+    pub mac: Mac,
+    /// Take over a device of this name and VNI that carries no alias: flannel left it behind.
+    pub adopt: Option<Vni>,
+}
+
+/// The state of a network in `tables`; and its device's index.
 pub fn observed(
     tables: &Tables,
-    network: &str,
-    name: &str,
-    mac: Mac,
+    sought: &Sought<'_>,
 ) -> Result<(KernelState, Option<IfIndex>), ForeignDevice> {
-    let alias = ownership::device_alias(network);
-    let ours =
-        |link: &&Link| link.alias.as_deref() == Some(alias.as_str()) && matches!(link.kind, Kind::Vxlan(_));
+    let Sought { network, alias, name, .. } = *sought;
+    let ours = |link: &&Link| link.alias.as_deref() == Some(alias) && matches!(link.kind, Kind::Vxlan(_));
     let mut found = tables.links.values().find(ours);
     if let Some(link) = tables.link_named(name)
         && found.is_none_or(|f| f.index != link.index)
     {
-        if !is_half_made(link, mac) {
-            return Err(ForeignDevice { name: name.to_owned(), alias });
+        if !is_half_made(link, sought.mac) && !is_left_behind(link, sought.adopt) {
+            return Err(ForeignDevice { name: name.to_owned(), alias: alias.to_owned() });
         }
         found = found.or(Some(link));
     }
@@ -42,7 +53,7 @@ pub fn observed(
     let Some((link, vxlan)) = found.and_then(|link| Some((link, vxlan_of(link)?))) else {
         return Ok((state, None));
     };
-    state.device = Some(device(link, vxlan, &alias));
+    state.device = Some(device(link, vxlan, alias));
     content(tables, link.index, &mut state);
     Ok((state, Some(link.index)))
 }
@@ -57,6 +68,11 @@ fn vxlan_of(link: &Link) -> Option<&Vxlan> {
 /// Created with our MAC, but killed before it got its alias.
 fn is_half_made(link: &Link, mac: Mac) -> bool {
     vxlan_of(link).is_some() && link.alias.is_none() && link.mac == mac && !link.up
+}
+
+/// Made by flannel, which gives no alias.
+fn is_left_behind(link: &Link, vni: Option<Vni>) -> bool {
+    vni.is_some() && vxlan_of(link).is_some_and(|vxlan| vxlan.vni == vni) && link.alias.is_none()
 }
 
 /// A parameter that we never ask for shows as a port of 0, so that the device is made anew.
@@ -84,7 +100,8 @@ fn content(tables: &Tables, device: IfIndex, state: &mut KernelState) {
     let fdb = tables.fdb.range((device, Mac::default(), 0)..);
     let fdb = fdb.take_while(|((ifindex, ..), _)| *ifindex == device);
     state.fdb = fdb.filter_map(|((_, mac, _), entry)| Some((*mac, entry.vtep?))).collect();
-    let routes = tables.routes.iter().filter(|r| r.ours && r.oif == Some(device));
+    // Those without our number are of the agent that had the device before.
+    let routes = tables.routes.iter().filter(|r| (r.ours || r.is_overlays()) && r.oif == Some(device));
     state.routes = routes.filter_map(|r| Some((r.to, Route { via: r.via?, src: r.src }))).collect();
 }
 
@@ -106,7 +123,7 @@ fn headroom(tables: &Tables, network: &str) -> std::collections::BTreeMap<IfInde
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Mtu, Vni};
+    use crate::net::Mtu;
 
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
@@ -135,8 +152,11 @@ mod tests {
         Tables { links: [(link.index, link)].into(), ..Tables::default() }
     }
 
+    const PODS: Sought<'static> =
+        Sought { network: "pods", alias: "vxlan-agent network pods", name: "vxlan1", mac: MAC, adopt: None };
+
     fn look(tables: &Tables) -> Result<(KernelState, Option<IfIndex>), ForeignDevice> {
-        observed(tables, "pods", "vxlan1", MAC)
+        observed(tables, &PODS)
     }
 
     #[test]
@@ -162,9 +182,44 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_flannel_left_behind_is_taken_over_where_that_is_wanted() {
+        let left = Mac([2, 0, 0, 0, 0, 9]);
+        let adopt = |vni| Sought { adopt: Vni::try_from(vni).ok(), ..PODS };
+        let (state, index) = observed(&vxlan_link(None, left, true), &adopt(1)).expect("taken over");
+        assert_eq!(index, Some(IfIndex(9)));
+        let device = state.device.expect("a device");
+        assert!(!device.ready && device.mac == left, "it gets an alias and keeps its MAC: {device:?}");
+        assert!(observed(&vxlan_link(None, left, true), &adopt(2)).is_err(), "another network's");
+        assert!(observed(&vxlan_link(Some("mine"), left, true), &adopt(1)).is_err(), "somebody else's");
+    }
+
+    #[test]
+    fn routes_of_the_agent_that_had_the_device_before_are_replaced_and_removed() {
+        let mut tables = vxlan_link(Some("vxlan-agent network pods"), MAC, true);
+        let route = |oif, to: &str, via: &str, ours| crate::kernel::RouteEntry {
+            to: to.parse().expect("subnet"),
+            priority: 0,
+            oif: Some(IfIndex(oif)),
+            via: via.parse().ok(),
+            src: None,
+            ours,
+        };
+        tables.routes = [
+            route(9, "10.2.0.0/24", "10.2.0.0", false),
+            route(9, "10.3.0.0/24", "10.3.0.0", true),
+            route(9, "10.4.0.7/32", "10.4.0.1", false),
+            route(2, "10.5.0.0/24", "10.5.0.0", false),
+        ]
+        .into();
+        let (state, _) = look(&tables).expect("ours");
+        let subnets: Vec<_> = state.routes.keys().map(ToString::to_string).collect();
+        assert_eq!(subnets, ["10.2.0.0/24", "10.3.0.0/24"]);
+    }
+
+    #[test]
     fn a_renamed_device_is_found_by_its_alias() {
         let tables = vxlan_link(Some("vxlan-agent network pods"), MAC, true);
-        let (state, _) = observed(&tables, "pods", "overlay0", MAC).expect("ours");
+        let (state, _) = observed(&tables, &Sought { name: "overlay0", ..PODS }).expect("ours");
         assert_eq!(state.device.map(|d| d.name).as_deref(), Some("vxlan1"));
     }
 }

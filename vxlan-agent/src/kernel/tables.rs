@@ -14,7 +14,8 @@ pub struct Tables {
     pub links: BTreeMap<IfIndex, Link>,
     /// Addresses of interfaces.
     pub addresses: BTreeSet<Address>,
-    /// Of the main table: our own routes, routes to single addresses, and default routes.
+    /// Of the main table: our own routes and such as an overlay makes, routes to single addresses,
+    /// and default routes.
     pub routes: BTreeSet<RouteEntry>,
     /// Neighbours whose MAC the kernel knows.
     pub neighbours: BTreeMap<(IfIndex, IpAddr), Neighbour>,
@@ -136,6 +137,14 @@ pub struct NextHop {
     pub ifindex: IfIndex,
     /// The on-link neighbour: the gateway, or the VTEP itself.
     pub neighbour: IpAddr,
+}
+
+impl RouteEntry {
+    /// Whether it looks like a route through an overlay's device: to a subnet by way of its first
+    /// address, which is nobody's.
+    pub fn is_overlays(&self) -> bool {
+        self.via == Some(self.to.network())
+    }
 }
 
 impl Tables {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::{Candidate, Viewer};
-use crate::config::{NetworkConfig, NodeConfig, PodsConfig, StateConfig};
+use crate::config::{KubernetesConfig, NetworkConfig, NodeConfig, PodsConfig, StateConfig};
 use crate::datapath;
 use crate::kernel;
 use crate::net::{Mtu, Vni};
@@ -72,9 +72,9 @@ impl World {
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
         let Self { config, tables, underlay, next_hops, previous, xdp } = self;
-        let (device, source_ports, xdp, secret) = (Some(IfIndex(9)), (32_768, 60_999), xdp.as_ref(), 99);
-        Input { config, cluster, tables, underlay, device, next_hops, source_ports, xdp, secret, previous }
-            .plan()
+        let (source_ports, xdp, secret) = ((32_768, 60_999), xdp.as_ref(), 99);
+        let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)) }];
+        Input { config, cluster, tables, sides, next_hops, source_ports, xdp, secret, previous }.plan()
     }
 }
 
@@ -100,7 +100,7 @@ fn subnet(text: &str) -> IpNetwork {
 
 #[test]
 fn the_kernel_gets_what_flannel_would_put_there() {
-    let kernel = World::new(Fastpath::Direct).plan(&cluster(&[2].into())).kernel;
+    let kernel = World::new(Fastpath::Direct).plan(&cluster(&[2].into())).kernel.remove(0);
     let (own4, own6) = (subnet("10.1.0.0/24").ip(), subnet("fd00:1::/64").ip());
     let (via4, via6) = (subnet("10.2.0.0/24").ip(), subnet("fd00:2::/64").ip());
     assert_eq!(kernel.addresses, [own4, own6].into());
@@ -183,6 +183,52 @@ proptest! {
         world.previous = first.datapath.clone();
         let second = world.plan(&cluster(&step));
         prop_assert_eq!(datapath::diff(&first.datapath, &second.datapath), vec![]);
-        prop_assert_eq!(kernel::diff(&first.kernel, &second.kernel), vec![]);
+        prop_assert_eq!(kernel::diff(&first.kernel[0], &second.kernel[0]), vec![]);
     }
+}
+
+#[test]
+fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
+    let viewer = Viewer { node: "a".into(), vni: Vni::try_from(7).expect("in range") };
+    let node = |name: &str, vtep: &str, mac, to: &str| Candidate {
+        name: name.into(),
+        vtep: vtep.parse().expect("address"),
+        mac: Some(crate::net::Mac([2, 0, 0, 0, 0, mac])),
+        subnets: vec![subnet(to)],
+    };
+    let over = |nodes| ClusterState::new(nodes, &viewer).expect("valid");
+    let cluster = ClusterState::dual(
+        over(vec![node("a", "192.0.2.1", 1, "10.1.0.0/24"), node("b", "192.0.2.2", 2, "10.2.0.0/24")]),
+        over(vec![node("a", "2001:db8::1", 3, "fd00:1::/64"), node("b", "2001:db8::2", 4, "fd00:2::/64")]),
+    );
+    let mut world = World::new(Fastpath::Direct);
+    world.config.state = StateConfig::Kubernetes(KubernetesConfig::new(viewer.vni));
+    let address = "2001:db8::1".parse().expect("address");
+    let over6 = Underlay { address, ifindex: IfIndex(3), ..world.underlay.clone() };
+    let sides = [(world.underlay.clone(), 9), (over6, 10)]
+        .map(|(underlay, device)| Side { underlay, device: Some(IfIndex(device)) });
+    let input = Input {
+        config: &world.config,
+        cluster: &cluster,
+        tables: &world.tables,
+        sides: &sides,
+        next_hops: &world.next_hops,
+        source_ports: (32_768, 60_999),
+        xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
+        secret: 99,
+        previous: &world.previous,
+    };
+    let Desired { kernel, datapath } = input.plan();
+    let devices: Vec<_> =
+        kernel.iter().flat_map(|k| &k.device).map(|d| (d.name.as_str(), d.mac.0[5])).collect();
+    assert_eq!(devices, [("vxlan7", 1), ("flannel-v6.7", 3)]);
+    let routes: Vec<Vec<_>> = kernel.iter().map(|k| k.routes.keys().copied().collect()).collect();
+    assert_eq!(routes, [[subnet("10.2.0.0/24")], [subnet("fd00:2::/64")]]);
+    assert_eq!((datapath.config.local4.mac[5], datapath.config.local6.mac[5]), (1, 3));
+    assert_eq!((datapath.vteps.len(), datapath.macs.len(), datapath.routes.len()), (2, 2, 4));
+    let devices: BTreeSet<u32> = datapath.attachments.iter().map(|a| a.ifindex).collect();
+    assert_eq!(devices, [2, 3, 9, 10].into());
+    let delivers = |a: &&Attachment| matches!(a.hook, Hook::StrippedIngress | Hook::UnderlayXdp);
+    let with_xdp: Vec<u32> = datapath.attachments.iter().filter(delivers).map(|a| a.ifindex).collect();
+    assert_eq!(with_xdp, [2, 2], "XDP goes to the first underlay");
 }

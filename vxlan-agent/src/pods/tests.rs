@@ -70,7 +70,8 @@ impl World {
     fn pods(&self) -> Pods {
         let subnets = ["10.1.0.0/24", "fd00:1::/64"].map(|s| s.parse().expect("subnet"));
         let (tables, before) = (&self.tables, &self.before);
-        Search { tables, subnets: &subnets, underlay: IfIndex(UNDERLAY), before }.run()
+        let underlays = &[IfIndex(UNDERLAY)].into();
+        Search { tables, subnets: &subnets, underlays, before }.run()
     }
 }
 

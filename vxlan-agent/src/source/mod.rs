@@ -1,12 +1,14 @@
 //! Where cluster state comes from. A source sends whole snapshots; only `diff` makes deltas.
 
 mod file;
+pub mod kubernetes;
 
 use tokio::sync::watch;
 
 use crate::cluster::ClusterState;
 
 pub use file::{FileSource, parse_state};
+pub use kubernetes::KubernetesSource;
 
 /// What a source last saw: a checked cluster, or one sentence why what it saw was refused.
 pub type Snapshot = Result<ClusterState, String>;
