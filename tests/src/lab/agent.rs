@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 
 use super::cmd::{self, wait_until};
-use super::{Counters, DEVICE, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cleanup};
+use super::{Counters, DEVICE, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cleanup, kubernetes};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
@@ -29,6 +29,8 @@ pub const NETWORK: &str = "pods";
 pub struct AgentOptions {
     /// The network's `fastpath` mode.
     pub fastpath: String,
+    /// Whether it runs with flannel's flags and configuration file.
+    pub flannel: bool,
     /// Further lines of the `[node]` section.
     pub node: String,
     /// Further lines of the `[[network]]` section.
@@ -43,6 +45,7 @@ impl Default for AgentOptions {
     fn default() -> Self {
         Self {
             fastpath: "direct".into(),
+            flannel: false,
             node: String::new(),
             network: String::new(),
             sections: String::new(),
@@ -61,6 +64,9 @@ pub struct Agent {
     node: String,
     ns: Netns,
     config: PathBuf,
+    /// What it is started with.
+    command: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     log: PathBuf,
     pin_dir: PathBuf,
     /// Pods whose addresses the fast path has to know before the agent counts as ready; 0 with the
@@ -82,23 +88,52 @@ impl Agent {
         if let (Some(xdp), false) = (xdp(), more.contains("xdp")) {
             write!(more, "\nxdp = \"{xdp}\"")?;
         }
+        let state = match &lab.kubernetes {
+            Some(kubernetes) => {
+                format!("source = \"kubernetes\"\nkubeconfig = {:?}\n", kubernetes.kubeconfig())
+            }
+            None => format!("source = \"file\"\npath = {:?}\n", lab.state_path()),
+        };
+        // In Kubernetes the agent finds its addresses, and gives the devices flannel's names.
+        let given = match lab.kubernetes {
+            Some(_) => String::new(),
+            None => format!("address = \"{}\"\n", addr::underlay(spec.underlay, n)),
+        };
         let text = format!(
-            "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\naddress = \"{address}\"\n\
+            "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\n{given}\
              pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n{more}\n\n\
-             [[network]]\nname = \"{NETWORK}\"\nkind = \"l3\"\nvni = {VNI}\nport = {PORT}\n\
+             [[network]]\nname = \"{network}\"\nkind = \"l3\"\nvni = {VNI}\nport = {PORT}\n\
              mtu = \"auto\"\ndevice = \"{DEVICE}\"\nfastpath = \"{mode}\"\n{extra}\n\
-             [state]\nsource = \"file\"\npath = {state:?}\n{sections}",
-            address = addr::underlay(spec.underlay, n),
+             [state]\n{state}\n{sections}",
             mode = options.fastpath,
             extra = options.network,
             sections = options.sections,
-            state = lab.state_path(),
+            network = if options.flannel { "flannel" } else { NETWORK },
         );
         std::fs::write(&config, text)?;
+        let mut environment = vec![];
+        let command = match &lab.kubernetes {
+            Some(kubernetes) if options.flannel => {
+                write_flannel_files(&run_dir, &pin_dir, &options.fastpath, &more)?;
+                // As flannel's manifest has it: which node this is, the API server has to say.
+                kubernetes.run_pod(&node)?;
+                environment.push(("POD_NAMESPACE", kubernetes::NAMESPACE.to_owned()));
+                environment.push(("POD_NAME", format!("{}{node}", kubernetes::POD_PREFIX)));
+                vec![
+                    "flannel".into(),
+                    "--kube-subnet-mgr".into(),
+                    format!("--net-config-path={}", run_dir.join("net-conf.json").display()),
+                    format!("--kubeconfig-file={}", kubernetes.kubeconfig().display()),
+                    format!("--iface={UNDERLAY}"),
+                ]
+            }
+            _ => vec!["run".into(), "--config".into(), config.display().to_string()],
+        };
         let ns = Netns::open(lab.node(n).namespace())?;
         let log = lab.run_dir().join(format!("{node}.log"));
         let pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
-        Ok(Self { node, ns, config, log, pin_dir, pods, wrapper: options.wrapper.clone(), child: None })
+        let wrapper = options.wrapper.clone();
+        Ok(Self { node, ns, config, command, environment, log, pin_dir, pods, wrapper, child: None })
     }
 
     /// Starts the process and returns at once.
@@ -114,11 +149,10 @@ impl Agent {
         // of its own: Ctrl-C is for the lab, which then ends its agents.
         let child = self.ns.run(|| {
             let program = program.display().to_string();
-            let mut words = self.wrapper.iter().chain([&program]);
+            let mut words = self.wrapper.iter().chain([&program]).chain(&self.command);
             Command::new(words.next().unwrap_or(&program))
                 .args(words)
-                .args(["run", "--config"])
-                .arg(&self.config)
+                .envs(self.environment.iter().cloned())
                 .stdin(Stdio::null())
                 .stdout(log)
                 .stderr(errors)
@@ -286,6 +320,16 @@ impl Agent {
         let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
     }
+}
+
+/// What flannel's ConfigMap has, and next to it what flannel does not have.
+fn write_flannel_files(dir: &Path, pin_dir: &Path, fastpath: &str, more: &str) -> Result<()> {
+    let net_conf = r#"{ "Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:244::/32",
+                        "Backend": { "Type": "vxlan" } }"#;
+    let extras =
+        format!("fastpath = {fastpath:?}\n[node]\npin_dir = {pin_dir:?}\nrun_dir = {dir:?}\n{more}\n");
+    std::fs::write(dir.join("net-conf.json"), net_conf)?;
+    Ok(std::fs::write(dir.join("vxlan-agent.toml"), extras)?)
 }
 
 /// The agent to run: `$VXLAN_AGENT`, or the release build of this workspace.

@@ -21,6 +21,7 @@ mod cmd;
 mod cni;
 mod counters;
 mod kernel;
+pub mod kubernetes;
 mod netns;
 mod spec;
 mod state;
@@ -38,6 +39,7 @@ pub use agent::{Agent, AgentOptions, XDP, xdp};
 pub use cmd::{run, wait_until};
 pub use cni::Cni;
 pub use counters::{Count, Counters};
+pub use kubernetes::Kubernetes;
 pub use netns::Netns;
 pub use spec::{Attach, LabSpec, NodeSpec, Overlay, Vlan};
 pub use state::{StateFile, StateNode};
@@ -45,8 +47,10 @@ pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI, WIRE};
 
 /// A running lab; dropping it removes everything.
 pub struct Lab {
+    spec: LabSpec,
     nodes: Vec<Node>,
     _fabric: Option<Netns>,
+    kubernetes: Option<Kubernetes>,
     state: StateFile,
     prefix: String,
     keep: bool,
@@ -75,6 +79,21 @@ impl Lab {
     /// There is no such pod.
     pub fn pod(&self, n: u8, p: u8) -> &Pod {
         &self.node(n).pods[usize::from(p) - 1]
+    }
+
+    /// What was asked for.
+    pub fn spec(&self) -> &LabSpec {
+        &self.spec
+    }
+
+    /// Gives node `n` an agent that does not run yet.
+    ///
+    /// # Errors
+    /// Its configuration cannot be written.
+    pub fn add_agent(&mut self, n: u8, options: &AgentOptions) -> Result<()> {
+        let agent = Agent::new(self, &self.spec, n, options)?;
+        self.node_mut(n).agent = Some(agent);
+        Ok(())
     }
 
     /// All nodes in order.

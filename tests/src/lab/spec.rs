@@ -69,6 +69,9 @@ pub struct LabSpec {
     pub vlan: Option<Vlan>,
     /// Leaves the VTEP MACs of agent nodes out of the state file. Kernel nodes would not know them.
     pub derive_macs: bool,
+    /// Whether agents take the cluster from a Kubernetes API, and kernel nodes are flannel's there:
+    /// IPv4 pods over IPv4, IPv6 pods over IPv6.
+    pub kubernetes: bool,
     /// Whether packets on the pods' bridge pass netfilter (`bridge-nf-call-iptables`), as
     /// Kubernetes asks for. The kernel's default depends on whether br_netfilter is loaded.
     pub bridge_netfilter: bool,
@@ -91,6 +94,7 @@ impl LabSpec {
             gro: false,
             vlan: None,
             derive_macs: false,
+            kubernetes: false,
             bridge_netfilter: false,
         }
     }
@@ -148,6 +152,14 @@ impl LabSpec {
     #[must_use]
     pub fn derive_macs(mut self) -> Self {
         self.derive_macs = true;
+        self
+    }
+
+    /// In a Kubernetes cluster. Pods have what fits into the tunnel over IPv6.
+    #[must_use]
+    pub fn kubernetes(mut self) -> Self {
+        self.kubernetes = true;
+        self.pod_mtu = Some(self.mtu - Family::V6.overhead());
         self
     }
 

@@ -11,8 +11,10 @@ use anyhow::{Result, ensure};
 
 use super::addr::{inner4, inner6, pod_host, underlay, underlay4, underlay6};
 use super::traffic::{Ping, ping};
-use super::{Agent, Attach, Family, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile, Vlan, wait_until};
-use super::{cleanup, cmd, kernel};
+use super::{
+    Agent, Attach, Family, Kubernetes, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile, Vlan, wait_until,
+};
+use super::{cleanup, cmd, kernel, kubernetes};
 
 /// The underlay interface of every node.
 pub const UNDERLAY: &str = "underlay0";
@@ -90,16 +92,29 @@ impl Deref for Pod {
 pub(super) fn build(spec: &LabSpec) -> Result<Lab> {
     ensure!(nix::unistd::geteuid().is_root(), "the lab makes network namespaces: run it as root");
     ensure!((2..=99).contains(&spec.nodes.len()), "a lab has 2 to 99 nodes");
+    ensure!(!spec.kubernetes || spec.nodes.len() > 2, "a lab with Kubernetes has 3 nodes or more");
     cleanup::sweep();
     let prefix = cleanup::claim_prefix()?;
     std::fs::create_dir_all(cleanup::run_dir(&prefix))?;
     // From here on, dropping the lab removes what has been made.
-    let mut lab = Lab { nodes: Vec::new(), _fabric: None, state: StateFile::of(spec), prefix, keep: false };
+    let mut lab = Lab {
+        spec: spec.clone(),
+        nodes: Vec::new(),
+        _fabric: None,
+        kubernetes: None,
+        state: StateFile::of(spec),
+        prefix,
+        keep: false,
+    };
     make_namespaces(&lab.prefix, spec)?;
+    let fabric = format!("{}-fabric", lab.prefix);
     if spec.nodes.len() > 2 {
-        lab._fabric = Some(Netns::open(&format!("{}-fabric", lab.prefix))?);
+        lab._fabric = Some(Netns::open(&fabric)?);
     }
     link_nodes(&lab.prefix, spec)?;
+    if spec.kubernetes {
+        lab.kubernetes = Some(start_kubernetes(&lab, Netns::open(&fabric)?)?);
+    }
     for (n, node) in (1u8..).zip(&spec.nodes) {
         let node = make_node(&lab.prefix, n, node, spec)?;
         lab.nodes.push(node);
@@ -304,6 +319,15 @@ fn until_reached(from: &Netns, name: &str, target: IpAddr) -> Result<()> {
     })
 }
 
+/// The API listens on the bridge that links the nodes.
+fn start_kubernetes(lab: &Lab, fabric: Netns) -> Result<Kubernetes> {
+    let (host, _) = kubernetes::ADDRESS.split_once(':').unwrap_or_default();
+    fabric.ip(&format!("addr add {host}/24 dev br0\n"))?;
+    let kubernetes = Kubernetes::start(fabric, &lab.run_dir())?;
+    (1..=u8::try_from(lab.spec.nodes.len())?).try_for_each(|n| kubernetes.register(n))?;
+    Ok(kubernetes)
+}
+
 /// Starts all agents, then waits for each: they get ready side by side.
 fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
     let count = u8::try_from(spec.nodes.len())?;
@@ -311,6 +335,7 @@ fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
         let ns = lab.node(n).deref();
         match &node.overlay {
             Overlay::None => kernel::route_plainly(ns, n, count)?,
+            Overlay::KernelVxlan if spec.kubernetes => kubernetes::flannel::set_up(lab, n)?,
             Overlay::KernelVxlan => kernel::set_up_vxlan(ns, spec, n, count)?,
             Overlay::Agent(options) => {
                 let agent = Agent::new(lab, spec, n, options)?;
@@ -319,5 +344,23 @@ fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
             }
         }
     }
-    lab.nodes.iter().filter_map(|node| node.agent.as_ref()).try_for_each(Agent::wait_ready)
+    lab.nodes.iter().filter_map(|node| node.agent.as_ref()).try_for_each(Agent::wait_ready)?;
+    if spec.kubernetes { follow_as_flannel(lab) } else { Ok(()) }
+}
+
+/// Lets flannel's nodes know the others, once those have written who they are.
+fn follow_as_flannel(lab: &Lab) -> Result<()> {
+    let written = |n| lab.kubernetes().annotation(&format!("n{n}"), "backend-v6-data");
+    for (n, node) in (1u8..).zip(&lab.spec.nodes) {
+        if let Overlay::Agent(_) = node.overlay {
+            let what = format!("node {n} has written its annotations");
+            wait_until(&what, Duration::from_secs(10), || written(n).is_ok_and(|data| data.is_some()))?;
+        }
+    }
+    for (n, node) in (1u8..).zip(&lab.spec.nodes) {
+        if let Overlay::KernelVxlan = node.overlay {
+            kubernetes::flannel::follow(lab, n)?;
+        }
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod ping;
 mod raw;
+mod talk;
 mod tap;
 mod tcp;
 mod udp;
@@ -17,6 +18,7 @@ use nix::libc;
 
 pub use ping::{Ping, PingError, PingReport, ping};
 pub use raw::{Capture, Frame, Injector, inject, mac_of};
+pub use talk::{Talk, TalkReport};
 pub use tap::Cable;
 pub use tcp::{Transfer, tcp_bulk, tcp_concurrent};
 pub use udp::{EchoReport, StreamReport, UdpStream, udp_echo};

@@ -87,7 +87,7 @@ pub fn tcp_concurrent(
     }
 }
 
-fn connect(target: SocketAddr) -> Result<TcpStream> {
+pub(super) fn connect(target: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&target, PATIENCE)
         .with_context(|| format!("no connection to {target}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -10,6 +10,7 @@ mod floor;
 mod guard;
 mod hostile;
 mod interop;
+mod kubernetes;
 mod limits;
 mod onward;
 mod outlive;

@@ -1,0 +1,156 @@
+//! What may happen to the API server, and to the way to it.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde_json::json;
+use vxlan_tests::lab::Lab;
+use vxlan_tests::lab::kubernetes::flannel;
+
+use super::{agent, assert_all_reach_all, cluster, count, known, soon, stub};
+
+/// Adds a node of flannel's that nobody is, and waits until node 1 knows it.
+fn a_new_node_is_known(lab: &Lab, n: u8) {
+    add(lab, n);
+    soon(lab, "a new node is known", || known(lab, &format!("x{n}")).is_some());
+}
+
+fn add(lab: &Lab, n: u8) {
+    let cidrs = json!([format!("10.244.{n}.0/24"), format!("fd00:244:{n}::/64")]);
+    let node = json!({
+        "kind": "Node", "apiVersion": "v1", "metadata": { "name": format!("x{n}") },
+        "spec": { "podCIDR": cidrs[0], "podCIDRs": cidrs },
+    });
+    lab.kubernetes().create(&node).expect("a node");
+    lab.kubernetes().annotate(&format!("x{n}"), &flannel::annotations(n)).expect("annotated");
+}
+
+#[test]
+fn an_api_server_that_is_away_is_missed_once_and_greeted_once() {
+    let mut lab = cluster();
+    lab.kubernetes_mut().stop();
+    let said = || count(&agent(&lab).log(), "cannot follow the Kubernetes API") == 1;
+    soon(&lab, "the agent says so", said);
+    // Long enough for several attempts.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_all_reach_all(&lab);
+    lab.kubernetes_mut().resume().expect("it comes back");
+    a_new_node_is_known(&lab, 50);
+    let log = agent(&lab).log();
+    assert_eq!(count(&log, "cannot follow the Kubernetes API"), 1, "{log}");
+    assert_eq!(count(&log, "following the Kubernetes API again"), 1, "{log}");
+}
+
+#[test]
+fn an_agent_that_starts_without_an_api_server_leaves_everything_as_it_is() {
+    let mut lab = cluster();
+    assert_all_reach_all(&lab);
+    lab.kubernetes_mut().stop();
+    lab.agent_mut(1).and_then(|agent| agent.kill9()).expect("a kill");
+    lab.agent_mut(1).and_then(|agent| agent.spawn()).expect("a start");
+    soon(&lab, "the agent says what it waits for", || agent(&lab).log().contains("has not answered yet"));
+    assert_all_reach_all(&lab);
+    lab.kubernetes_mut().resume().expect("it comes back");
+    lab.agent(1).and_then(|agent| agent.wait_ready()).expect("ready");
+    a_new_node_is_known(&lab, 50);
+    assert_all_reach_all(&lab);
+}
+
+#[test]
+fn what_changed_while_the_connection_was_cut_is_caught_up_with() {
+    let lab = cluster();
+    let Some(stub) = stub(&lab) else { return };
+    let lists = stub.asked("stream") + stub.asked("list");
+    for n in 50..55 {
+        stub.cut();
+        a_new_node_is_known(&lab, n);
+    }
+    assert_eq!(stub.asked("stream") + stub.asked("list"), lists, "the watch is taken up where it ended");
+}
+
+#[test]
+fn a_watch_that_is_too_old_begins_anew() {
+    let mut lab = cluster();
+    if stub(&lab).is_none() {
+        return;
+    }
+    for by_status in [false, true] {
+        let n = 60 + u8::from(by_status);
+        a_new_node_is_known(&lab, n);
+        lab.kubernetes_mut().stop();
+        let stub = lab.kubernetes().stub().expect("the stub");
+        stub.faults().expire_by_status.store(by_status, Relaxed);
+        stub.store().delete(&format!("x{n}")).expect("deleted");
+        stub.store().compact();
+        lab.kubernetes_mut().resume().expect("it comes back");
+        // Nothing tells of the deletion but its absence from the list.
+        soon(&lab, "the deleted node is forgotten", || known(&lab, &format!("x{n}")).is_none());
+    }
+    assert_all_reach_all(&lab);
+}
+
+#[test]
+fn servers_without_streaming_lists_are_asked_for_pages() {
+    let mut lab = cluster();
+    let Some(stub) = stub(&lab) else { return };
+    assert!(stub.asked("stream") > 0 && stub.asked("list") == 0, "a streaming list will do");
+    // Without an end: old servers that do not know what was asked. It is waited for, so it is last.
+    for (code, endless) in [(410, false), (422, false), (500, false), (0, true)] {
+        let stub = lab.kubernetes().stub().expect("the stub");
+        stub.faults().refuse_streaming.store(code, Relaxed);
+        stub.faults().endless_streaming.store(endless, Relaxed);
+        let before = stub.asked("list");
+        lab.agent_mut(1).and_then(|agent| agent.restart()).expect("a restart");
+        let stub = lab.kubernetes().stub().expect("the stub");
+        assert!(stub.asked("list") > before, "status {code}");
+    }
+    a_new_node_is_known(&lab, 50);
+    let log = agent(&lab).log();
+    assert_eq!(count(&log, "cannot follow"), 0, "nothing to complain of:\n{log}");
+}
+
+#[test]
+fn more_nodes_than_a_page_has_are_listed() {
+    let mut lab = cluster();
+    let Some(stub) = stub(&lab) else { return };
+    stub.faults().refuse_streaming.store(422, Relaxed);
+    for n in 0..600_u32 {
+        let [_, _, a, b] = n.to_be_bytes();
+        let cidr = format!("10.{}.{b}.0/24", 100 + a);
+        let annotations = json!({
+            "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+            "flannel.alpha.coreos.com/backend-type": "vxlan",
+            "flannel.alpha.coreos.com/backend-data": format!(r#"{{"VNI":1,"VtepMAC":"0e:12:00:00:{a:02x}:{b:02x}"}}"#),
+            "flannel.alpha.coreos.com/public-ip": format!("198.18.{a}.{b}"),
+        });
+        stub.store()
+            .create(json!({
+                "kind": "Node", "apiVersion": "v1",
+                "metadata": { "name": format!("y{n}"), "annotations": annotations },
+                "spec": { "podCIDR": cidr, "podCIDRs": [cidr] },
+            }))
+            .expect("a node");
+    }
+    lab.agent_mut(1).and_then(|agent| agent.restart()).expect("a restart");
+    let status = agent(&lab).json(&["status"]).expect("a status");
+    assert_eq!(status["networks"][0]["nodes"].as_array().map(Vec::len), Some(600 + 4));
+}
+
+#[test]
+fn slow_streams_and_such_that_break_in_mid_line_lose_no_node() {
+    let lab = cluster();
+    let Some(stub) = stub(&lab) else { return };
+    stub.faults().break_after.store(2, Relaxed);
+    stub.cut();
+    for n in 50..56 {
+        add(&lab, n);
+    }
+    for n in 50..56 {
+        soon(&lab, "every node is known", || known(&lab, &format!("x{n}")).is_some());
+    }
+    stub.faults().break_after.store(0, Relaxed);
+    stub.faults().slow.store(50, Relaxed);
+    stub.cut();
+    a_new_node_is_known(&lab, 56);
+    assert_all_reach_all(&lab);
+}
