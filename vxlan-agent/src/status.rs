@@ -1,5 +1,6 @@
 //! The agent's lock and status file, in its run directory: how `status` knows it without asking it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::IpAddr;
@@ -70,6 +71,8 @@ pub struct NetworkStatus {
     pub pods_attached: usize,
     /// Pod addresses that the fast path delivers to.
     pub endpoints: usize,
+    /// Files for pods, as they were last written: path and content.
+    pub files: BTreeMap<PathBuf, String>,
     /// Why the last state that the source sent was refused; the one before is in force.
     pub reload_error: Option<String>,
     /// Why nothing can be planned at the moment; what was programmed before stays.

@@ -11,6 +11,7 @@ mod round;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
@@ -61,6 +62,8 @@ pub struct Agent {
     retries: Retries,
     /// What is known to be installed; `None`: nothing is known.
     masquerade: Option<Option<Masquerade>>,
+    /// Files for pods, as they were last written.
+    files: BTreeMap<PathBuf, String>,
     reload_error: Option<String>,
     plan_error: Option<String>,
     started: u64,
@@ -150,6 +153,7 @@ impl Agent {
             secret: secret()?,
             retries: Retries::default(),
             masquerade: None,
+            files: BTreeMap::new(),
             reload_error: None,
             plan_error: None,
             started: now.map_or(0, |elapsed| elapsed.as_secs()),

@@ -78,6 +78,7 @@ impl Agent {
                         tracing::info!(path = %path.display(), "written");
                     }
                     self.retries.held(&key);
+                    self.files.insert(path, content);
                 }
                 Err(error) => self.retries.failed(key, &error, now),
             }

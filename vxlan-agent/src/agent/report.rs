@@ -57,6 +57,7 @@ impl Agent {
             nodes: self.cluster.remotes.values().map(node).collect(),
             pods_attached,
             endpoints,
+            files: self.files.clone(),
             reload_error: self.reload_error.clone(),
             plan_error: self.plan_error.clone(),
             retrying: self.retries.status(),

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::datapath;
 use crate::kernel::{self, KernelState, Netlink, Sought, Target};
 use crate::net::Mac;
-use crate::node::{self, Facts};
+use crate::node;
 use crate::{preflight, status};
 
 /// How long a running agent has to end.
@@ -96,23 +96,16 @@ async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
     ended.with_context(|| format!("the agent, pid {pid}, does not end: stop it first"))?
 }
 
-/// Removes the masquerade rules, and those files that are as the agent wrote them last: its status
-/// says what it knew then.
+/// Removes the masquerade rules, and those files that are as the agent wrote them last.
 fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
     let mut removed = vec![];
     if node::remove_masquerade(&config.network.name)? {
         removed.push("remove the masquerade rules".to_owned());
     }
     let last = status::read(&config.node.run_dir).ok().flatten();
-    let Some((subnets, mtu)) = last.as_ref().and_then(|status| {
-        let network = status.networks.first()?;
-        Some((&network.subnets, network.mtu?))
-    }) else {
-        return Ok(removed);
-    };
-    let facts = Facts { config: &config.pods, networks: &config.pods.networks, subnets, mtu };
-    for (path, content) in node::files(&facts) {
-        if node::remove_if_same(&path, &content)? {
+    let files = last.iter().flat_map(|status| &status.networks).flat_map(|network| &network.files);
+    for (path, content) in files {
+        if node::remove_if_same(path, content)? {
             removed.push(format!("remove {}", path.display()));
         }
     }

@@ -1,8 +1,8 @@
 //! What pods need of their node besides the overlay: the subnet file, the CNI configuration, and
 //! masquerading.
 //!
-//! The contents are built by pure functions from [`Facts`]; `detach` builds them again to know
-//! which files are still as we wrote them.
+//! The contents are built by pure functions from [`Facts`]. The agent's status has what was written
+//! last, so that `detach` knows which files are still as we wrote them.
 
 mod cni;
 mod file;
