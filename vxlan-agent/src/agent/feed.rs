@@ -52,12 +52,14 @@ impl Feed {
         Ok(Self { snapshots: source.watch()?, local: Some(local) })
     }
 
-    /// The first cluster. A file has to be there and to be right; an API server may take its time.
+    /// The first cluster. A file has to be there and to be right; an API server may take its time,
+    /// and `waits` is told why.
     pub(super) async fn first(
         &mut self,
         config: &Config,
         events: &mut Events,
         tables: &mut Tables,
+        waits: &dyn Fn(&str),
     ) -> anyhow::Result<ClusterState> {
         let mut said = None;
         loop {
@@ -69,6 +71,7 @@ impl Feed {
             };
             if said.as_ref() != Some(&reason) {
                 tracing::info!("waiting: {reason}");
+                waits(&reason);
             }
             said = Some(reason);
             let mut touched = Touched::default();

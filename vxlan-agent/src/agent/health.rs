@@ -26,6 +26,9 @@ const TURN: Duration = super::RESYNC;
 /// What a whole exchange may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where the answer to health checks is kept; `None` if nobody asks.
+pub(super) type Said = Option<watch::Sender<Health>>;
+
 /// How the agent is.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
@@ -53,6 +56,20 @@ pub(super) async fn serve(address: SocketAddr) -> anyhow::Result<watch::Sender<H
         }
     });
     Ok(sender)
+}
+
+/// Says that nothing is done yet because of `reason`.
+pub(super) fn waits(said: &Said, reason: &str) {
+    let waiting = Health { turned: Instant::now(), missing: vec![format!("waiting: {reason}")] };
+    said.iter().for_each(|said| drop(said.send_replace(waiting.clone())));
+}
+
+/// Says from time to time that the agent lives, where it has no loop yet.
+pub(super) async fn lives(said: &Said) -> Infallible {
+    loop {
+        said.iter().for_each(|said| said.send_modify(|health| health.turned = Instant::now()));
+        tokio::time::sleep(TURN).await;
+    }
 }
 
 async fn exchange(stream: TcpStream, health: &watch::Receiver<Health>) {

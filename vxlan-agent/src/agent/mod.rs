@@ -90,12 +90,14 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let mut tables = netlink.dump().await?;
     let begin = async {
         let mut feed = Feed::open(&mut config, &netlink, &tables).await?;
-        let cluster = feed.first(&config, &mut events, &mut tables).await?;
+        let waits = |reason: &str| health::waits(&health, reason);
+        let cluster = feed.first(&config, &mut events, &mut tables, &waits).await?;
         anyhow::Ok((feed, cluster))
     };
     let (mut feed, cluster) = tokio::select! {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
+        never = health::lives(&health) => match never {},
         begun = begin => begun?,
     };
     let mut agent = Agent::new(config, netlink, tables, cluster)?;
