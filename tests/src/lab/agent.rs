@@ -29,8 +29,8 @@ pub const NETWORK: &str = "pods";
 pub struct AgentOptions {
     /// The network's `fastpath` mode.
     pub fastpath: String,
-    /// Whether it runs with flannel's flags and configuration file.
-    pub flannel: bool,
+    /// Runs it with flannel's configuration file, flannel's flags and these.
+    pub flannel: Option<Vec<String>>,
     /// Further lines of the `[node]` section.
     pub node: String,
     /// Further lines of the `[[network]]` section.
@@ -45,7 +45,7 @@ impl Default for AgentOptions {
     fn default() -> Self {
         Self {
             fastpath: "direct".into(),
-            flannel: false,
+            flannel: None,
             node: String::new(),
             network: String::new(),
             sections: String::new(),
@@ -108,24 +108,25 @@ impl Agent {
             mode = options.fastpath,
             extra = options.network,
             sections = options.sections,
-            network = if options.flannel { "flannel" } else { NETWORK },
+            network = if options.flannel.is_some() { "flannel" } else { NETWORK },
         );
         std::fs::write(&config, text)?;
         let mut environment = vec![];
-        let command = match &lab.kubernetes {
-            Some(kubernetes) if options.flannel => {
+        let command = match (&lab.kubernetes, &options.flannel) {
+            (Some(kubernetes), Some(flags)) => {
                 write_flannel_files(&run_dir, &pin_dir, &options.fastpath, &more)?;
                 // As flannel's manifest has it: which node this is, the API server has to say.
                 kubernetes.run_pod(&node)?;
                 environment.push(("POD_NAMESPACE", kubernetes::NAMESPACE.to_owned()));
                 environment.push(("POD_NAME", format!("{}{node}", kubernetes::POD_PREFIX)));
-                vec![
+                let usual = [
                     "flannel".into(),
                     "--kube-subnet-mgr".into(),
                     format!("--net-config-path={}", run_dir.join("net-conf.json").display()),
                     format!("--kubeconfig-file={}", kubernetes.kubeconfig().display()),
                     format!("--iface={UNDERLAY}"),
-                ]
+                ];
+                usual.into_iter().chain(flags.iter().cloned()).collect()
             }
             _ => vec!["run".into(), "--config".into(), config.display().to_string()],
         };

@@ -44,7 +44,7 @@ fn table(node: &Netns) -> String {
 
 /// Masquerading of node 1 is as it should be.
 #[track_caller]
-fn assert_masquerading(lab: &Lab) {
+pub(super) fn assert_masquerading(lab: &Lab) {
     let (node, pod, other) = (lab.node(1), lab.pod(1, 1), lab.pod(2, 1));
     let address4 = [underlay4(1).into(), underlay4(2).into()];
     let address6 = [underlay6(1).into(), underlay6(2).into()];
@@ -116,8 +116,8 @@ fn masquerade_rules_outlive_the_agent_and_go_with_detach() {
     assert_eq!(tables.trim(), "table inet foreign");
 }
 
-/// The answer to a request: status line and body.
-fn ask(node: &Netns, path: &str) -> Option<(String, String)> {
+/// The answer to a health check: status line and body.
+pub(super) fn ask(node: &Netns, path: &str) -> Option<(String, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let exchange = || {
         let mut stream = TcpStream::connect("127.0.0.1:9475")?;

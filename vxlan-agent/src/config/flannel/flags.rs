@@ -31,8 +31,8 @@ const VALUES: &[(&str, Use)] = &[
     ("subnet-file", Obeyed),
     ("net-config-path", Obeyed),
     ("kube-api-url", Undone("put the server's address into a kubeconfig")),
-    ("healthz-ip", Moot),
-    ("healthz-port", Undone("no health checks are served: ask `vxlan-agent status` instead")),
+    ("healthz-ip", Obeyed),
+    ("healthz-port", Obeyed),
     ("etcd-endpoints", ETCD),
     ("etcd-prefix", ETCD),
     ("etcd-keyfile", ETCD),
@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn what_is_not_done_here_is_said() {
-        let flags = parse("--healthz-port=10000 --iptables-resync=5", &[]).expect("valid");
+        let flags = parse("--ip-blackhole-route --iptables-resync=5", &[]).expect("valid");
         assert_eq!(flags.undone.len(), 1);
-        assert!(flags.undone[0].contains("--healthz-port"));
+        assert!(flags.undone[0].contains("--ip-blackhole-route"));
     }
 }

@@ -4,7 +4,7 @@
 mod flags;
 mod net_conf;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -145,6 +145,7 @@ fn config(
     if let Some(prefix) = flags.last("kube-annotation-prefix") {
         state.names = Names::new(prefix)?;
     }
+    node.healthz = node.healthz.or(healthz(flags)?);
     state.interfaces.extend(node.underlay.take().map(Choice::Name));
     let network = NetworkConfig {
         name: NETWORK.to_owned(),
@@ -173,6 +174,15 @@ fn pods(flags: &Flags, net_conf: &NetConf) -> Result<PodsConfig, String> {
         masquerade: flags.is_on("ip-masq", false),
         ..PodsConfig::default()
     })
+}
+
+/// Flannel answers nowhere unless it is given a port, and then everywhere.
+fn healthz(flags: &Flags) -> Result<Option<SocketAddr>, String> {
+    let port = flags.last("healthz-port").unwrap_or("0");
+    let port: u16 = port.parse().map_err(|_| format!("--healthz-port: '{port}' is no TCP port"))?;
+    let ip = flags.last("healthz-ip").unwrap_or("0.0.0.0");
+    let ip: IpAddr = ip.parse().map_err(|_| format!("--healthz-ip: '{ip}' is no address"))?;
+    Ok((port != 0).then_some(SocketAddr::new(ip, port)))
 }
 
 fn public(flags: &Flags) -> Result<Vec<IpAddr>, String> {

@@ -75,6 +75,7 @@ fn the_manifest_needs_no_change() {
     assert_eq!(pods.subnet_file.as_deref(), Some(Path::new("/run/flannel/subnet.env")));
     assert_eq!((pods.masquerade, pods.cni), (true, Cni::Off));
     assert!(flannel.undone.is_empty());
+    assert_eq!(config.node.healthz, None);
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn flags_are_obeyed() {
             "--net-config-path=/conf/net-conf.json --iface=eth1 --iface=192.0.2.1 --iface-regex=^ens \
              --iface-can-reach=192.0.2.9 --public-ip=198.51.100.1 --public-ipv6=2001:db8::1 \
              --kubeconfig-file=/k --kube-annotation-prefix=a.example --subnet-file=/s \
-             --set-node-network-unavailable=false",
+             --set-node-network-unavailable=false --healthz-ip=127.0.0.1 --healthz-port=10256",
         )
         .expect("valid");
     let state = kubernetes(&flannel);
@@ -145,6 +146,7 @@ fn flags_are_obeyed() {
     assert_eq!(state.kubeconfig.as_deref(), Some(Path::new("/k")));
     assert_eq!(state.names.prefix(), "a.example/");
     assert_eq!((flannel.config.node.name.as_str(), &state.pod), ("n1", &None));
+    assert_eq!(flannel.config.node.healthz, Some(([127, 0, 0, 1], 10256).into()));
     let pods = &flannel.config.pods;
     assert_eq!((pods.subnet_file.as_deref(), pods.masquerade), (Some(Path::new("/s")), false));
 }

@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde_json::json;
-use vxlan_tests::lab::Lab;
 use vxlan_tests::lab::kubernetes::flannel;
+use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay};
 
-use super::{agent, assert_all_reach_all, cluster, count, known, soon, stub};
+use super::super::pods::ask;
+use super::{agent, assert_all_reach_all, build, cluster, count, known, off, soon, stub};
 
 /// Adds a node of flannel's that nobody is, and waits until node 1 knows it.
 fn a_new_node_is_known(lab: &Lab, n: u8) {
@@ -43,12 +44,18 @@ fn an_api_server_that_is_away_is_missed_once_and_greeted_once() {
 
 #[test]
 fn an_agent_that_starts_without_an_api_server_leaves_everything_as_it_is() {
-    let mut lab = cluster();
+    let node = "healthz = \"127.0.0.1:9475\"".to_owned();
+    let options = AgentOptions { node, ..AgentOptions::default() };
+    let spec = LabSpec::of(vec![Overlay::Agent(options), Overlay::KernelVxlan, off()]);
+    let mut lab = build(&spec.kubernetes());
     assert_all_reach_all(&lab);
     lab.kubernetes_mut().stop();
     lab.agent_mut(1).and_then(|agent| agent.kill9()).expect("a kill");
     lab.agent_mut(1).and_then(|agent| agent.spawn()).expect("a start");
     soon(&lab, "the agent says what it waits for", || agent(&lab).log().contains("has not answered yet"));
+    let (live, _) = ask(lab.node(1), "/healthz").expect("an answer");
+    let (ready, why) = ask(lab.node(1), "/readyz").expect("an answer");
+    assert!(live.contains("200") && ready.contains("503") && why.contains("has not answered yet"), "{why}");
     assert_all_reach_all(&lab);
     lab.kubernetes_mut().resume().expect("it comes back");
     lab.agent(1).and_then(|agent| agent.wait_ready()).expect("ready");

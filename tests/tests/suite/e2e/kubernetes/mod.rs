@@ -7,6 +7,7 @@
 mod api;
 mod migrate;
 mod nodes;
+mod pods;
 mod scale;
 
 use std::time::Duration;

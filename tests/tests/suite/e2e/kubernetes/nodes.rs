@@ -199,7 +199,7 @@ fn nodes_that_take_no_part_are_left_out_and_do_no_harm() {
 
 #[test]
 fn flannels_own_configuration_will_do() {
-    let options = AgentOptions { flannel: true, ..AgentOptions::default() };
+    let options = AgentOptions { flannel: Some(vec![]), ..AgentOptions::default() };
     let lab = build(&LabSpec::of(vec![Overlay::Agent(options), Overlay::KernelVxlan, off()]).kubernetes());
     assert_all_reach_all(&lab);
     let before = counters(&lab, 1);
