@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use super::message::headroom_vni;
 use super::state::{Device, Headroom, KernelState, Route};
-use super::tables::{Kind, Link, Tables, Vxlan};
+use super::tables::{Kind, Link, RouteEntry, Tables, Vxlan};
 use crate::net::{IfIndex, Mac, Vni, full_length};
 use crate::ownership::{self, HEADROOM_MAC, HEADROOM_PORT};
 
@@ -100,9 +102,19 @@ fn content(tables: &Tables, device: IfIndex, state: &mut KernelState) {
     let fdb = tables.fdb.range((device, Mac::default(), 0)..);
     let fdb = fdb.take_while(|((ifindex, ..), _)| *ifindex == device);
     state.fdb = fdb.filter_map(|((_, mac, _), entry)| Some((*mac, entry.vtep?))).collect();
-    // Those without our number are of the agent that had the device before.
-    let routes = tables.routes.iter().filter(|r| (r.ours || r.is_overlays()) && r.oif == Some(device));
-    state.routes = routes.filter_map(|r| Some((r.to, Route { via: r.via?, src: r.src }))).collect();
+    let through = |r: &&RouteEntry| r.oif == Some(device);
+    let before = tables.routes.iter().filter(through).filter(|r| !r.ours && r.is_overlays());
+    let ours = tables.routes.iter().filter(through).filter(|r| r.ours);
+    let ours = ours.filter_map(|r| Some((r.to, Route { via: r.via?, src: r.src })));
+    state.routes = before.filter_map(left_behind).chain(ours).collect();
+}
+
+/// A route of the agent that had the device before: with a source that we never ask for, so that it
+/// is replaced.
+fn left_behind(route: &RouteEntry) -> Option<(IpNetwork, Route)> {
+    let via = route.via?;
+    let nowhere = if via.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    Some((route.to, Route { via, src: Some(nowhere) }))
 }
 
 fn headroom(tables: &Tables, network: &str) -> std::collections::BTreeMap<IfIndex, Headroom> {
@@ -196,7 +208,7 @@ mod tests {
     #[test]
     fn routes_of_the_agent_that_had_the_device_before_are_replaced_and_removed() {
         let mut tables = vxlan_link(Some("vxlan-agent network pods"), MAC, true);
-        let route = |oif, to: &str, via: &str, ours| crate::kernel::RouteEntry {
+        let route = |oif, to: &str, via: &str, ours| RouteEntry {
             to: to.parse().expect("subnet"),
             priority: 0,
             oif: Some(IfIndex(oif)),
@@ -214,6 +226,8 @@ mod tests {
         let (state, _) = look(&tables).expect("ours");
         let subnets: Vec<_> = state.routes.keys().map(ToString::to_string).collect();
         assert_eq!(subnets, ["10.2.0.0/24", "10.3.0.0/24"]);
+        let as_we_want = |(to, route): (&IpNetwork, &Route)| route == &Route { via: to.network(), src: None };
+        assert_eq!(state.routes.iter().map(as_we_want).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]
