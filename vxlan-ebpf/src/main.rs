@@ -72,7 +72,11 @@ fn stripped_ingress(ctx: TcContext) -> i32 {
 }
 
 /// XDP on the underlay interface, over packets of several buffers, too.
+///
+/// Two calls have half a kilobyte of stack between them, and Linux before 6.8 rounds what each takes
+/// up to 32 bytes: one call has more.
 #[xdp(frags)]
+#[inline(always)]
 fn underlay_xdp(ctx: XdpContext) -> u32 {
     let mut untagged = Untagged::new(&ctx);
     if hooks::is_in_vlan(&untagged, &Maps) {

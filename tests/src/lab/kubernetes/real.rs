@@ -11,6 +11,8 @@ use super::{ADDRESS, stub};
 use crate::lab::{Netns, run, wait_until};
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
+/// The minor version from which on nodes have subnets of both IP versions without being asked.
+const DUAL_STACK_SINCE: u32 = 21;
 const ETCD_URL: &str = "http://127.0.0.1:2379";
 const PEER_URL: &str = "http://127.0.0.1:2380";
 
@@ -58,6 +60,9 @@ impl Real {
             "--authorization-mode=RBAC".into(),
             "--disable-admission-plugins=ServiceAccount".into(),
         ]);
+        if minor_version(&self.apiserver)? < DUAL_STACK_SINCE {
+            server.arg("--feature-gates=IPv6DualStack=true");
+        }
         let child = self.spawn(ns, server, "apiserver.log")?;
         self.running.push(child);
         wait_until("the API server is ready", READY_WITHIN, || is_ready(ns)).inspect_err(|_| {
@@ -84,6 +89,13 @@ impl Drop for Real {
         self.stop();
         self.store.take().into_iter().for_each(end);
     }
+}
+
+/// The 20 of Kubernetes 1.20.
+fn minor_version(apiserver: &Path) -> Result<u32> {
+    let said = run(Command::new(apiserver).arg("--version"))?;
+    let minor = said.split('.').nth(1).and_then(|minor| minor.parse().ok());
+    minor.with_context(|| format!("no version in `{said}`"))
 }
 
 fn end(mut child: Child) {

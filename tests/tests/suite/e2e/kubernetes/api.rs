@@ -53,6 +53,7 @@ fn an_agent_that_starts_without_an_api_server_leaves_everything_as_it_is() {
     lab.agent_mut(1).and_then(|agent| agent.kill9()).expect("a kill");
     lab.agent_mut(1).and_then(|agent| agent.spawn()).expect("a start");
     soon(&lab, "the agent says what it waits for", || agent(&lab).log().contains("has not answered yet"));
+    soon(&lab, "the agent answers", || ask(lab.node(1), "/healthz").is_some());
     let (live, _) = ask(lab.node(1), "/healthz").expect("an answer");
     let (ready, why) = ask(lab.node(1), "/readyz").expect("an answer");
     assert!(live.contains("200") && ready.contains("503") && why.contains("has not answered yet"), "{why}");
