@@ -40,9 +40,7 @@ fn agent() -> Value {
 
 /// The configuration in a ConfigMap's text, as the agent reads it.
 fn configuration(text: &str) -> Config {
-    // Cluster state is another matter: any source will do here.
-    let (rest, _) = text.split_once("[state]").expect("a source");
-    let text = Text::new("config.toml", format!("{rest}[state]\nsource = \"file\"\npath = \"/x\"\n"));
+    let text = Text::new("config.toml", text);
     Config::parse(&text, Path::new("/"), &|| Some("node".into())).expect("a valid configuration")
 }
 
@@ -65,10 +63,21 @@ fn every_file_of_the_base_is_among_its_resources() {
 }
 
 #[test]
+fn nodes_come_from_the_cluster_and_devices_have_flannels_names() {
+    let config = base_configuration();
+    let names: Vec<_> = config.devices().into_iter().map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(names, ["flannel.1", "flannel-v6.1"]);
+    assert_eq!(config.adopts(), Some(config.network.vni), "what flannel left behind is taken over");
+}
+
+#[test]
 fn the_agent_may_do_what_it_does_and_no_more() {
     let rules = json!([
         { "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"] },
         { "apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"] },
+        { "apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"] },
+        { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
+        { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
     ]);
     assert_eq!(of_kind("ClusterRole")["rules"], rules);
     let binding = of_kind("ClusterRoleBinding");

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 
 use crate::cluster::{ClusterState, Viewer};
-use crate::config::{Config, KubernetesConfig, StateConfig};
+use crate::config::{Config, Fastpath, KubernetesConfig, StateConfig};
 use crate::kernel::{Events, Netlink, Tables, Touched};
 use crate::local::{Choice, Local};
 use crate::source::kubernetes::{self, Settings};
@@ -45,7 +45,7 @@ impl Feed {
                 *choice = Choice::Name(reaching(*ip, netlink, tables).await?);
             }
         }
-        let settings = settings(kubernetes, viewer);
+        let settings = settings(kubernetes, viewer, config.network.fastpath);
         let kubeconfig = kubernetes.kubeconfig.clone();
         let (local, facts) = watch::channel(look(config, tables));
         let source = Box::new(KubernetesSource::new(kubeconfig.as_deref(), settings, facts).await?);
@@ -97,7 +97,7 @@ impl Feed {
     }
 }
 
-fn settings(config: &KubernetesConfig, viewer: Viewer) -> Settings {
+fn settings(config: &KubernetesConfig, viewer: Viewer, fastpath: Fastpath) -> Settings {
     Settings {
         viewer,
         names: config.names.clone(),
@@ -105,6 +105,8 @@ fn settings(config: &KubernetesConfig, viewer: Viewer) -> Settings {
         ipv6: config.ipv6,
         public: config.public.clone(),
         set_condition: config.set_condition,
+        // Elsewhere no flow bypasses them on approval.
+        follow_rules: fastpath == Fastpath::Verified,
     }
 }
 

@@ -209,9 +209,12 @@ impl Agent {
         let checked = snapshot.and_then(|cluster| self.check(&cluster).map(|()| cluster));
         match checked {
             Ok(cluster) => {
-                tracing::info!(nodes = cluster.remotes.len(), "cluster state reloaded");
                 let rules_changed = cluster.policy.is_some() && cluster.policy != self.cluster.policy;
-                self.cluster = cluster;
+                self.cluster.policy = cluster.policy;
+                if self.cluster != cluster {
+                    tracing::info!(nodes = cluster.remotes.len(), "cluster state reloaded");
+                    self.cluster = cluster;
+                }
                 if rules_changed {
                     self.flush_flows();
                 }
@@ -253,6 +256,10 @@ impl Agent {
     fn flush_flows(&mut self) {
         let Some(datapath) = self.datapath.as_mut() else { return };
         match datapath.flush_flows() {
+            // In a Kubernetes cluster they do so all the time.
+            Ok(()) if matches!(self.config.state, StateConfig::Kubernetes(_)) => {
+                tracing::debug!("rules may have changed: every flow meets the host stack again");
+            }
             Ok(()) => tracing::info!("rules have changed: every flow meets the host stack again"),
             Err(error) => tracing::error!("flows go on bypassing rules that have changed: {error:#}"),
         }

@@ -4,6 +4,7 @@
 pub mod flannel;
 mod http;
 mod real;
+mod rules;
 pub mod store;
 pub mod stub;
 
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use super::addr::{inner4, inner6, underlay4, underlay6};
 use super::{Lab, Netns, wait_until};
 use real::Real;
+pub use rules::Rule;
 pub use stub::Stub;
 
 /// Where the API listens.
@@ -107,7 +109,7 @@ impl Kubernetes {
         }
     }
 
-    /// What agents use, with no more rights than flannel's manifest gives.
+    /// What agents use, with no more rights than our manifest gives.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("agent.kubeconfig")
     }
@@ -163,6 +165,15 @@ impl Kubernetes {
         } }),
         )
         .map(drop)
+    }
+
+    /// Makes one of what rules are made of.
+    ///
+    /// # Errors
+    /// The server refuses it.
+    pub fn make(&self, rule: Rule, name: &str) -> Result<()> {
+        let object = rule.object(name).to_string().into_bytes();
+        self.ask(Request::new(rule.path()).create(&PostParams::default(), object)?).map(drop)
     }
 
     /// Says that the agent of `node` runs in a pod there. The stub knows by the pod's name.
@@ -234,17 +245,21 @@ impl Kubernetes {
         })
     }
 
-    /// Gives agents the rights that flannel's manifest gives.
+    /// Gives agents the rights that our manifest gives, and the one to ask which node they are on.
     fn allow_agents(&self) -> Result<()> {
         let create = |path: &str, object: Value| {
             let request = Request::new(path).create(&PostParams::default(), object.to_string().into_bytes());
             self.ask(request?)
         };
-        let rules = json!([
-            { "apiGroups": [""], "resources": ["pods"], "verbs": ["get"] },
-            { "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"] },
-            { "apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"] },
-        ]);
+        let mut rules = vec![
+            json!({ "apiGroups": [""], "resources": ["pods"], "verbs": ["get"] }),
+            json!({ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"] }),
+            json!({ "apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"] }),
+        ];
+        rules.extend(Rule::ALL.map(|rule| {
+            let [group, _, resource] = rule.names();
+            json!({ "apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"] })
+        }));
         let group = "rbac.authorization.k8s.io";
         create(
             "/apis/rbac.authorization.k8s.io/v1/clusterroles",

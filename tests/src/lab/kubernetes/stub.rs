@@ -1,5 +1,5 @@
-//! A small API server: nodes only, over plain HTTP, with the semantics that a client has to cope
-//! with - versions, pages, watches, bookmarks, streaming lists, expiry, conflicts, rights - and the
+//! A small API server: nodes, and metadata of what rules are made of, over plain HTTP, with the
+//! semantics that a client has to cope with - versions, pages, watches, bookmarks, streaming lists, expiry, conflicts, rights - and the
 //! faults that it has to survive.
 
 use std::collections::BTreeMap;
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::POD_PREFIX;
 use super::http::{self, Request, Server};
 use super::store::{Refused, Store};
+use super::{POD_PREFIX, Rule};
 
 /// How often a watch that asks for bookmarks gets one.
 const BOOKMARKS: Duration = Duration::from_millis(500);
 
 /// Token of somebody who may do everything.
 pub const ADMIN: &str = "admin-token";
-/// Token of an agent, which may do what flannel's manifest allows.
+/// Token of an agent, which may do what our manifest allows.
 pub const AGENT: &str = "agent-token";
 
 /// What goes wrong on purpose.
@@ -38,6 +38,8 @@ pub struct Faults {
     pub slow: AtomicU64,
     /// Status that patches are refused with; 0: none.
     pub refuse_patches: AtomicU16,
+    /// Agents may not see what rules are made of, as with flannel's manifest.
+    pub forbid_rules: AtomicBool,
 }
 
 /// A server and its store, which outlives a restart of the server.
@@ -51,6 +53,8 @@ pub struct Stub {
 #[derive(Default)]
 struct Shared {
     store: Store,
+    /// For each of [`Rule::ALL`].
+    rules: [Store; Rule::ALL.len()],
     faults: Faults,
     /// How often what was asked: `list`, `watch`, `stream`, `patch` and so on.
     asked: Mutex<BTreeMap<&'static str, u64>>,
@@ -88,6 +92,11 @@ impl Stub {
         &self.state.store
     }
 
+    /// What rules are made of.
+    pub fn rules(&self, rule: Rule) -> &Store {
+        &self.state.rules[rule as usize]
+    }
+
     /// What goes wrong on purpose.
     pub fn faults(&self) -> &Faults {
         &self.state.faults
@@ -101,13 +110,14 @@ impl Stub {
 
 impl Shared {
     fn handle(&self, request: &Request, out: &mut TcpStream) -> std::io::Result<()> {
+        if let Some(rule) = Rule::of(&request.path) {
+            return self.handle_rules(rule, request, out);
+        }
         let parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
         let answer = match (request.method.as_str(), parts.as_slice()) {
-            ("GET", ["api", "v1", "nodes"]) if request.query.get("watch").is_some_and(|w| w == "true") => {
-                return self.watch(request, out);
-            }
+            ("GET", ["api", "v1", "nodes"]) if is_watch(request) => return self.watch(request, out),
             ("GET", ["api", "v1", "nodes"]) => {
-                self.allowed(request, "list", true).and_then(|()| self.list(request))
+                self.allowed(request, "list", true).and_then(|()| list(&self.store, request))
             }
             ("GET", ["api", "v1", "nodes", name]) => {
                 self.allowed(request, "get", true).and_then(|()| self.store.get(name).map(owned))
@@ -133,10 +143,32 @@ impl Shared {
             }
             _ => Err(Refused::new(404, "NotFound", "the server could not find the requested resource")),
         };
-        match answer {
-            Ok(value) => http::answer(out, if request.method == "POST" { 201 } else { 200 }, &value),
-            Err(refused) => http::answer(out, refused.code, &status(&refused)),
-        }
+        give(request, out, answer)
+    }
+
+    /// Of these only metadata is kept, and shown to those who ask for no more.
+    fn handle_rules(&self, rule: Rule, request: &Request, out: &mut TcpStream) -> std::io::Result<()> {
+        let (store, visible) =
+            (&self.rules[rule as usize], !self.faults.forbid_rules.load(Ordering::Relaxed));
+        let answer = match request.method.as_str() {
+            "GET" if is_watch(request) => {
+                let begun = self.allowed(request, "watch rules", visible).and_then(|()| wants_metadata(request));
+                return match begun.and_then(|()| self.begin(store, request, false)) {
+                    Ok(watch) => run(watch, out),
+                    Err(refused) => http::answer(out, refused.code, &status(&refused)),
+                };
+            }
+            "GET" => self
+                .allowed(request, "list rules", visible)
+                .and_then(|()| wants_metadata(request))
+                .and_then(|()| list(store, request)),
+            _ => self.allowed(request, "create", false).and_then(|()| {
+                let metadata = body(request)?["metadata"].take();
+                let bare = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
+                store.create(bare).map(owned)
+            }),
+        };
+        give(request, out, answer)
     }
 
     /// `agents`: whether agents may.
@@ -147,7 +179,7 @@ impl Shared {
             Some(ADMIN) => Ok(()),
             Some(AGENT) if agents => Ok(()),
             Some(AGENT) => {
-                let message = format!("User \"agent\" cannot {verb} resource \"nodes\"");
+                let message = format!("User \"agent\" cannot {verb} resource at {:?}", request.path);
                 Err(Refused::new(403, "Forbidden", message))
             }
             _ => Err(Refused::new(401, "Unauthorized", "Unauthorized")),
@@ -165,43 +197,22 @@ impl Shared {
         }
     }
 
-    fn list(&self, request: &Request) -> Result<Value, Refused> {
-        let (version, nodes) = self.store.all();
-        let number = |key| request.query.get(key).and_then(|text: &String| text.parse::<usize>().ok());
-        let limit = number("limit").filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        let (shown, after) = match request.query.get("continue").and_then(|token| token.split_once(':')) {
-            Some((shown, after)) => (shown.parse().unwrap_or(0), after.to_owned()),
-            None => (version, String::new()),
-        };
-        if shown < self.store.compacted() {
-            return Err(Refused::new(410, "Expired", "The provided continue parameter is too old"));
-        }
-        let name = |node: &Value| node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let rest: Vec<Arc<Value>> = nodes.into_iter().filter(|node| name(node) > after).collect();
-        let items = &rest[..limit.min(rest.len())];
-        let mut metadata = json!({ "resourceVersion": shown.to_string() });
-        if items.len() < rest.len() {
-            let last = items.last().map(|node| name(node)).unwrap_or_default();
-            metadata["continue"] = json!(format!("{shown}:{last}"));
-            metadata["remainingItemCount"] = json!(rest.len() - items.len());
-        }
-        let items: Vec<&Value> = items.iter().map(|node| &**node).collect();
-        Ok(json!({ "kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items }))
-    }
-
     fn watch(&self, request: &Request, out: &mut TcpStream) -> std::io::Result<()> {
         let streaming = request.query.get("sendInitialEvents").is_some_and(|value| value == "true");
         let verb = if streaming { "stream" } else { "watch" };
-        let mut watch = match self.allowed(request, verb, true).and_then(|()| self.begin(request, streaming))
-        {
-            Ok(watch) => watch,
-            Err(refused) => return http::answer(out, refused.code, &status(&refused)),
-        };
-        http::begin(out)?;
-        watch.run(out)
+        let allowed = self.allowed(request, verb, true);
+        match allowed.and_then(|()| self.begin(&self.store, request, streaming)) {
+            Ok(watch) => run(watch, out),
+            Err(refused) => http::answer(out, refused.code, &status(&refused)),
+        }
     }
 
-    fn begin(&self, request: &Request, streaming: bool) -> Result<Watch<'_>, Refused> {
+    fn begin<'s>(
+        &'s self,
+        store: &'s Store,
+        request: &Request,
+        streaming: bool,
+    ) -> Result<Watch<'s>, Refused> {
         let faults = &self.faults;
         let given = request.query.get("resourceVersion").map(String::as_str).unwrap_or_default();
         if streaming {
@@ -227,14 +238,15 @@ impl Shared {
             }
         }
         let from_here = given.is_empty() || given == "0";
-        let (now, nodes) = self.store.all();
+        let (now, nodes) = store.all();
         let version = if from_here || streaming { now } else { given.parse().unwrap_or(0) };
-        if version < self.store.compacted() && faults.expire_by_status.load(Ordering::Relaxed) {
-            return Err(Refused::expired(version, self.store.compacted()));
+        if version < store.compacted() && faults.expire_by_status.load(Ordering::Relaxed) {
+            return Err(Refused::expired(version, store.compacted()));
         }
         let seconds = request.query.get("timeoutSeconds").and_then(|text| text.parse().ok()).unwrap_or(600);
         Ok(Watch {
             shared: self,
+            store,
             version,
             initial: if from_here || streaming { nodes } else { vec![] },
             marks_end: streaming && !faults.endless_streaming.load(Ordering::Relaxed),
@@ -245,8 +257,33 @@ impl Shared {
     }
 }
 
+fn list(store: &Store, request: &Request) -> Result<Value, Refused> {
+    let (version, nodes) = store.all();
+    let number = |key| request.query.get(key).and_then(|text: &String| text.parse::<usize>().ok());
+    let limit = number("limit").filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+    let (shown, after) = match request.query.get("continue").and_then(|token| token.split_once(':')) {
+        Some((shown, after)) => (shown.parse().unwrap_or(0), after.to_owned()),
+        None => (version, String::new()),
+    };
+    if shown < store.compacted() {
+        return Err(Refused::new(410, "Expired", "The provided continue parameter is too old"));
+    }
+    let name = |node: &Value| node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let rest: Vec<Arc<Value>> = nodes.into_iter().filter(|node| name(node) > after).collect();
+    let items = &rest[..limit.min(rest.len())];
+    let mut metadata = json!({ "resourceVersion": shown.to_string() });
+    if items.len() < rest.len() {
+        let last = items.last().map(|node| name(node)).unwrap_or_default();
+        metadata["continue"] = json!(format!("{shown}:{last}"));
+        metadata["remainingItemCount"] = json!(rest.len() - items.len());
+    }
+    let items: Vec<&Value> = items.iter().map(|node| &**node).collect();
+    Ok(json!({ "kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items }))
+}
+
 struct Watch<'s> {
     shared: &'s Shared,
+    store: &'s Store,
     version: u64,
     initial: Vec<Arc<Value>>,
     marks_end: bool,
@@ -265,7 +302,7 @@ impl Watch<'_> {
         }
         let mut marked = Instant::now();
         while Instant::now() < self.end {
-            match self.shared.store.after(self.version, BOOKMARKS) {
+            match self.store.after(self.version, BOOKMARKS) {
                 Ok((version, changes)) => {
                     for change in &changes {
                         self.send(out, change.kind, &change.node)?;
@@ -307,6 +344,30 @@ impl Watch<'_> {
         }
         http::chunk(out, line.as_bytes())
     }
+}
+
+fn is_watch(request: &Request) -> bool {
+    request.query.get("watch").is_some_and(|watch| watch == "true")
+}
+
+fn wants_metadata(request: &Request) -> Result<(), Refused> {
+    let accepted = request.headers.get("accept").map(String::as_str).unwrap_or_default();
+    if accepted.contains("as=PartialObjectMetadata") {
+        return Ok(());
+    }
+    Err(Refused::new(406, "NotAcceptable", "only metadata is shown here"))
+}
+
+fn give(request: &Request, out: &mut TcpStream, answer: Result<Value, Refused>) -> std::io::Result<()> {
+    match answer {
+        Ok(value) => http::answer(out, if request.method == "POST" { 201 } else { 200 }, &value),
+        Err(refused) => http::answer(out, refused.code, &status(&refused)),
+    }
+}
+
+fn run(mut watch: Watch<'_>, out: &mut TcpStream) -> std::io::Result<()> {
+    http::begin(out)?;
+    watch.run(out)
 }
 
 fn owned(node: Arc<Value>) -> Value {

@@ -1,4 +1,4 @@
-//! The API server: how to reach it, and the three requests that are made of it.
+//! The API server: how to reach it, and the requests that are made of it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ pub(super) struct Page {
 }
 
 /// Where a list stands.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct PageMetadata {
     /// The version that all pages show.
     #[serde(rename = "resourceVersion", default)]
@@ -103,6 +103,24 @@ pub(super) enum Event {
         complete: bool,
     },
 }
+
+/// A list or an object of which only the version matters.
+#[derive(Clone, Debug, Deserialize)]
+struct Versioned {
+    metadata: PageMetadata,
+}
+
+/// A version of something of which no more is known.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// The version.
+    pub version: String,
+    /// Whether something has changed, rather than time gone by.
+    pub is_news: bool,
+}
+
+/// Changes of a watch.
+pub(super) type Changes = BoxStream<'static, Result<Change, Failure>>;
 
 /// Events of a watch.
 pub(super) type Events = BoxStream<'static, Result<Event, Failure>>;
@@ -166,19 +184,31 @@ impl Api {
 
     /// Changes from `version` on.
     pub(super) async fn watch(&self, version: &str) -> Result<Events, Failure> {
-        self.events(&WatchParams::default(), version).await
+        self.events(&watch_for(), version).await
     }
 
     /// All nodes, one after the other, and then changes.
     pub(super) async fn stream(&self) -> Result<Events, Failure> {
-        let parameters = WatchParams { send_initial_events: true, ..WatchParams::default() };
+        let parameters = WatchParams { send_initial_events: true, ..watch_for() };
         self.events(&parameters, "").await
     }
 
+    /// The version that the list at `path` is at.
+    pub(super) async fn version(&self, path: &str) -> Result<String, Failure> {
+        let request = Request::new(path).list_metadata(&ListParams::default().limit(1)).map_err(build)?;
+        let list: Versioned = within(self.client().request(request)).await?;
+        Ok(list.metadata.resource_version)
+    }
+
+    /// Changes from `version` on of what is listed at `path`. Metadata is all that is sent.
+    pub(super) async fn changes(&self, path: &str, version: &str) -> Result<Changes, Failure> {
+        let request = Request::new(path).watch_metadata(&watch_for(), version).map_err(build)?;
+        let events = within(self.client().request_events::<Versioned>(request)).await?;
+        Ok(events.map(|event| event.map_err(Failure::from).and_then(understand_version)).boxed())
+    }
+
     async fn events(&self, parameters: &WatchParams, version: &str) -> Result<Events, Failure> {
-        let seconds = u32::try_from(WATCH_FOR.as_secs()).unwrap_or(u32::MAX);
-        let parameters = WatchParams { timeout: Some(seconds), ..parameters.clone() };
-        let request = Request::new(NODES).watch(&parameters, version).map_err(build)?;
+        let request = Request::new(NODES).watch(parameters, version).map_err(build)?;
         let events = within(self.client().request_events::<NodeObject>(request)).await?;
         Ok(events
             .map(|event: Result<_, kube::Error>| event.map_err(Failure::from).and_then(understand))
@@ -211,6 +241,11 @@ impl Api {
     }
 }
 
+fn watch_for() -> WatchParams {
+    let seconds = u32::try_from(WATCH_FOR.as_secs()).unwrap_or(u32::MAX);
+    WatchParams { timeout: Some(seconds), ..WatchParams::default() }
+}
+
 fn connect(config: &Config) -> Result<Client, kube::Error> {
     Client::try_from(config.clone())
 }
@@ -234,6 +269,16 @@ fn understand(event: WatchEvent<NodeObject>) -> Result<Event, Failure> {
             version: mark.metadata.resource_version,
             complete: mark.metadata.annotations.contains_key("k8s.io/initial-events-end"),
         },
+        WatchEvent::Error(status) => return Err(Failure::refused(&status)),
+    })
+}
+
+fn understand_version(event: WatchEvent<Versioned>) -> Result<Change, Failure> {
+    Ok(match event {
+        WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
+            Change { version: object.metadata.resource_version, is_news: true }
+        }
+        WatchEvent::Bookmark(mark) => Change { version: mark.metadata.resource_version, is_news: false },
         WatchEvent::Error(status) => return Err(Failure::refused(&status)),
     })
 }

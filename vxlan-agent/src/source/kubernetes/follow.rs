@@ -12,8 +12,10 @@ use super::Settings;
 use super::api::{Api, Failure};
 use super::assemble::{LeftOut, Mirror, Own, assemble};
 use super::node::NodeObject;
+use super::rules::Count;
 use super::watch::News;
 use super::writer;
+use crate::cluster::ClusterState;
 use crate::local::Local;
 use crate::source::Snapshot;
 
@@ -34,6 +36,8 @@ pub(super) struct Follower {
     local: latest::Receiver<Local>,
     /// As last seen in `local`.
     addresses: Vec<IpAddr>,
+    /// If they are followed.
+    rules: Option<Count>,
     out: latest::Sender<Snapshot>,
     /// Nothing before the first list.
     mirror: Option<Mirror>,
@@ -54,6 +58,7 @@ impl Follower {
         api: Api,
         settings: Settings,
         local: latest::Receiver<Local>,
+        rules: Option<Count>,
         out: latest::Sender<Snapshot>,
     ) -> Self {
         let addresses = local.borrow().addresses();
@@ -62,6 +67,7 @@ impl Follower {
             settings,
             local,
             addresses,
+            rules,
             out,
             mirror: None,
             due: None,
@@ -87,6 +93,7 @@ impl Follower {
                     Ok(()) => self.moved(),
                     Err(_) => return,
                 },
+                () = changed(&mut self.rules) => self.touch(),
                 answer = written(&mut self.writing) => self.answered(answer),
                 () = at(due) => self.publish(),
                 () = self.out.closed() => return,
@@ -151,9 +158,10 @@ impl Follower {
         if let Some(patch) = patch {
             self.write(patch);
         }
+        let policy = self.rules.as_ref().and_then(|rules| *rules.borrow());
         let snapshot = seen.map(|(cluster, left_out)| {
             self.report(left_out);
-            cluster
+            ClusterState { policy, ..cluster }
         });
         self.out.send_if_modified(|before| {
             let differs = *before != snapshot;
@@ -235,6 +243,16 @@ async fn written(writing: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
         Some(writing) => writing.await,
         None => std::future::pending().await,
     }
+}
+
+/// Rules have changed; never, if nobody follows them.
+async fn changed(rules: &mut Option<Count>) {
+    if let Some(rules) = rules
+        && rules.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 async fn at(due: Option<Instant>) {

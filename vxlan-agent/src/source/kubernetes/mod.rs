@@ -2,14 +2,15 @@
 //! nodes that run flannel's vxlan backend are one cluster.
 //!
 //! [`Watcher`](watch::Watcher) follows the API server and sends what it says of nodes;
-//! [`Follower`] makes snapshots of it and writes what this node says of itself. Everything between
-//! is pure: [`node`], [`annotations`], [`assemble`](mod@assemble), [`writer`].
+//! [`Follower`] makes snapshots of it and writes what this node says of itself; [`rules`] counts
+//! changes of what packets between pods have to obey. Everything between is pure: [`node`], [`annotations`], [`assemble`](mod@assemble), [`writer`].
 
 pub mod annotations;
 mod api;
 mod assemble;
 mod follow;
 mod node;
+mod rules;
 mod watch;
 mod writer;
 
@@ -48,13 +49,16 @@ pub struct Settings {
     pub public: Vec<IpAddr>,
     /// Whether to say that the node's network is available.
     pub set_condition: bool,
+    /// Whether to follow what rules for packets between pods are made of.
+    pub follow_rules: bool,
 }
 
 impl Settings {
     /// What flannel does by default, over both IP versions.
     pub fn new(viewer: Viewer) -> Self {
         let names = Names::default();
-        Self { viewer, names, ipv4: true, ipv6: true, public: vec![], set_condition: true }
+        let (ipv4, ipv6, set_condition, follow_rules) = (true, true, true, true);
+        Self { viewer, names, ipv4, ipv6, public: vec![], set_condition, follow_rules }
     }
 
     fn runs(&self, family: Family) -> bool {
@@ -121,7 +125,8 @@ impl Source for KubernetesSource {
         let (news, incoming) = mpsc::channel(BACKLOG);
         let (out, receiver) = latest::channel(Err("the Kubernetes API has not answered yet".to_owned()));
         tokio::spawn(Watcher::new(api.clone(), settings.clone(), news).run());
-        tokio::spawn(Follower::new(api, settings, local, out).run(incoming));
+        let rules = settings.follow_rules.then(|| rules::count(&api));
+        tokio::spawn(Follower::new(api, settings, local, rules, out).run(incoming));
         Ok(receiver)
     }
 }

@@ -19,15 +19,16 @@ use super::node::{NodeObject, Peer};
 /// server that does not know streaming lists may send nodes and never say that these were all.
 const INITIAL_SILENCE: Duration = Duration::from_secs(10);
 const INITIAL_NODES: Duration = Duration::from_secs(60);
-/// How much later than agreed a watch may end before its connection counts as dead.
-const GRACE: Duration = Duration::from_secs(15);
+/// Longest silence of a watch whose connection is not dead: it may end that much later than agreed.
+pub(super) const SILENCE: Duration = WATCH_FOR.saturating_add(Duration::from_secs(15));
 /// Longest silence of a server that has sent a bookmark: it sends one every minute.
 const BOOKMARK_SILENCE: Duration = Duration::from_secs(150);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A watch that ends sooner than this has done no good.
 const SHORT: Duration = Duration::from_secs(1);
-const GONE: u16 = 410;
+/// HTTP status of a version that the server has forgotten.
+pub(super) const GONE: u16 = 410;
 
 /// News from the API server.
 #[derive(Debug)]
@@ -173,7 +174,7 @@ impl Watcher {
     }
 
     async fn follow(&mut self, mut events: Events, version: &mut Option<String>) -> Result<(), End> {
-        let mut silence = WATCH_FOR + GRACE;
+        let mut silence = SILENCE;
         let mut renewals = self.api.renewals();
         renewals.mark_unchanged();
         loop {
@@ -260,7 +261,7 @@ impl Watcher {
 }
 
 /// Between 0.5 and 1.5: not all nodes come back to a server in the same moment.
-fn jitter() -> f64 {
+pub(super) fn jitter() -> f64 {
     use std::hash::{BuildHasher as _, RandomState};
     let random = RandomState::new().hash_one(0);
     0.5 + random as f64 / u64::MAX as f64

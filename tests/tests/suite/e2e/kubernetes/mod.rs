@@ -8,6 +8,7 @@ mod api;
 mod migrate;
 mod nodes;
 mod pods;
+mod rules;
 mod scale;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@ mod bypass;
 mod closing;
 mod crowd;
 mod kube_proxy;
-mod policy;
+pub(super) mod policy;
 mod services;
 
 use std::io::{Read as _, Write as _};
@@ -21,7 +21,7 @@ const SERVICE4: &str = "10.96.0.10";
 const SERVICE6: &str = "fd00:96::10";
 
 /// Conntrack on, as everywhere where services are; packets that it does not understand are dropped.
-const FILTER: &str = "table inet guard {\n chain forward {\n  type filter hook forward priority filter;\n  \
+pub(super) const FILTER: &str = "table inet guard {\n chain forward {\n  type filter hook forward priority filter;\n  \
     ct state invalid drop\n  ct state established,related accept\n }\n}\n";
 
 fn verified() -> LabSpec {
@@ -38,7 +38,7 @@ fn guarded(spec: &LabSpec) -> Lab {
     lab
 }
 
-fn nft(lab: &Lab, n: u8, rules: &str) {
+pub(super) fn nft(lab: &Lab, n: u8, rules: &str) {
     lab.node(n).feed("nft", &["-f", "-"], rules).expect("nftables takes the rules");
 }
 
@@ -94,7 +94,7 @@ fn any(ip: IpAddr, port: u16) -> SocketAddr {
     }
 }
 
-fn exchange(from: &mut TcpStream, to: &mut TcpStream, value: u8) {
+pub(super) fn exchange(from: &mut TcpStream, to: &mut TcpStream, value: u8) {
     from.write_all(&[value; 100]).expect("sent");
     let mut got = [0; 100];
     to.set_read_timeout(Some(Duration::from_secs(5))).expect("an option");

@@ -32,7 +32,7 @@ fn what_a_filter_denies_never_bypasses_it() {
 }
 
 /// A connection from pod 1 of node 1 to pod 1 of node 2 that bypasses the stack, and its port.
-fn running(lab: &Lab) -> (TcpStream, TcpStream, u16) {
+pub(in super::super) fn running(lab: &Lab) -> (TcpStream, TcpStream, u16) {
     let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
     let listener = server.run(|| TcpListener::bind(("0.0.0.0", 0))).expect("a listener");
     let port = listener.local_addr().expect("an address").port();
@@ -49,7 +49,7 @@ fn running(lab: &Lab) -> (TcpStream, TcpStream, u16) {
 }
 
 /// Denies what goes to `port` on node 2.
-fn deny(lab: &Lab, port: u16) {
+pub(in super::super) fn deny(lab: &Lab, port: u16) {
     nft(
         lab,
         2,
@@ -59,7 +59,7 @@ fn deny(lab: &Lab, port: u16) {
     );
 }
 
-fn assert_cut(near: &mut TcpStream, far: &mut TcpStream) {
+pub(in super::super) fn assert_cut(near: &mut TcpStream, far: &mut TcpStream) {
     near.write_all(&[2; 100]).expect("into the socket");
     far.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
     let got = far.read(&mut [0; 100]);
