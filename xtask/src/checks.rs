@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use crate::run::{run, step};
+use crate::run::{output, run, step};
 use crate::{ebpf, host, lab, toolchain};
 
 #[derive(Args)]
@@ -57,7 +57,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
         let filter = if args.filter.is_empty() { vec!["e2e::".to_owned()] } else { args.filter.clone() };
         step("end-to-end tests with XDP", || run(with_root(&filter)?.env("VXLAN_LAB_XDP", "native")))?;
     }
-    if wants(Suite::Miri) {
+    if args.suite.contains(&Suite::Miri) || args.suite.is_empty() && leaves_engine_tests(&args.filter)? {
         miri(&args.filter)?;
     }
     Ok(())
@@ -102,6 +102,16 @@ fn with_root(filter: &[String]) -> Result<Command> {
     let mut cargo = toolchain::cargo()?;
     cargo.args(["test", "--release", "-p", "vxlan-tests", "--", "--test-threads=1"]).args(filter);
     Ok(cargo)
+}
+
+/// Whether there is anything for miri, which takes minutes to get ready.
+fn leaves_engine_tests(filter: &[String]) -> Result<bool> {
+    if filter.is_empty() {
+        return Ok(true);
+    }
+    let mut cargo = toolchain::cargo()?;
+    cargo.args(["test", "-q", "-p", "vxlan-ebpf-common", "--lib", "--", "--list"]).args(filter);
+    Ok(output(&mut cargo)?.contains(": test"))
 }
 
 fn miri(filter: &[String]) -> Result<()> {
