@@ -23,6 +23,9 @@ const REFLECT2_DIR: &str = "github.com/modern-go/reflect2";
 
 const TOOLS: &[Tool] = &[("make", "make"), ("rsync", "rsync"), ("pip3", "python3-pip"), ("unzip", "unzip")];
 
+/// What running it in a lab takes.
+pub(crate) const RUN_TOOLS: &[Tool] = &[("etcd", "etcd-server"), ("openssl", "openssl"), ("curl", "curl")];
+
 /// The API server, if it has been built.
 pub(crate) fn built() -> Option<PathBuf> {
     let program = dir().join("bin/kube-apiserver");

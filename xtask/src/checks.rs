@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::run::{output, run, step};
-use crate::{ebpf, host, lab, toolchain};
+use crate::{apiserver, ebpf, host, lab, toolchain};
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
@@ -52,6 +52,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
     if wants(Suite::E2e) {
         let name = "packet tests on the real programs, end-to-end tests in namespaces";
         step(name, || run(&mut with_root(&args.filter)?))?;
+        real_api(&args.filter)?;
     }
     if wants(Suite::Xdp) {
         let filter = if args.filter.is_empty() { vec!["e2e::".to_owned()] } else { args.filter.clone() };
@@ -102,6 +103,26 @@ fn with_root(filter: &[String]) -> Result<Command> {
     let mut cargo = toolchain::cargo()?;
     cargo.args(["test", "--release", "-p", "vxlan-tests", "--", "--test-threads=1"]).args(filter);
     Ok(cargo)
+}
+
+/// The Kubernetes part of the suite once more, on the API server that `cargo xtask kube-apiserver` has
+/// built; what the user names has been used already.
+fn real_api(filter: &[String]) -> Result<()> {
+    let words: Vec<String> = match filter {
+        [] => vec!["e2e::kubernetes".to_owned()],
+        words => words.iter().filter(|word| word.contains("kubernetes")).cloned().collect(),
+    };
+    let (Some(server), None) = (apiserver::built(), std::env::var_os("KUBE_APISERVER")) else {
+        return Ok(());
+    };
+    if words.is_empty() {
+        return Ok(());
+    }
+    host::install_tools(apiserver::RUN_TOOLS)?;
+    let etcd = host::find("etcd").context("the package etcd-server has no etcd")?;
+    step("end-to-end tests on a real Kubernetes API server", || {
+        run(with_root(&words)?.env("KUBE_APISERVER", server).env("ETCD", etcd))
+    })
 }
 
 /// Whether there is anything for miri, which takes minutes to get ready.
