@@ -143,6 +143,26 @@ fn the_variant_for_flannels_plugin_differs_in_nothing_else() {
 }
 
 #[test]
+fn a_node_that_goes_back_to_flannel_has_a_pod_that_releases_it() {
+    let overlay = documents(&deploy().join("release/kustomization.yaml"));
+    let patch = overlay[0]["patches"][0]["patch"].as_str().expect("a patch");
+    let patch: Value = serde_yaml_ng::from_str(patch).expect("a patch");
+    let set = of_kind("DaemonSet");
+    for operation in patch.as_array().expect("operations") {
+        let path = operation["path"].as_str().expect("a path");
+        let there = set.pointer(path).is_some();
+        assert_eq!(there, operation["op"] == "remove", "{operation}");
+        let parent = path.rsplit_once('/').expect("a path").0;
+        assert!(set.pointer(parent).is_some(), "{operation}");
+    }
+    assert!(patch.to_string().contains("vxlan-agent release"));
+    // Two sets in one namespace must not claim each other's pods.
+    let label = &overlay[0]["labels"][0];
+    assert_ne!(label["pairs"]["app.kubernetes.io/name"], set["metadata"]["labels"]["app.kubernetes.io/name"]);
+    assert_eq!(label["includeSelectors"], true);
+}
+
+#[test]
 fn an_update_takes_one_node_after_the_other_and_the_agent_comes_first() {
     let set = of_kind("DaemonSet");
     assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);

@@ -1,5 +1,5 @@
 //! Flannel's own configuration, translated into ours: its flags, its environment, and its
-//! `net-conf.json`. So a manifest of flannel's needs no change but the image.
+//! `net-conf.json`. So flannel's manifest needs another image and the rights and volumes of ours.
 
 mod flags;
 mod net_conf;
