@@ -32,6 +32,25 @@ fn nodes_of_flannel_and_ours_are_one_cluster() {
 }
 
 #[test]
+fn three_nodes_of_ours_are_a_cluster_of_both_ip_versions() {
+    for mode in ["direct", "verified"] {
+        let ours = || Overlay::Agent(AgentOptions { fastpath: mode.into(), ..AgentOptions::default() });
+        let lab = build(&LabSpec::of(vec![ours(), ours(), ours()]).kubernetes());
+        let pairs = [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)];
+        soon(&lab, "all reach all", || pairs.iter().all(|(from, to)| reaches(&lab, *from, *to)));
+        for (from, to) in pairs {
+            for ip in lab.pod(to, 1).ips() {
+                let before = counters(&lab, from);
+                tcp_bulk(lab.pod(from, 1), lab.pod(to, 1), ip, 4 << 20).expect("a transfer");
+                let took = &counters(&lab, from) - &before;
+                assert_took(&took, "pod_egress", "encapsulated", 20);
+                assert_nothing_dropped(&took);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_node_says_of_itself_what_flannel_would() {
     let lab = cluster();
     let node = lab.kubernetes().node("n1").expect("a node");
