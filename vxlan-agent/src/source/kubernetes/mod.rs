@@ -1,9 +1,10 @@
 //! Cluster state from the nodes of a Kubernetes cluster, in flannel's annotations: nodes of ours and
 //! nodes that run flannel's vxlan backend are one cluster.
 //!
-//! [`Watcher`](watch::Watcher) follows the API server and sends what it says of nodes;
-//! [`Follower`] makes snapshots of it and writes what this node says of itself; [`rules`] counts
-//! changes of what packets between pods have to obey. Everything between is pure: [`node`], [`annotations`], [`assemble`](mod@assemble), [`writer`].
+//! [`Watcher`] follows the API server and sends what it says of nodes; [`Follower`] makes snapshots
+//! of it and writes what this node says of itself; [`rules`] counts changes of what packets between
+//! pods have to obey. Everything between is pure: [`node`], [`annotations`],
+//! [`assemble`](mod@assemble), [`writer`].
 
 pub mod annotations;
 mod api;
