@@ -172,8 +172,12 @@ impl Kubernetes {
     /// # Errors
     /// The server refuses it.
     pub fn make(&self, rule: Rule, name: &str) -> Result<()> {
-        let object = rule.object(name).to_string().into_bytes();
-        self.ask(Request::new(rule.path()).create(&PostParams::default(), object)?).map(drop)
+        let make = |version: &&str| {
+            let object = rule.object(version, name).to_string().into_bytes();
+            self.ask(Request::new(rule.path(version)).create(&PostParams::default(), object)?).map(drop)
+        };
+        let made = rule.versions().iter().map(make).reduce(Result::or);
+        made.context("no version of the API")?
     }
 
     /// Says that the agent of `node` runs in a pod there. The stub knows by the pod's name.
@@ -257,7 +261,7 @@ impl Kubernetes {
             json!({ "apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"] }),
         ];
         rules.extend(Rule::ALL.map(|rule| {
-            let [group, _, resource] = rule.names();
+            let [group, resource] = rule.names();
             json!({ "apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"] })
         }));
         let group = "rbac.authorization.k8s.io";

@@ -11,11 +11,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::api::{Api, Failure};
 use super::watch::{FIRST_PAUSE, GONE, LONGEST_PAUSE, SILENCE, jitter};
 
-/// What is followed, and where it is listed.
-const KINDS: [(&str, &str); 3] = [
-    ("NetworkPolicies", "/apis/networking.k8s.io/v1/networkpolicies"),
-    ("Services", "/api/v1/services"),
-    ("EndpointSlices", "/apis/discovery.k8s.io/v1/endpointslices"),
+/// What is followed, and where it is listed; by servers before 1.21, at the last of several places.
+const KINDS: [(&str, &[&str]); 3] = [
+    ("NetworkPolicies", &["/apis/networking.k8s.io/v1/networkpolicies"]),
+    ("Services", &["/api/v1/services"]),
+    (
+        "EndpointSlices",
+        &["/apis/discovery.k8s.io/v1/endpointslices", "/apis/discovery.k8s.io/v1beta1/endpointslices"],
+    ),
 ];
 
 /// How long after a change it counts: at once, and again until those who make rules of it, and see it
@@ -42,8 +45,8 @@ enum Told {
 /// Follows all of them, for as long as somebody wants the count.
 pub(super) fn count(api: &Api) -> Count {
     let (told, incoming) = mpsc::channel(KINDS.len());
-    for (kind, path) in KINDS {
-        let follower = Follower { api: api.clone(), kind, path, told: told.clone() };
+    for (kind, places) in KINDS {
+        let follower = Follower { api: api.clone(), kind, places, told: told.clone() };
         tokio::spawn(follower.run());
     }
     let (count, receiver) = latest::channel(None);
@@ -101,18 +104,23 @@ impl Echo {
 struct Follower {
     api: Api,
     kind: &'static str,
-    path: &'static str,
+    /// Where it may be listed, those first that have not been tried.
+    places: &'static [&'static str],
     told: mpsc::Sender<Told>,
 }
 
 impl Follower {
-    async fn run(self) {
+    async fn run(mut self) {
         let (mut version, mut begun, mut forbidden) = (None, false, false);
         let mut pause = FIRST_PAUSE;
         while !self.told.is_closed() {
             let known = version.is_some();
             match self.session(&mut version, &mut begun).await {
                 Ok(()) => pause = FIRST_PAUSE,
+                Err(failure) if failure.code() == Some(404) && self.places.len() > 1 => {
+                    self.places = &self.places[1..];
+                    continue;
+                }
                 Err(failure) if matches!(failure.code(), Some(401 | 403 | 404 | 405)) => {
                     if !std::mem::replace(&mut forbidden, true) {
                         tracing::warn!(
@@ -138,16 +146,17 @@ impl Follower {
     /// One watch, from where the last one ended or from now on. `begun`: there was one before, so
     /// that changes may have been missed.
     async fn session(&self, version: &mut Option<String>, begun: &mut bool) -> Result<(), Failure> {
+        let [path, ..] = *self.places else { return Ok(()) };
         let from = match version {
             Some(version) => version.clone(),
             None => {
-                let now = self.api.version(self.path).await?;
+                let now = self.api.version(path).await?;
                 self.tell(if *begun { Told::Changed } else { Told::Following }).await;
                 *begun = true;
                 version.insert(now).clone()
             }
         };
-        let mut changes = self.api.changes(self.path, &from).await?;
+        let mut changes = self.api.changes(path, &from).await?;
         let mut renewals = self.api.renewals();
         renewals.mark_unchanged();
         loop {
