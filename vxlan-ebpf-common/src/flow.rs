@@ -181,7 +181,8 @@ impl Flow {
         Self {
             generation,
             closing: 0,
-            reserved: [0; 3],
+            reserved: 0,
+            more_reserved: 0,
             since: now,
             last: now,
             egress: Direction::NEW,

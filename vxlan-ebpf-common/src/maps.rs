@@ -324,14 +324,16 @@ pub struct FlowKey {
     /// IP protocol number.
     pub protocol: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// Zero.
+    pub more_reserved: u16,
 }
 
 impl FlowKey {
     /// The key of a flow.
     #[inline(always)]
     pub const fn new(local: Addr, remote: Addr, local_port: Be16, remote_port: Be16, protocol: u8) -> Self {
-        Self { local, remote, local_port, remote_port, protocol, reserved: [0; 3] }
+        Self { local, remote, local_port, remote_port, protocol, reserved: 0, more_reserved: 0 }
     }
 }
 
@@ -342,7 +344,9 @@ pub struct Direction {
     /// A value of [`seen`](crate::flow::seen).
     pub state: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// Zero.
+    pub more_reserved: u16,
     /// Flow hash of the last packet that was left to the stack.
     pub hash: u32,
     /// When the stack last passed a packet, as [`Flow::last`].
@@ -351,7 +355,7 @@ pub struct Direction {
 
 impl Direction {
     /// A direction that nothing is known of.
-    pub const NEW: Self = Self { state: 0, reserved: [0; 3], hash: 0, checked: 0 };
+    pub const NEW: Self = Self { state: 0, reserved: 0, more_reserved: 0, hash: 0, checked: 0 };
 }
 
 /// What is known of a flow. Times are `CLOCK_MONOTONIC` in nanoseconds, a few milliseconds coarse.
@@ -363,7 +367,9 @@ pub struct Flow {
     /// Bits of [`closing`](crate::flow::closing).
     pub closing: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// Zero.
+    pub more_reserved: u16,
     /// First packet that a program saw.
     pub since: u64,
     /// Last packet that a program saw.

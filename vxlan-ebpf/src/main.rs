@@ -17,7 +17,7 @@ use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, hooks};
 
 use crate::maps::Maps;
 use crate::skb::{MarkedSkb, Skb};
-use crate::xdp::{Tagged, Untagged};
+use crate::xdp::Xdp;
 
 /// Leave the packet to the next program, and after the last to the kernel: `TCX_NEXT` on TCX,
 /// `TC_ACT_UNSPEC` on clsact.
@@ -72,24 +72,12 @@ fn stripped_ingress(ctx: TcContext) -> i32 {
 }
 
 /// XDP on the underlay interface, over packets of several buffers, too.
-///
-/// Two calls have half a kilobyte of stack between them, and Linux before 6.8 rounds what each takes
-/// up to 32 bytes: one call has more.
 #[xdp(frags)]
-#[inline(always)]
 fn underlay_xdp(ctx: XdpContext) -> u32 {
-    let mut untagged = Untagged::new(&ctx);
-    if hooks::is_in_vlan(&untagged, &Maps) {
-        let mut packet = Tagged::new(&ctx);
-        pass_or_drop(packet.length(), hooks::underlay_xdp(&mut packet, &Maps))
-    } else {
-        pass_or_drop(untagged.length(), hooks::underlay_xdp(&mut untagged, &Maps))
-    }
-}
-
-/// Counts the verdict and carries it out.
-#[inline(always)]
-fn pass_or_drop(bytes: u32, verdict: Result<Forward<'_>, Reason>) -> u32 {
+    let mut packet = Xdp::new(&ctx);
+    packet.skip_tag(hooks::is_in_vlan(&packet, &Maps));
+    let bytes = packet.length();
+    let verdict = hooks::underlay_xdp(&mut packet, &Maps);
     let reason = reason(&verdict);
     Maps.count(Hook::UnderlayXdp, reason, bytes);
     if verdict.is_err() && is_dropped(Hook::UnderlayXdp, reason) {

@@ -1,5 +1,7 @@
 //! The engine's view of a packet that has no socket buffer yet.
 
+use core::hint::black_box;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{
@@ -13,26 +15,34 @@ use vxlan_ebpf_common::{Packet, underlay};
 /// Length of an 802.1Q tag.
 const TAG: usize = 4;
 
-/// A packet at the XDP hook, without its first `SKIP` bytes: 0, or 4 for one with a VLAN tag, whose
-/// bytes from there on look like an untagged frame but for the addresses, which nobody reads.
-pub(crate) struct Xdp<const SKIP: usize>(*mut xdp_md);
+/// A packet at the XDP hook, or what is behind its VLAN tag: from there on its bytes look like an
+/// untagged frame but for the addresses, which nobody reads.
+pub(crate) struct Xdp {
+    md: *mut xdp_md,
+    /// Bytes in front of what the engine sees: none, or those of a tag.
+    skip: usize,
+}
 
-/// A packet as it is.
-pub(crate) type Untagged = Xdp<0>;
-/// A packet behind its tag. The tag stays in front of what is decapsulated.
-pub(crate) type Tagged = Xdp<TAG>;
-
-impl<const SKIP: usize> Xdp<SKIP> {
+impl Xdp {
     #[inline(always)]
     pub(crate) fn new(ctx: &XdpContext) -> Self {
-        Self(ctx.as_ptr().cast())
+        Self { md: ctx.as_ptr().cast(), skip: 0 }
+    }
+
+    /// The same behind its tag, which stays in front of what is decapsulated.
+    ///
+    /// For the compiler the length is now any, so that there is one program for both: two of them
+    /// need more than the half kilobyte of stack that there is.
+    #[inline(always)]
+    pub(crate) fn skip_tag(&mut self, tagged: bool) {
+        self.skip = black_box(if tagged { TAG } else { 0 });
     }
 
     /// Address of `offset` of the whole frame, if `len` bytes from there are directly accessible.
     #[inline(always)]
     fn at(&self, offset: usize, len: usize) -> Option<*mut u8> {
         // SAFETY: the context is valid while the program runs.
-        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let (data, end) = unsafe { ((*self.md).data as usize, (*self.md).data_end as usize) };
         (data + offset + len <= end).then_some((data + offset) as *mut u8)
     }
 
@@ -40,16 +50,16 @@ impl<const SKIP: usize> Xdp<SKIP> {
     #[inline(always)]
     fn meta(&self) -> Option<*mut u32> {
         // SAFETY: the context is valid while the program runs.
-        let (meta, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        let (meta, data) = unsafe { ((*self.md).data_meta as usize, (*self.md).data as usize) };
         (meta + size_of::<u32>() <= data).then_some(meta as *mut u32)
     }
 }
 
-impl<const SKIP: usize> Packet for Xdp<SKIP> {
+impl Packet for Xdp {
     #[inline(always)]
     fn length(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        (unsafe { bpf_xdp_get_buff_len(self.0) }) as u32 - SKIP as u32
+        (unsafe { bpf_xdp_get_buff_len(self.md) }) as u32 - self.skip as u32
     }
 
     /// Drivers put the headers into one piece; what they do not is out of reach.
@@ -58,7 +68,7 @@ impl<const SKIP: usize> Packet for Xdp<SKIP> {
 
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
-        let at = self.at(SKIP + offset, size_of::<T>())?;
+        let at = self.at(self.skip + offset, size_of::<T>())?;
         // SAFETY: `at` checked the bounds; `Wire` is valid for any bytes; see `Skb::load` for the
         // alignment.
         Some(unsafe { at.cast::<T>().read() })
@@ -66,7 +76,7 @@ impl<const SKIP: usize> Packet for Xdp<SKIP> {
 
     #[inline(always)]
     fn store<T: Wire>(&mut self, offset: usize, value: &T) -> Option<()> {
-        let at = self.at(SKIP + offset, size_of::<T>())?;
+        let at = self.at(self.skip + offset, size_of::<T>())?;
         // SAFETY: as above.
         unsafe { at.cast::<T>().write(*value) };
         Some(())
@@ -88,7 +98,7 @@ impl<const SKIP: usize> Packet for Xdp<SKIP> {
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.0).ingress_ifindex }
+        unsafe { (*self.md).ingress_ifindex }
     }
 
     /// There is none before the socket buffer.
@@ -114,14 +124,14 @@ impl<const SKIP: usize> Packet for Xdp<SKIP> {
     fn remove_room(&mut self, family: Family, _inner: Family) -> Option<()> {
         let overhead = underlay::overhead(family);
         // The first bytes of a tagged frame, up to where the engine's view begins.
-        let skipped: Option<u32> = if SKIP == 0 { None } else { Some(self.head()?) };
+        let skipped: Option<u32> = if self.skip == 0 { None } else { Some(self.head()?) };
         // SAFETY: the context is valid while the program runs.
-        if unsafe { bpf_xdp_adjust_meta(self.0, -(size_of::<u32>() as i32)) } != 0 {
+        if unsafe { bpf_xdp_adjust_meta(self.md, -(size_of::<u32>() as i32)) } != 0 {
             return None;
         }
         self.set_mark(0)?;
         // SAFETY: as above.
-        if unsafe { bpf_xdp_adjust_head(self.0, overhead as i32) } != 0 {
+        if unsafe { bpf_xdp_adjust_head(self.md, overhead as i32) } != 0 {
             return None;
         }
         if let Some(bytes) = skipped {
@@ -154,7 +164,7 @@ impl<const SKIP: usize> Packet for Xdp<SKIP> {
     fn replace_in_sum(&mut self, _from: u32, _to: u32) {}
 }
 
-impl<const SKIP: usize> Xdp<SKIP> {
+impl Xdp {
     #[inline(always)]
     fn head(&self) -> Option<u32> {
         let at = self.at(0, size_of::<u32>())?;
