@@ -92,7 +92,7 @@ fn judge(case: &Case, referee: &Outcome, outcome: &Outcome, counted: &Counted, w
     let nothing = Outcome::default();
     let expected = if case.is_violation() { &nothing } else { referee };
     let mut wrong = String::new();
-    if outcome != expected {
+    if outcome != expected && !(is_old_kernels_way(case, counted) && ends_before_the_pod(outcome, expected)) {
         wrong += &format!("\n    kernel: {}\n    ours:   {}", show(expected), show(outcome));
     }
     let unverified = way == Way::Verified && may_be_unverified(case, counted);
@@ -130,6 +130,13 @@ fn is_xdps_way(case: &Case, counted: &Counted) -> bool {
     let all = |reasons: &[Reason], reason| reasons.iter().all(|r| *r == reason);
     here == with_tc && all(&here, Reason::NeedsChecksum)
         || all(&here, Reason::Decapsulated) && all(&with_tc, Reason::Aggregate)
+}
+
+/// Whether a packet that the pod's stack would not have accepted ended before it. Over IPv6 a wrong inner
+/// checksum makes the outer one wrong that we work out from it, which the device looks at and our program
+/// cannot.
+fn ends_before_the_pod(outcome: &Outcome, expected: &Outcome) -> bool {
+    outcome.arrived.is_empty() && outcome.accepted == expected.accepted && outcome.answers == expected.answers
 }
 
 /// Whether a kernel before Linux 6.3 let the program not take one IP version out of the other, so that
