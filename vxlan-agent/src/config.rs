@@ -1,5 +1,6 @@
 //! The agent's own configuration: one TOML file per node, most of it optional.
 
+mod etcd;
 pub mod flannel;
 mod pods;
 mod state;
@@ -17,6 +18,7 @@ use crate::net::{Mtu, Vni};
 use crate::ownership;
 use crate::text::{Refused, Text};
 
+pub use etcd::EtcdConfig;
 pub use pods::{Cni, DEFAULT_CNI_FILE, DEFAULT_SUBNET_FILE, PodsConfig};
 pub use state::{KubernetesConfig, StateConfig};
 use state::{StateSection, flannel_device};
@@ -217,9 +219,9 @@ impl Config {
     /// Checks `text`; a relative state path counts from `base`, `hostname` names a nameless node.
     pub fn parse(text: &Text, base: &Path, hostname: &dyn Fn() -> Option<String>) -> Result<Self, Refused> {
         let sections: FileSections = text.parse()?;
-        let kubernetes = sections.state.is_kubernetes();
+        let like_flannel = sections.state.is_like_flannel();
         let network = match sections.network.as_slice() {
-            [one] => check_network(text, one.get_ref(), kubernetes)?,
+            [one] => check_network(text, one.get_ref(), like_flannel)?,
             [] => return Err(text.refuse(None, "there is no [[network]]: give one with a name and a vni")),
             [_, second, ..] => {
                 let reason =
@@ -239,26 +241,24 @@ impl Config {
 
     /// Name of the vxlan device whose underlay address is `vtep`.
     pub fn device_over(&self, vtep: IpAddr) -> &str {
-        match &self.state {
-            StateConfig::Kubernetes(kubernetes) if vtep.is_ipv6() => &kubernetes.device6,
+        match self.state.place() {
+            Some(place) if vtep.is_ipv6() => place.device6,
             _ => &self.network.device,
         }
     }
 
     /// What a device without alias must be to be taken over: flannel's, in its place.
     pub fn adopts(&self) -> Option<Vni> {
-        matches!(self.state, StateConfig::Kubernetes(_)).then_some(self.network.vni)
+        self.state.place().map(|_| self.network.vni)
     }
 
     /// Names and aliases of all vxlan devices that the configuration may lead to.
     pub fn devices(&self) -> Vec<(&str, String)> {
         let network = &self.network;
         let first = (network.device.as_str(), ownership::device_alias(&network.name));
-        match &self.state {
-            StateConfig::Kubernetes(kubernetes) => {
-                vec![first, (&kubernetes.device6, ownership::device6_alias(&network.name))]
-            }
-            StateConfig::File(_) => vec![first],
+        match self.state.place() {
+            Some(place) => vec![first, (place.device6, ownership::device6_alias(&network.name))],
+            None => vec![first],
         }
     }
 
@@ -298,7 +298,11 @@ fn check_node(
     Ok(NodeConfig { name, underlay, address, pin_dir, run_dir, attach, xdp, healthz })
 }
 
-fn check_network(text: &Text, section: &NetworkSection, kubernetes: bool) -> Result<NetworkConfig, Refused> {
+fn check_network(
+    text: &Text,
+    section: &NetworkSection,
+    like_flannel: bool,
+) -> Result<NetworkConfig, Refused> {
     let name = section.name.get_ref().clone();
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
@@ -315,7 +319,7 @@ fn check_network(text: &Text, section: &NetworkSection, kubernetes: bool) -> Res
     };
     let device = match &section.device {
         Some(device) => device_name(text, device)?,
-        None if kubernetes => flannel_device(vni),
+        None if like_flannel => flannel_device(vni),
         None => format!("vxlan{vni}"),
     };
     let flows = check_flows(text, section.flows.as_ref())?;

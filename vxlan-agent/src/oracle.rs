@@ -21,6 +21,7 @@ use vxlan_ebpf_common::maps::Addr;
 use crate::cluster::{ClusterState, Node, Viewer};
 use crate::config::{Config, StateConfig};
 use crate::net::Vni;
+use crate::source::etcd::Access;
 use crate::source::parse_state;
 use crate::text::{Refused, Text};
 
@@ -107,6 +108,13 @@ fn check_config(config: &Config) {
             assert!((1..16).contains(&kubernetes.device6.len()), "device6 {:?}", kubernetes.device6);
             assert!(kubernetes.ipv4 || kubernetes.ipv6, "no IP version");
         }
+        StateConfig::Etcd(etcd) => {
+            let identity = etcd.access.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+            assert!(identity.chain(&etcd.access.ca_file).all(|path| path.is_absolute()), "{etcd:?}");
+            assert!(etcd.subnet_file.is_absolute() && !etcd.access.endpoints.is_empty(), "{etcd:?}");
+            assert!((1..16).contains(&etcd.device6.len()), "device6 {:?}", etcd.device6);
+            assert!((60..86_400).contains(&etcd.margin.as_secs()), "margin {:?}", etcd.margin);
+        }
     }
 }
 
@@ -124,6 +132,27 @@ fn write_state_section(state: &StateConfig, text: &mut String) {
             line("device6", quote(&kubernetes.device6));
             kubernetes.kubeconfig.iter().for_each(|path| line("kubeconfig", quoted(path)));
             for ip in &kubernetes.public {
+                line(if ip.is_ipv4() { "public_ip" } else { "public_ipv6" }, quote(&ip.to_string()));
+            }
+        }
+        StateConfig::Etcd(etcd) => {
+            let Access { endpoints, prefix, ca_file, identity, user } = &etcd.access;
+            let endpoints: Vec<String> = endpoints.iter().map(|endpoint| quote(endpoint)).collect();
+            line("[state]\nsource = \"etcd\"\nendpoints", format!("[{}]", endpoints.join(", ")));
+            line("prefix", quote(prefix));
+            line("device6", quote(&etcd.device6));
+            line("renew_margin", (etcd.margin.as_secs() / 60).to_string());
+            line("subnet_file", quoted(&etcd.subnet_file));
+            ca_file.iter().for_each(|path| line("ca_file", quoted(path)));
+            if let Some((certificate, key)) = identity {
+                line("cert_file", quoted(certificate));
+                line("key_file", quoted(key));
+            }
+            if let Some((name, password)) = user {
+                line("username", quote(name));
+                line("password", quote(password));
+            }
+            for ip in &etcd.public {
                 line(if ip.is_ipv4() { "public_ip" } else { "public_ipv6" }, quote(&ip.to_string()));
             }
         }

@@ -10,7 +10,7 @@ use crate::config::{Config, Fastpath, KubernetesConfig, StateConfig};
 use crate::kernel::{Events, Netlink, Tables, Touched};
 use crate::local::{Choice, Local};
 use crate::source::kubernetes::{self, Settings};
-use crate::source::{FileSource, KubernetesSource, Snapshot, Source};
+use crate::source::{EtcdSource, FileSource, KubernetesSource, Snapshot, Source, etcd};
 
 /// A source at work.
 pub(super) struct Feed {
@@ -28,27 +28,45 @@ impl Feed {
         netlink: &Netlink,
         tables: &Tables,
     ) -> anyhow::Result<Self> {
-        let kubernetes = match &mut config.state {
-            StateConfig::Kubernetes(kubernetes) => kubernetes,
-            StateConfig::File(path) => {
-                let viewer = Viewer { node: config.node.name.clone(), vni: config.network.vni };
-                let source = Box::new(FileSource::new(path.clone(), viewer));
-                return Ok(Self { snapshots: source.watch()?, local: None });
-            }
-        };
-        if let Some((namespace, pod)) = &kubernetes.pod {
-            config.node.name = kubernetes::node_of(kubernetes.kubeconfig.as_deref(), namespace, pod).await?;
+        if let StateConfig::File(path) = &config.state {
+            let source = Box::new(FileSource::new(path.clone(), viewer(config)));
+            return Ok(Self { snapshots: source.watch()?, local: None });
         }
-        let viewer = Viewer { node: config.node.name.clone(), vni: config.network.vni };
-        for choice in &mut kubernetes.interfaces {
+        for choice in config.state.interfaces_mut().into_iter().flatten() {
             if let Choice::Reaching(ip) = choice {
                 *choice = Choice::Name(reaching(*ip, netlink, tables).await?);
             }
         }
-        let settings = settings(kubernetes, viewer, config.network.fastpath);
-        let kubeconfig = kubernetes.kubeconfig.clone();
+        if let StateConfig::Kubernetes(kubernetes) = &config.state
+            && let Some((namespace, pod)) = &kubernetes.pod
+        {
+            config.node.name = kubernetes::node_of(kubernetes.kubeconfig.as_deref(), namespace, pod).await?;
+        }
+        let network = match &mut config.state {
+            StateConfig::Etcd(etcd) => {
+                let found = etcd::network(&etcd.access).await?;
+                etcd.agree(&mut config.network, &found).map_err(anyhow::Error::msg)?;
+                if config.pods.networks.is_empty() {
+                    config.pods.networks = found.conf.networks();
+                }
+                Some(found)
+            }
+            _ => None,
+        };
         let (local, facts) = watch::channel(look(config, tables));
-        let source = Box::new(KubernetesSource::new(kubeconfig.as_deref(), settings, facts).await?);
+        let viewer = viewer(config);
+        let source: Box<dyn Source> = match (&config.state, network) {
+            (StateConfig::Kubernetes(kubernetes), _) => {
+                let settings = settings(kubernetes, viewer, config.network.fastpath);
+                Box::new(KubernetesSource::new(kubernetes.kubeconfig.as_deref(), settings, facts).await?)
+            }
+            (StateConfig::Etcd(etcd), Some(network)) => {
+                let (public, margin) = (etcd.public.clone(), etcd.margin);
+                let settings = etcd::Settings { viewer, network, public, margin };
+                Box::new(EtcdSource::new(etcd.access.clone(), settings, &etcd.subnet_file, facts)?)
+            }
+            _ => bail!("there is no state source"),
+        };
         Ok(Self { snapshots: source.watch()?, local: Some(local) })
     }
 
@@ -97,6 +115,10 @@ impl Feed {
     }
 }
 
+fn viewer(config: &Config) -> Viewer {
+    Viewer { node: config.node.name.clone(), vni: config.network.vni }
+}
+
 fn settings(config: &KubernetesConfig, viewer: Viewer, fastpath: Fastpath) -> Settings {
     Settings {
         viewer,
@@ -112,11 +134,9 @@ fn settings(config: &KubernetesConfig, viewer: Viewer, fastpath: Fastpath) -> Se
 
 /// What `tables` say of this machine.
 pub(super) fn look(config: &Config, tables: &Tables) -> Local {
-    match &config.state {
-        StateConfig::Kubernetes(kubernetes) => {
-            Local::find(&kubernetes.interfaces, [&config.network.device, &kubernetes.device6], tables)
-        }
-        StateConfig::File(_) => Local::default(),
+    match config.state.place() {
+        Some(place) => Local::find(place.interfaces, [&config.network.device, place.device6], tables),
+        None => Local::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::{Agent, feed};
 use crate::cluster::{ClusterState, Node};
-use crate::config::{NodeConfig, StateConfig};
+use crate::config::NodeConfig;
 use crate::kernel::{self, KernelState, Sought};
 use crate::net::{IfIndex, Mac, Vni, family};
 use crate::plan::Side;
@@ -45,7 +45,7 @@ impl Agent {
     /// The node's configuration, with what the machine says where that was asked for.
     fn node_over(&self, vtep: IpAddr) -> NodeConfig {
         let mut node = self.config.node.clone();
-        if let StateConfig::Kubernetes(_) = self.config.state {
+        if self.config.state.place().is_some() {
             let local = feed::look(&self.config, &self.tables);
             let addresses = &local.side(family(vtep)).addresses;
             let given = node.address.filter(|ip| ip.is_ipv4() == vtep.is_ipv4());

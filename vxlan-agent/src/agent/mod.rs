@@ -167,7 +167,7 @@ impl Agent {
     }
 
     /// The first rounds. What is wrong with a file from the start ends the agent; what is wrong in
-    /// a Kubernetes cluster will be put right there.
+    /// a Kubernetes cluster or in etcd will be put right there.
     async fn start(&mut self) -> anyhow::Result<()> {
         self.tables = self.netlink.dump().await?;
         self.stale = false;

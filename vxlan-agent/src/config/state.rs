@@ -1,11 +1,13 @@
 //! The section `[state]`: where cluster state comes from.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::etcd::{EtcdConfig, EtcdKeys};
 use crate::local::Choice;
 use crate::net::Vni;
 use crate::source::kubernetes::annotations::Names;
@@ -18,6 +20,38 @@ pub enum StateConfig {
     File(PathBuf),
     /// The nodes of a Kubernetes cluster.
     Kubernetes(KubernetesConfig),
+    /// Keys in etcd, as flannel writes them.
+    Etcd(EtcdConfig),
+}
+
+/// What the node finds out about itself, in flannel's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'c> {
+    /// Name of the vxlan device over IPv6; the network's `device` is the one over IPv4.
+    pub device6: &'c str,
+    /// Which interface leads to the other nodes, in order of preference; that of the default route
+    /// if this is empty.
+    pub interfaces: &'c [Choice],
+}
+
+impl StateConfig {
+    /// What the node finds out about itself; `None` where the state says it.
+    pub fn place(&self) -> Option<Place<'_>> {
+        match self {
+            Self::File(_) => None,
+            Self::Kubernetes(KubernetesConfig { device6, interfaces, .. })
+            | Self::Etcd(EtcdConfig { device6, interfaces, .. }) => Some(Place { device6, interfaces }),
+        }
+    }
+
+    /// As [`Place::interfaces`], to be changed.
+    pub fn interfaces_mut(&mut self) -> Option<&mut Vec<Choice>> {
+        match self {
+            Self::File(_) => None,
+            Self::Kubernetes(KubernetesConfig { interfaces, .. })
+            | Self::Etcd(EtcdConfig { interfaces, .. }) => Some(interfaces),
+        }
+    }
 }
 
 /// How to take part in a Kubernetes cluster.
@@ -69,7 +103,7 @@ pub(super) fn flannel_device(vni: Vni) -> String {
 }
 
 /// Flannel's name for the device over IPv6, cut likewise.
-fn flannel_device6(vni: Vni) -> String {
+pub(super) fn flannel_device6(vni: Vni) -> String {
     let name = format!("flannel-v6.{vni}");
     if super::is_device_name(&name) { name } else { format!("fl-v6.{vni}") }
 }
@@ -87,6 +121,15 @@ pub(super) struct StateSection {
     public_ip: Option<Spanned<IpAddr>>,
     public_ipv6: Option<Spanned<IpAddr>>,
     set_condition: Option<Spanned<bool>>,
+    endpoints: Option<Spanned<Vec<String>>>,
+    prefix: Option<Spanned<String>>,
+    ca_file: Option<Spanned<PathBuf>>,
+    cert_file: Option<Spanned<PathBuf>>,
+    key_file: Option<Spanned<PathBuf>>,
+    username: Option<Spanned<String>>,
+    password: Option<Spanned<String>>,
+    renew_margin: Option<Spanned<u32>>,
+    subnet_file: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -94,11 +137,23 @@ pub(super) struct StateSection {
 pub(super) enum SourceKind {
     File,
     Kubernetes,
+    Etcd,
+}
+
+impl SourceKind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Kubernetes => "kubernetes",
+            Self::Etcd => "etcd",
+        }
+    }
 }
 
 impl StateSection {
-    pub(super) fn is_kubernetes(&self) -> bool {
-        *self.source.get_ref() == SourceKind::Kubernetes
+    /// Whether the node stands in flannel's place.
+    pub(super) fn is_like_flannel(&self) -> bool {
+        *self.source.get_ref() != SourceKind::File
     }
 
     /// Checks the section; a relative path counts from `base`.
@@ -109,30 +164,81 @@ impl StateSection {
         vni: Vni,
         underlay: Option<&str>,
     ) -> Result<StateConfig, Refused> {
-        let kubernetes = self.is_kubernetes();
-        let spans = [
-            ("path", self.path.as_ref().map(Spanned::span), false),
-            ("kubeconfig", self.kubeconfig.as_ref().map(Spanned::span), true),
-            ("annotation_prefix", self.annotation_prefix.as_ref().map(Spanned::span), true),
-            ("device6", self.device6.as_ref().map(Spanned::span), true),
-            ("ipv4", self.ipv4.as_ref().map(Spanned::span), true),
-            ("ipv6", self.ipv6.as_ref().map(Spanned::span), true),
-            ("public_ip", self.public_ip.as_ref().map(Spanned::span), true),
-            ("public_ipv6", self.public_ipv6.as_ref().map(Spanned::span), true),
-            ("set_condition", self.set_condition.as_ref().map(Spanned::span), true),
+        self.refuse_foreign(text)?;
+        match (*self.source.get_ref(), self.path) {
+            (SourceKind::Kubernetes, path) => {
+                let section = Self { path, ..self };
+                section.check_kubernetes(text, base, vni, underlay).map(StateConfig::Kubernetes)
+            }
+            (SourceKind::Etcd, path) => {
+                let section = Self { path, ..self };
+                section.check_etcd(text, base, vni, underlay).map(StateConfig::Etcd)
+            }
+            (SourceKind::File, Some(path)) => Ok(StateConfig::File(base.join(path.into_inner()))),
+            (SourceKind::File, None) => {
+                Err(text.refuse(Some(self.source.span()), "source = \"file\" needs a 'path'"))
+            }
+        }
+    }
+
+    /// Keys of one source mean nothing to another.
+    fn refuse_foreign(&self, text: &Text) -> Result<(), Refused> {
+        use SourceKind::{Etcd, File, Kubernetes};
+        fn span<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
+            value.as_ref().map(Spanned::span)
+        }
+        let keys: [(&str, _, &[SourceKind]); 18] = [
+            ("path", span(&self.path), &[File]),
+            ("kubeconfig", span(&self.kubeconfig), &[Kubernetes]),
+            ("annotation_prefix", span(&self.annotation_prefix), &[Kubernetes]),
+            ("device6", span(&self.device6), &[Kubernetes, Etcd]),
+            ("ipv4", span(&self.ipv4), &[Kubernetes]),
+            ("ipv6", span(&self.ipv6), &[Kubernetes]),
+            ("public_ip", span(&self.public_ip), &[Kubernetes, Etcd]),
+            ("public_ipv6", span(&self.public_ipv6), &[Kubernetes, Etcd]),
+            ("set_condition", span(&self.set_condition), &[Kubernetes]),
+            ("endpoints", span(&self.endpoints), &[Etcd]),
+            ("prefix", span(&self.prefix), &[Etcd]),
+            ("ca_file", span(&self.ca_file), &[Etcd]),
+            ("cert_file", span(&self.cert_file), &[Etcd]),
+            ("key_file", span(&self.key_file), &[Etcd]),
+            ("username", span(&self.username), &[Etcd]),
+            ("password", span(&self.password), &[Etcd]),
+            ("renew_margin", span(&self.renew_margin), &[Etcd]),
+            ("subnet_file", span(&self.subnet_file), &[Etcd]),
         ];
-        let foreign = spans.into_iter().find(|(_, span, of)| span.is_some() && *of != kubernetes);
-        if let Some((key, span, of)) = foreign {
-            let source = if of { "kubernetes" } else { "file" };
-            return Err(text.refuse(span, format!("'{key}' is for source = \"{source}\"")));
+        let source = *self.source.get_ref();
+        let foreign = keys.into_iter().find(|(_, span, of)| span.is_some() && !of.contains(&source));
+        let Some((key, span, of)) = foreign else { return Ok(()) };
+        let of: Vec<String> = of.iter().map(|kind| format!("source = \"{}\"", kind.word())).collect();
+        Err(text.refuse(span, format!("'{key}' is for {}", of.join(" and "))))
+    }
+
+    fn check_etcd(
+        self,
+        text: &Text,
+        base: &Path,
+        vni: Vni,
+        underlay: Option<&str>,
+    ) -> Result<EtcdConfig, Refused> {
+        let keys = EtcdKeys {
+            endpoints: self.endpoints,
+            prefix: self.prefix,
+            ca_file: self.ca_file,
+            cert_file: self.cert_file,
+            key_file: self.key_file,
+            username: self.username,
+            password: self.password,
+            renew_margin: self.renew_margin,
+            subnet_file: self.subnet_file,
+        };
+        let mut config = keys.check(text, base, vni, self.source.span())?;
+        if let Some(device) = self.device6 {
+            config.device6 = super::device_name(text, &device)?;
         }
-        if kubernetes {
-            return self.check_kubernetes(text, base, vni, underlay).map(StateConfig::Kubernetes);
-        }
-        match self.path {
-            Some(path) => Ok(StateConfig::File(base.join(path.into_inner()))),
-            None => Err(text.refuse(Some(self.source.span()), "source = \"file\" needs a 'path'")),
-        }
+        config.public = check_public(text, self.public_ip, self.public_ipv6)?;
+        config.interfaces.extend(underlay.map(|name| Choice::Name(name.to_owned())));
+        Ok(config)
     }
 
     fn check_kubernetes(
@@ -151,14 +257,7 @@ impl StateSection {
         if let Some(device) = self.device6 {
             config.device6 = super::device_name(text, &device)?;
         }
-        for (ip, v4) in [(self.public_ip, true), (self.public_ipv6, false)] {
-            let Some(ip) = ip else { continue };
-            if ip.get_ref().is_ipv4() != v4 {
-                let reason = format!("{} is of the other IP version", ip.get_ref());
-                return Err(text.refuse(Some(ip.span()), reason));
-            }
-            config.public.push(ip.into_inner());
-        }
+        config.public = check_public(text, self.public_ip, self.public_ipv6)?;
         let yes = |flag: Option<Spanned<bool>>| flag.is_none_or(Spanned::into_inner);
         config.set_condition = yes(self.set_condition);
         (config.ipv4, config.ipv6) = (yes(self.ipv4), yes(self.ipv6));
@@ -168,4 +267,21 @@ impl StateSection {
         config.interfaces.extend(underlay.map(|name| Choice::Name(name.to_owned())));
         Ok(config)
     }
+}
+
+fn check_public(
+    text: &Text,
+    v4: Option<Spanned<IpAddr>>,
+    v6: Option<Spanned<IpAddr>>,
+) -> Result<Vec<IpAddr>, Refused> {
+    let mut public = vec![];
+    for (ip, is_v4) in [(v4, true), (v6, false)] {
+        let Some(ip) = ip else { continue };
+        if ip.get_ref().is_ipv4() != is_v4 {
+            let reason = format!("{} is of the other IP version", ip.get_ref());
+            return Err(text.refuse(Some(ip.span()), reason));
+        }
+        public.push(ip.into_inner());
+    }
+    Ok(public)
 }

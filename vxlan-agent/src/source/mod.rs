@@ -1,5 +1,6 @@
 //! Where cluster state comes from. A source sends whole snapshots; only `diff` makes deltas.
 
+pub mod etcd;
 mod file;
 pub mod kubernetes;
 
@@ -7,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::cluster::ClusterState;
 
+pub use etcd::EtcdSource;
 pub use file::{FileSource, parse_state};
 pub use kubernetes::KubernetesSource;
 

@@ -17,8 +17,6 @@ enum Use {
 
 use Use::{Moot, Obeyed, Undone};
 
-const ETCD: Use = Undone("flannel's state in etcd is not read here: nodes come from Kubernetes");
-
 /// Flags that take a value.
 const VALUES: &[(&str, Use)] = &[
     ("iface", Obeyed),
@@ -33,14 +31,14 @@ const VALUES: &[(&str, Use)] = &[
     ("kube-api-url", Undone("put the server's address into a kubeconfig")),
     ("healthz-ip", Obeyed),
     ("healthz-port", Obeyed),
-    ("etcd-endpoints", ETCD),
-    ("etcd-prefix", ETCD),
-    ("etcd-keyfile", ETCD),
-    ("etcd-certfile", ETCD),
-    ("etcd-cafile", ETCD),
-    ("etcd-username", ETCD),
-    ("etcd-password", ETCD),
-    ("subnet-lease-renew-margin", Moot),
+    ("etcd-endpoints", Obeyed),
+    ("etcd-prefix", Obeyed),
+    ("etcd-keyfile", Obeyed),
+    ("etcd-certfile", Obeyed),
+    ("etcd-cafile", Obeyed),
+    ("etcd-username", Obeyed),
+    ("etcd-password", Obeyed),
+    ("subnet-lease-renew-margin", Obeyed),
     ("iptables-resync", Moot),
     ("charon-executable-path", Moot),
     ("charon-vici-uri", Moot),

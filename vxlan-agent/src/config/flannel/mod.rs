@@ -1,8 +1,9 @@
 //! Flannel's own configuration, translated into ours: its flags, its environment, and its
 //! `net-conf.json`. So flannel's manifest needs another image and the rights and volumes of ours.
 
+mod etcd;
 mod flags;
-mod net_conf;
+pub(crate) mod net_conf;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,9 +11,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, Fastpath, Guard, KubernetesConfig, NetworkConfig, NodeSection, PodsConfig, SourceCheck};
-use super::{DEFAULT_SUBNET_FILE, StateConfig, check_flows, check_node, state};
+use super::{
+    Config, DEFAULT_PORT, DEFAULT_SUBNET_FILE, Fastpath, Guard, KubernetesConfig, NetworkConfig, NodeSection,
+    PodsConfig, SourceCheck, StateConfig,
+};
+use super::{check_flows, check_node, state};
 use crate::local::Choice;
+use crate::net::Vni;
 use crate::source::kubernetes::annotations::Names;
 use crate::text::Text;
 use flags::Flags;
@@ -96,18 +101,17 @@ impl Flannel {
         let path = Path::new(flags.last("net-config-path").unwrap_or(NET_CONF));
         let missing =
             || format!("there is no {}: mount flannel's ConfigMap, or set --net-config-path", path.display());
-        let net_conf = NetConf::parse(&machine.read(path)?.ok_or_else(missing)?)?;
-        if !flags.is_on("kube-subnet-mgr", false) && !flags.is_on("version", false) {
-            return Err(
-                "set --kube-subnet-mgr: nodes come from Kubernetes, flannel's etcd is not read here".into()
-            );
-        }
+        // Without Kubernetes, what is in this file is in etcd.
+        let net_conf = match flags.is_on("kube-subnet-mgr", false) {
+            true => Some(NetConf::parse(&machine.read(path)?.ok_or_else(missing)?)?),
+            false => None,
+        };
         let extras = path.with_file_name(EXTRAS);
         let extras = machine.read(&extras)?.unwrap_or_else(|| Text::new(&extras, ""));
         let mut undone = flags.undone.clone();
-        undone.extend(net_conf.undone.iter().cloned());
+        undone.extend(net_conf.iter().flat_map(|conf| &conf.undone).cloned());
         Ok(Self {
-            config: config(&flags, &net_conf, &extras, &environment, machine)?,
+            config: config(&flags, net_conf.as_ref(), &extras, &environment, machine)?,
             only_version: flags.is_on("version", false),
             undone,
         })
@@ -116,7 +120,7 @@ impl Flannel {
 
 fn config(
     flags: &Flags,
-    net_conf: &NetConf,
+    net_conf: Option<&NetConf>,
     text: &Text,
     environment: &[(String, String)],
     machine: &dyn Machine,
@@ -132,6 +136,37 @@ fn config(
         .filter(|_| name.is_none() && extras.node.name.is_none());
     let node = check_node(text, extras.node, &|| name.clone().or_else(|| machine.hostname()));
     let mut node = node.map_err(|refused| refused.to_string())?;
+    node.healthz = node.healthz.or(healthz(flags)?);
+    // Flannel's, until etcd says otherwise.
+    let usual = (Vni::try_from(1)?, DEFAULT_PORT, None);
+    let (vni, port, mtu) = net_conf.map_or(usual, |conf| (conf.vni, conf.port, conf.mtu));
+    let mut state = match net_conf {
+        Some(net_conf) => StateConfig::Kubernetes(kubernetes(flags, net_conf, pod)?),
+        None => StateConfig::Etcd(etcd::config(flags, vni)?),
+    };
+    if let (Some(name), Some(interfaces)) = (node.underlay.take(), state.interfaces_mut()) {
+        interfaces.push(Choice::Name(name));
+    }
+    let network = NetworkConfig {
+        name: NETWORK.to_owned(),
+        vni,
+        port,
+        mtu,
+        device: state::flannel_device(vni),
+        fastpath: extras.fastpath,
+        source_check: extras.source_check,
+        flows: check_flows(text, extras.flows.as_ref()).map_err(|refused| refused.to_string())?,
+        malformed: extras.malformed,
+        other_vni: extras.other_vni,
+    };
+    Ok(Config { node, network, pods: pods(flags, net_conf)?, state })
+}
+
+fn kubernetes(
+    flags: &Flags,
+    net_conf: &NetConf,
+    pod: Option<(String, String)>,
+) -> Result<KubernetesConfig, String> {
     let mut state = KubernetesConfig {
         kubeconfig: flags.last("kubeconfig-file").map(PathBuf::from),
         ipv4: net_conf.ipv4,
@@ -145,31 +180,18 @@ fn config(
     if let Some(prefix) = flags.last("kube-annotation-prefix") {
         state.names = Names::new(prefix)?;
     }
-    node.healthz = node.healthz.or(healthz(flags)?);
-    state.interfaces.extend(node.underlay.take().map(Choice::Name));
-    let network = NetworkConfig {
-        name: NETWORK.to_owned(),
-        vni: net_conf.vni,
-        port: net_conf.port,
-        mtu: net_conf.mtu,
-        device: state::flannel_device(net_conf.vni),
-        fastpath: extras.fastpath,
-        source_check: extras.source_check,
-        flows: check_flows(text, extras.flows.as_ref()).map_err(|refused| refused.to_string())?,
-        malformed: extras.malformed,
-        other_vni: extras.other_vni,
-    };
-    Ok(Config { node, network, pods: pods(flags, net_conf)?, state: StateConfig::Kubernetes(state) })
+    Ok(state)
 }
 
 /// The CNI configuration is the manifest's: an init container of it writes the file.
-fn pods(flags: &Flags, net_conf: &NetConf) -> Result<PodsConfig, String> {
+fn pods(flags: &Flags, net_conf: Option<&NetConf>) -> Result<PodsConfig, String> {
     let subnet_file = PathBuf::from(flags.last("subnet-file").unwrap_or(DEFAULT_SUBNET_FILE));
     if !(subnet_file.is_absolute() && subnet_file.file_name().is_some()) {
         return Err(format!("--subnet-file: {} is not the absolute path of a file", subnet_file.display()));
     }
     Ok(PodsConfig {
-        networks: net_conf.networks(),
+        // Without Kubernetes they are in etcd.
+        networks: net_conf.map(NetConf::networks).unwrap_or_default(),
         subnet_file: Some(subnet_file),
         masquerade: flags.is_on("ip-masq", false),
         ..PodsConfig::default()

@@ -10,21 +10,21 @@ use crate::text::Text;
 
 /// What matters of `net-conf.json` where subnets come from Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NetConf {
+pub(crate) struct NetConf {
     network: Option<IpNetwork>,
     ipv6_network: Option<IpNetwork>,
-    pub(super) ipv4: bool,
-    pub(super) ipv6: bool,
-    pub(super) vni: Vni,
-    pub(super) port: u16,
-    pub(super) mtu: Option<Mtu>,
+    pub(crate) ipv4: bool,
+    pub(crate) ipv6: bool,
+    pub(crate) vni: Vni,
+    pub(crate) port: u16,
+    pub(crate) mtu: Option<Mtu>,
     /// What is asked for and not done, one sentence each.
-    pub(super) undone: Vec<String>,
+    pub(crate) undone: Vec<String>,
 }
 
 impl NetConf {
     /// Reads the file.
-    pub(super) fn parse(text: &Text) -> Result<Self, String> {
+    pub(crate) fn parse(text: &Text) -> Result<Self, String> {
         let refuse = |reason: String| text.refuse(None, reason).to_string();
         let json: Value =
             serde_json::from_str(text.content()).map_err(|e| refuse(format!("no JSON: {e}")))?;
@@ -92,7 +92,7 @@ impl NetConf {
     }
 
     /// Networks that pods are in, of the IP versions that are on.
-    pub(super) fn networks(&self) -> Vec<IpNetwork> {
+    pub(crate) fn networks(&self) -> Vec<IpNetwork> {
         let v4 = self.network.filter(|_| self.ipv4);
         let v6 = self.ipv6_network.filter(|_| self.ipv6);
         v4.into_iter().chain(v6).collect()
@@ -108,18 +108,18 @@ fn mtu(bytes: u32) -> Result<Option<Mtu>, String> {
 }
 
 /// Fields of a JSON object.
-struct Fields<'j> {
+pub(crate) struct Fields<'j> {
     fields: &'j Map<String, Value>,
 }
 
 impl<'j> Fields<'j> {
-    fn of(value: &'j Value, what: &str) -> Result<Self, String> {
+    pub(crate) fn of(value: &'j Value, what: &str) -> Result<Self, String> {
         let fields = value.as_object().ok_or_else(|| format!("{what} is no JSON object"))?;
         Ok(Self { fields })
     }
 
     /// The field called so without regard to case; `null` counts as absent.
-    fn get(&self, key: &str) -> Option<&'j Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'j Value> {
         let found = self.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value).filter(|value| !value.is_null())
     }
@@ -134,7 +134,7 @@ impl<'j> Fields<'j> {
         read(value).map(Some).ok_or_else(|| format!("{key} is {value}, which is no {kind}"))
     }
 
-    fn text(&self, key: &str) -> Result<Option<&'j str>, String> {
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'j str>, String> {
         self.typed(key, "text", Value::as_str)
     }
 
@@ -142,7 +142,7 @@ impl<'j> Fields<'j> {
         self.typed(key, "truth value", Value::as_bool)
     }
 
-    fn number(&self, key: &str) -> Result<Option<u32>, String> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<u32>, String> {
         self.typed(key, "number", |value| value.as_u64().and_then(|n| u32::try_from(n).ok()))
     }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::config::Cni;
+use crate::config::{Cni, EtcdConfig};
 use crate::net::Mtu;
 
 /// A machine of files and variables.
@@ -53,7 +53,7 @@ const PLAIN: &str =
 fn kubernetes(flannel: &Flannel) -> &KubernetesConfig {
     match &flannel.config.state {
         StateConfig::Kubernetes(state) => state,
-        StateConfig::File(_) => panic!("another source"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -116,8 +116,59 @@ fn what_cannot_be_done_is_refused_by_name() {
     assert!(Paper::default().translate("").expect_err("no file").contains("ConfigMap"));
     let relative = Paper::new(PLAIN).translate("--subnet-file=subnet.env").expect_err("relative");
     assert!(relative.contains("--subnet-file"), "{relative}");
-    let without = Flannel::translate([], &Paper::new(PLAIN)).expect_err("etcd");
-    assert!(without.contains("--kube-subnet-mgr"), "{without}");
+}
+
+fn without_kubernetes(line: &str, machine: &Paper) -> Result<Flannel, String> {
+    Flannel::translate(line.split_whitespace().map(str::to_owned), machine)
+}
+
+fn etcd(flannel: &Flannel) -> &EtcdConfig {
+    match &flannel.config.state {
+        StateConfig::Etcd(state) => state,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn without_kubernetes_the_network_is_in_etcd() {
+    let flannel = without_kubernetes("", &Paper::default()).expect("valid");
+    let state = etcd(&flannel);
+    assert_eq!(state.access.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!((state.access.prefix.as_str(), state.margin.as_secs()), ("/coreos.com/network", 3600));
+    assert_eq!((state.subnet_file.as_path(), state.follows), (Path::new("/run/flannel/subnet.env"), true));
+    assert!(flannel.config.pods.networks.is_empty() && flannel.undone.is_empty());
+}
+
+#[test]
+fn flags_and_environment_for_etcd_are_obeyed() {
+    let machine = Paper::default()
+        .variable("FLANNELD_ETCD_PREFIX", "/net/")
+        .variable("FLANNELD_ETCD_CAFILE", "/ca")
+        .file("/etc/kube-flannel/vxlan-agent.toml", "fastpath = \"direct\"\n");
+    let flannel = without_kubernetes(
+        "--etcd-endpoints=https://a:2379,https://b:2379 --etcd-certfile=/c --etcd-keyfile=/k \
+         --etcd-username=u --etcd-password=p --subnet-lease-renew-margin=5 --subnet-file=/s \
+         --iface=eth1 --public-ip=198.51.100.1 --ip-masq",
+        &machine,
+    )
+    .expect("valid");
+    let state = etcd(&flannel);
+    assert_eq!(state.access.endpoints.len(), 2);
+    assert_eq!((state.access.prefix.as_str(), state.margin.as_secs()), ("/net", 300));
+    assert_eq!(state.access.ca_file.as_deref(), Some(Path::new("/ca")));
+    assert_eq!(state.access.identity, Some(("/c".into(), "/k".into())));
+    assert_eq!(state.access.user, Some(("u".into(), "p".into())));
+    assert_eq!((state.subnet_file.as_path(), state.public.len()), (Path::new("/s"), 1));
+    assert_eq!(state.interfaces, [Choice::Name("eth1".into())]);
+    assert!(flannel.config.pods.masquerade && flannel.config.network.fastpath == Fastpath::Direct);
+    for (line, word) in [
+        ("--etcd-endpoints=a:2379", "a:2379"),
+        ("--etcd-keyfile=/k", "--etcd-certfile"),
+        ("--etcd-password=p", "--etcd-username"),
+        ("--subnet-lease-renew-margin=0", "margin"),
+    ] {
+        assert!(without_kubernetes(line, &Paper::default()).expect_err(line).contains(word), "{line}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::local::Local;
 
 /// Every node that the API server knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mirror {
+pub(in crate::source) struct Mirror {
     /// This node.
     pub own: Option<NodeObject>,
     /// The others, by name.
@@ -21,11 +21,11 @@ pub(super) struct Mirror {
 }
 
 /// Nodes that take no part, or less than they could, and why.
-pub(super) type LeftOut = BTreeMap<String, String>;
+pub(in crate::source) type LeftOut = BTreeMap<String, String>;
 
 /// How this node takes part: its VTEPs, at most one for each IP version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Own {
+pub(in crate::source) struct Own {
     /// Over IPv4.
     pub v4: Option<Side>,
     /// Over IPv6.
@@ -131,7 +131,7 @@ fn why_none(
 ///
 /// # Errors
 /// One sentence: what is wrong with the own node.
-pub(super) fn assemble(
+pub(in crate::source) fn assemble(
     own: &Own,
     mirror: &Mirror,
     viewer: &Viewer,

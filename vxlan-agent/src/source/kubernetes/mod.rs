@@ -8,11 +8,11 @@
 
 pub mod annotations;
 mod api;
-mod assemble;
+pub(in crate::source) mod assemble;
 mod follow;
-mod node;
+pub(in crate::source) mod node;
 mod rules;
-mod watch;
+pub(in crate::source) mod watch;
 mod writer;
 
 use std::net::IpAddr;

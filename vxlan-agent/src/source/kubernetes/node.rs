@@ -12,7 +12,7 @@ use crate::net::{Mac, Vni, family};
 /// A Node, as far as it matters here. Everything else in it, which is most of it, is skipped while
 /// it is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct NodeObject {
+pub(in crate::source) struct NodeObject {
     /// Name, annotations and version.
     pub metadata: Metadata,
     /// What the cluster assigned.
@@ -27,7 +27,7 @@ pub(super) struct NodeObject {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "as in the API")]
-pub(super) struct Metadata {
+pub(in crate::source) struct Metadata {
     pub name: String,
     pub resource_version: String,
     /// RFC 3339 in UTC, so that later is greater.
@@ -38,7 +38,7 @@ pub(super) struct Metadata {
 /// What the cluster assigned.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub(super) struct Spec {
+pub(in crate::source) struct Spec {
     /// The first of `podCIDRs`, which old servers do not have.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: String,
@@ -51,7 +51,7 @@ pub(super) struct Spec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "as in the API")]
-pub(super) struct Status {
+pub(in crate::source) struct Status {
     pub addresses: Vec<NodeAddress>,
     pub conditions: Vec<Condition>,
 }
@@ -60,7 +60,7 @@ pub(super) struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "as in the API")]
-pub(super) struct NodeAddress {
+pub(in crate::source) struct NodeAddress {
     #[serde(rename = "type")]
     pub kind: String,
     pub address: String,
@@ -70,7 +70,7 @@ pub(super) struct NodeAddress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "as in the API")]
-pub(super) struct Condition {
+pub(in crate::source) struct Condition {
     #[serde(rename = "type")]
     pub kind: String,
     pub status: String,
@@ -103,7 +103,7 @@ impl NodeObject {
 
 /// A VTEP of a node: one for each IP version that it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Side {
+pub(in crate::source) struct Side {
     /// Underlay address that others send to.
     pub vtep: IpAddr,
     /// MAC of the vxlan device.
@@ -114,7 +114,7 @@ pub(super) struct Side {
 
 /// What is kept of another node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Peer {
+pub(in crate::source) struct Peer {
     /// When it was created: of two that claim the same, the later one is meant,
     pub created: String,
     /// unless only the other's kubelet reports the address that it is to be reached at.

@@ -261,7 +261,7 @@ impl Watcher {
 }
 
 /// Between 0.5 and 1.5: not all nodes come back to a server in the same moment.
-pub(super) fn jitter() -> f64 {
+pub(in crate::source) fn jitter() -> f64 {
     use std::hash::{BuildHasher as _, RandomState};
     let random = RandomState::new().hash_one(0);
     0.5 + random as f64 / u64::MAX as f64
