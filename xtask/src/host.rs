@@ -31,7 +31,12 @@ const LAB_TOOLS: &[Tool] = &[
 ];
 
 /// What only the tests run.
-pub(crate) const TEST_TOOLS: &[Tool] = &[("/usr/lib/cni/bridge", "containernetworking-plugins")];
+pub(crate) const TEST_TOOLS: &[Tool] = &[
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
+    ("openssl", "openssl"),
+];
 
 /// Makes the machine ready for a lab: checks what must be there, installs and mounts the rest.
 ///

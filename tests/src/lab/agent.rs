@@ -12,7 +12,9 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 
 use super::cmd::{self, wait_until};
-use super::{Counters, DEVICE, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cleanup, kubernetes};
+use super::{
+    Counters, DEVICE, Etcd, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cleanup, etcd, kubernetes,
+};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
@@ -88,16 +90,21 @@ impl Agent {
         if let (Some(xdp), false) = (xdp(), more.contains("xdp")) {
             write!(more, "\nxdp = \"{xdp}\"")?;
         }
-        let state = match &lab.kubernetes {
-            Some(kubernetes) => {
+        let state = match (&lab.kubernetes, &lab.etcd) {
+            (Some(kubernetes), _) => {
                 format!("source = \"kubernetes\"\nkubeconfig = {:?}\n", kubernetes.kubeconfig())
             }
-            None => format!("source = \"file\"\npath = {:?}\n", lab.state_path()),
+            (None, Some(etcd)) => {
+                // It has had its subnet before.
+                std::fs::write(run_dir.join("subnet.env"), etcd::subnet_file(n))?;
+                etcd_section(etcd, &run_dir)
+            }
+            (None, None) => format!("source = \"file\"\npath = {:?}\n", lab.state_path()),
         };
-        // In Kubernetes the agent finds its addresses, and gives the devices flannel's names.
-        let given = match lab.kubernetes {
-            Some(_) => String::new(),
-            None => format!("address = \"{}\"\n", addr::underlay(spec.underlay, n)),
+        // In Kubernetes and etcd the agent finds its addresses, and gives the devices flannel's names.
+        let given = match (&lab.kubernetes, &lab.etcd) {
+            (None, None) => format!("address = \"{}\"\n", addr::underlay(spec.underlay, n)),
+            _ => String::new(),
         };
         let text = format!(
             "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\n{given}\
@@ -124,6 +131,18 @@ impl Agent {
                     "--kube-subnet-mgr".into(),
                     format!("--net-config-path={}", run_dir.join("net-conf.json").display()),
                     format!("--kubeconfig-file={}", kubernetes.kubeconfig().display()),
+                    format!("--iface={UNDERLAY}"),
+                ];
+                usual.into_iter().chain(flags.iter().cloned()).collect()
+            }
+            (None, Some(flags)) => {
+                write_flannel_files(&run_dir, &pin_dir, &options.fastpath, &more)?;
+                std::fs::remove_file(run_dir.join("net-conf.json"))?;
+                environment.push(("FLANNELD_ETCD_ENDPOINTS", lab.etcd().endpoint()));
+                let usual = [
+                    "flannel".into(),
+                    format!("--net-config-path={}", run_dir.join("net-conf.json").display()),
+                    format!("--subnet-file={}", run_dir.join("subnet.env").display()),
                     format!("--iface={UNDERLAY}"),
                 ];
                 usual.into_iter().chain(flags.iter().cloned()).collect()
@@ -321,6 +340,23 @@ impl Agent {
         let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
     }
+}
+
+/// `[state]` of a node that finds the others in `etcd`.
+fn etcd_section(etcd: &Etcd, dir: &Path) -> String {
+    let mut section = format!(
+        "source = \"etcd\"\nendpoints = [\"http://127.0.0.1:1\", {:?}]\nsubnet_file = {:?}\n",
+        etcd.endpoint(),
+        dir.join("subnet.env")
+    );
+    if etcd.is_secured() {
+        for (key, file) in [("ca_file", "ca.pem"), ("cert_file", "client.pem"), ("key_file", "client.key")] {
+            let _ = writeln!(section, "{key} = {:?}", etcd.file(file));
+        }
+        let (name, password) = etcd::USER;
+        let _ = writeln!(section, "username = {name:?}\npassword = {password:?}");
+    }
+    section
 }
 
 /// What flannel's ConfigMap has, and next to it what flannel does not have.

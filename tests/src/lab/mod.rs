@@ -20,6 +20,7 @@ pub mod cleanup;
 mod cmd;
 mod cni;
 mod counters;
+pub mod etcd;
 mod kernel;
 pub mod kubernetes;
 mod netns;
@@ -39,9 +40,10 @@ pub use agent::{Agent, AgentOptions, XDP, xdp};
 pub use cmd::{run, wait_until};
 pub use cni::Cni;
 pub use counters::{Count, Counters};
+pub use etcd::Etcd;
 pub use kubernetes::Kubernetes;
 pub use netns::Netns;
-pub use spec::{Attach, LabSpec, NodeSpec, Overlay, Vlan};
+pub use spec::{Attach, EtcdSpec, LabSpec, NodeSpec, Overlay, Vlan};
 pub use state::{StateFile, StateNode};
 pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI, WIRE};
 
@@ -51,6 +53,7 @@ pub struct Lab {
     nodes: Vec<Node>,
     _fabric: Option<Netns>,
     kubernetes: Option<Kubernetes>,
+    etcd: Option<Etcd>,
     state: StateFile,
     prefix: String,
     keep: bool,

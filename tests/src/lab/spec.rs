@@ -40,6 +40,15 @@ pub enum Vlan {
     Inline,
 }
 
+/// How etcd is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EtcdSpec {
+    /// By anybody.
+    Open,
+    /// With TLS, certificates on both sides, name and password.
+    Secured,
+}
+
 /// One node.
 #[derive(Clone, Debug)]
 pub struct NodeSpec {
@@ -72,6 +81,8 @@ pub struct LabSpec {
     /// Whether agents take the cluster from a Kubernetes API, and kernel nodes are flannel's there:
     /// IPv4 pods over IPv4, IPv6 pods over IPv6.
     pub kubernetes: bool,
+    /// Whether nodes are keys in etcd, and how that is reached.
+    pub etcd: Option<EtcdSpec>,
     /// Whether packets on the pods' bridge pass netfilter (`bridge-nf-call-iptables`), as
     /// Kubernetes asks for. The kernel's default depends on whether br_netfilter is loaded.
     pub bridge_netfilter: bool,
@@ -95,6 +106,7 @@ impl LabSpec {
             vlan: None,
             derive_macs: false,
             kubernetes: false,
+            etcd: None,
             bridge_netfilter: false,
         }
     }
@@ -159,6 +171,14 @@ impl LabSpec {
     #[must_use]
     pub fn kubernetes(mut self) -> Self {
         self.kubernetes = true;
+        self.pod_mtu = Some(self.mtu - Family::V6.overhead());
+        self
+    }
+
+    /// With the nodes in etcd. Pods have what fits into the tunnel over IPv6.
+    #[must_use]
+    pub fn etcd(mut self, etcd: EtcdSpec) -> Self {
+        self.etcd = Some(etcd);
         self.pod_mtu = Some(self.mtu - Family::V6.overhead());
         self
     }

@@ -12,9 +12,10 @@ use anyhow::{Result, ensure};
 use super::addr::{inner4, inner6, pod_host, underlay, underlay4, underlay6};
 use super::traffic::{Ping, ping};
 use super::{
-    Agent, Attach, Family, Kubernetes, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile, Vlan, wait_until,
+    Agent, Attach, Etcd, EtcdSpec, Family, Kubernetes, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile,
+    Vlan, wait_until,
 };
-use super::{cleanup, cmd, kernel, kubernetes};
+use super::{cleanup, cmd, etcd, kernel, kubernetes};
 
 /// The underlay interface of every node.
 pub const UNDERLAY: &str = "underlay0";
@@ -92,7 +93,8 @@ impl Deref for Pod {
 pub(super) fn build(spec: &LabSpec) -> Result<Lab> {
     ensure!(nix::unistd::geteuid().is_root(), "the lab makes network namespaces: run it as root");
     ensure!((2..=99).contains(&spec.nodes.len()), "a lab has 2 to 99 nodes");
-    ensure!(!spec.kubernetes || spec.nodes.len() > 2, "a lab with Kubernetes has 3 nodes or more");
+    let has_store = spec.kubernetes || spec.etcd.is_some();
+    ensure!(!has_store || spec.nodes.len() > 2, "a lab with Kubernetes or etcd has 3 nodes or more");
     cleanup::sweep();
     let prefix = cleanup::claim_prefix()?;
     std::fs::create_dir_all(cleanup::run_dir(&prefix))?;
@@ -102,6 +104,7 @@ pub(super) fn build(spec: &LabSpec) -> Result<Lab> {
         nodes: Vec::new(),
         _fabric: None,
         kubernetes: None,
+        etcd: None,
         state: StateFile::of(spec),
         prefix,
         keep: false,
@@ -114,6 +117,11 @@ pub(super) fn build(spec: &LabSpec) -> Result<Lab> {
     link_nodes(&lab.prefix, spec)?;
     if spec.kubernetes {
         lab.kubernetes = Some(start_kubernetes(&lab, Netns::open(&fabric)?)?);
+    }
+    if let Some(how) = spec.etcd {
+        let fabric = Netns::open(&fabric)?;
+        fabric.ip(&format!("addr add {}/24 dev br0\n", etcd::ADDRESS))?;
+        lab.etcd = Some(Etcd::start(fabric, &lab.run_dir(), how == EtcdSpec::Secured)?);
     }
     for (n, node) in (1u8..).zip(&spec.nodes) {
         let node = make_node(&lab.prefix, n, node, spec)?;
@@ -336,6 +344,7 @@ fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
         match &node.overlay {
             Overlay::None => kernel::route_plainly(ns, n, count)?,
             Overlay::KernelVxlan if spec.kubernetes => kubernetes::flannel::set_up(lab, n)?,
+            Overlay::KernelVxlan if spec.etcd.is_some() => etcd::set_up(lab, n)?,
             Overlay::KernelVxlan => kernel::set_up_vxlan(ns, spec, n, count)?,
             Overlay::Agent(options) => {
                 let agent = Agent::new(lab, spec, n, options)?;
@@ -345,21 +354,27 @@ fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
         }
     }
     lab.nodes.iter().filter_map(|node| node.agent.as_ref()).try_for_each(Agent::wait_ready)?;
-    if spec.kubernetes { follow_as_flannel(lab) } else { Ok(()) }
+    if spec.kubernetes || spec.etcd.is_some() { follow_as_flannel(lab) } else { Ok(()) }
 }
 
 /// Lets flannel's nodes know the others, once those have written who they are.
 fn follow_as_flannel(lab: &Lab) -> Result<()> {
-    let written = |n| lab.kubernetes().annotation(&format!("n{n}"), "backend-v6-data");
+    let written = |n| match &lab.kubernetes {
+        Some(kubernetes) => kubernetes.annotation(&format!("n{n}"), "backend-v6-data"),
+        None => lab.etcd().key_of(n).map(Some),
+    };
     for (n, node) in (1u8..).zip(&lab.spec.nodes) {
         if let Overlay::Agent(_) = node.overlay {
-            let what = format!("node {n} has written its annotations");
+            let what = format!("node {n} has written who it is");
             wait_until(&what, Duration::from_secs(10), || written(n).is_ok_and(|data| data.is_some()))?;
         }
     }
     for (n, node) in (1u8..).zip(&lab.spec.nodes) {
         if let Overlay::KernelVxlan = node.overlay {
-            kubernetes::flannel::follow(lab, n)?;
+            match lab.kubernetes {
+                Some(_) => kubernetes::flannel::follow(lab, n)?,
+                None => etcd::follow(lab, n)?,
+            }
         }
     }
     Ok(())

@@ -21,6 +21,7 @@ use crate::agent;
 use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
 use crate::config::{Config, DEFAULT_PATH};
 use crate::datapath::Pins;
+use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
 
 /// VXLAN overlay of the kernel, short-cut by BPF.
 #[derive(Parser)]
@@ -139,9 +140,12 @@ fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
 /// The configuration that a command is about.
 fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
     let ours = Path::new(DEFAULT_PATH);
-    if given.is_none() && !ours.exists() && Path::new(NET_CONF).exists() {
-        let flags = ["--kube-subnet-mgr".to_owned()];
-        return Ok(Flannel::translate(flags, &ThisMachine).map_err(anyhow::Error::msg)?.config);
+    if given.is_none() && !ours.exists() {
+        let kubernetes = Path::new(NET_CONF).exists().then(|| "--kube-subnet-mgr".to_owned());
+        // In flannel's place without Kubernetes there is no file: that an agent has run has to do.
+        if kubernetes.is_some() || default_run_dir(Path::new(DEFAULT_PIN_DIR)).is_dir() {
+            return Ok(Flannel::translate(kubernetes, &ThisMachine).map_err(anyhow::Error::msg)?.config);
+        }
     }
     Ok(Config::read(given.unwrap_or(ours))?)
 }

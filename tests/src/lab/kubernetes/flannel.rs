@@ -34,6 +34,15 @@ pub fn annotations(n: u8) -> Value {
 /// # Errors
 /// The kernel or the API server refuses something.
 pub fn set_up(lab: &Lab, n: u8) -> Result<()> {
+    make_devices(lab, n)?;
+    lab.kubernetes().annotate(&format!("n{n}"), &annotations(n)).map(drop)
+}
+
+/// Makes the devices of node `n`.
+///
+/// # Errors
+/// The kernel refuses something.
+pub(in crate::lab) fn make_devices(lab: &Lab, n: u8) -> Result<()> {
     let mut batch = String::new();
     for (device, local, mac, mtu) in [
         (DEVICE, underlay4(n).to_string(), vtep_mac(n), lab.spec().mtu - 50),
@@ -52,8 +61,7 @@ pub fn set_up(lab: &Lab, n: u8) -> Result<()> {
         inner4(n, 0),
         inner6(n, 0),
     );
-    lab.node(n).ip(&batch)?;
-    lab.kubernetes().annotate(&format!("n{n}"), &annotations(n)).map(drop)
+    lab.node(n).ip(&batch)
 }
 
 /// Gives node `own` the neighbour, forwarding entry and route of every other node that is
@@ -62,23 +70,47 @@ pub fn set_up(lab: &Lab, n: u8) -> Result<()> {
 /// # Errors
 /// As [`set_up`].
 pub fn follow(lab: &Lab, own: u8) -> Result<()> {
-    let (mut batch, mut fdb) = (String::new(), String::new());
+    let mut remotes = vec![];
     for n in (1..=u8::try_from(lab.nodes().len())?).filter(|n| *n != own) {
         let node = lab.kubernetes().node(&format!("n{n}"))?;
         let value = |name: &str| node["metadata"]["annotations"][format!("{PREFIX}{name}")].as_str();
-        for (device, data, ip, net, bits) in [
-            (DEVICE, "backend-data", "public-ip", inner4(n, 0).to_string(), 24),
-            (DEVICE6, "backend-v6-data", "public-ipv6", inner6(n, 0).to_string(), 64),
+        for (data, ip, net, bits) in [
+            ("backend-data", "public-ip", inner4(n, 0).to_string(), "24"),
+            ("backend-v6-data", "public-ipv6", inner6(n, 0).to_string(), "64"),
         ] {
             let (Some(data), Some(ip)) = (value(data), value(ip)) else { continue };
             let data: Value = serde_json::from_str(data)?;
-            let mac = data["VtepMAC"].as_str().context("a MAC")?;
-            let _ = writeln!(batch, "neigh replace {net} lladdr {mac} dev {device} nud permanent");
-            let _ = writeln!(batch, "route replace {net}/{bits} via {net} dev {device} onlink");
-            let _ = writeln!(fdb, "fdb replace {mac} dev {device} self permanent dst {ip}");
+            let mac = data["VtepMAC"].as_str().context("a MAC")?.to_owned();
+            remotes.push(Remote { mac, ip: ip.to_owned(), net, bits: bits.to_owned() });
         }
     }
-    let ns: &Netns = lab.node(own);
+    program(lab.node(own), &remotes)
+}
+
+/// What flannel knows of another node over one IP version.
+pub(in crate::lab) struct Remote {
+    /// MAC of its device.
+    pub mac: String,
+    /// Its underlay address.
+    pub ip: String,
+    /// First address of its pod subnet.
+    pub net: String,
+    /// Prefix length of that.
+    pub bits: String,
+}
+
+/// Gives a node of flannel's the neighbour, forwarding entry and route of each of these.
+///
+/// # Errors
+/// The kernel refuses something.
+pub(in crate::lab) fn program(ns: &Netns, remotes: &[Remote]) -> Result<()> {
+    let (mut batch, mut fdb) = (String::new(), String::new());
+    for Remote { mac, ip, net, bits } in remotes {
+        let device = if net.contains(':') { DEVICE6 } else { DEVICE };
+        let _ = writeln!(batch, "neigh replace {net} lladdr {mac} dev {device} nud permanent");
+        let _ = writeln!(batch, "route replace {net}/{bits} via {net} dev {device} onlink");
+        let _ = writeln!(fdb, "fdb replace {mac} dev {device} self permanent dst {ip}");
+    }
     ns.feed("bridge", &["-batch", "-"], &fdb)?;
     ns.ip(&batch)
 }

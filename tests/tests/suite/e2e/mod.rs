@@ -6,6 +6,7 @@
 mod change;
 mod cni;
 mod delivery;
+mod etcd;
 mod floor;
 mod guard;
 mod hostile;

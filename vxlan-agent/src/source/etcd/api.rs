@@ -60,6 +60,9 @@ pub(super) enum Failure {
     /// What was asked for is too old: list anew.
     #[error("the revision to go on from is gone")]
     Compacted,
+    /// The server has forgotten who we are: connect anew.
+    #[error("etcd does not know this user's token any more")]
+    Forgotten,
     /// The server said no, or there was no answer.
     #[error("{0}")]
     Broken(String),
@@ -67,6 +70,9 @@ pub(super) enum Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        if status.code() == Code::Unauthenticated {
+            return Self::Forgotten;
+        }
         let said = format!("{}: {}", status.code().description(), status.message());
         let why = std::error::Error::source(&status).map(|e| format!(": {}", chain(e)));
         Self::Broken(one_line(&format!("{said}{}", why.unwrap_or_default())))
@@ -91,8 +97,6 @@ fn one_line(text: &str) -> String {
 /// All that is in etcd at one revision.
 #[derive(Debug)]
 pub(super) struct Listed {
-    /// The value of `config`.
-    pub config: Option<Text>,
     /// All keys of nodes.
     pub entries: Entries,
     /// The revision.
@@ -149,14 +153,23 @@ impl Members {
         Ok(Self { tls: secure.then_some(tls), access, next: 0 })
     }
 
-    /// Connects to the next member.
+    /// Connects to the next member that answers.
     pub(super) async fn connect(&mut self) -> Result<Connection, Failure> {
-        let url = &self.access.endpoints[self.next % self.access.endpoints.len()];
-        self.next = self.next.wrapping_add(1);
-        let broken = |error: &dyn std::error::Error| {
-            Failure::Broken(one_line(&format!("cannot reach {url}: {}", chain(error))))
-        };
-        let mut endpoint = Endpoint::from_shared(url.clone())
+        let mut failures = vec![];
+        for _ in 0..self.access.endpoints.len() {
+            let url = &self.access.endpoints[self.next % self.access.endpoints.len()];
+            self.next = self.next.wrapping_add(1);
+            match self.connect_to(url).await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => failures.push(format!("{url}: {failure}")),
+            }
+        }
+        Err(Failure::Broken(failures.join("; ")))
+    }
+
+    async fn connect_to(&self, url: &str) -> Result<Connection, Failure> {
+        let broken = |error: &dyn std::error::Error| Failure::Broken(one_line(&chain(error)));
+        let mut endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(|error| broken(&error))?
             .connect_timeout(CONNECT_WITHIN)
             .http2_keep_alive_interval(PING_EVERY)
@@ -191,12 +204,17 @@ impl Connection {
         Ok(())
     }
 
-    /// `config` and all keys of nodes.
-    pub(super) async fn list(&self) -> Result<Listed, Failure> {
+    /// The value of `config`.
+    pub(super) async fn config(&self) -> Result<Option<Text>, Failure> {
         let key = format!("{}/config", self.prefix);
         let request = wire::RangeRequest { key: key.clone().into_bytes(), range_end: vec![] };
         let answer: wire::RangeResponse = self.ask(path::RANGE, request).await?;
         let value = answer.kvs.into_iter().next().map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
+        Ok(value.map(|value| Text::new(format!("etcd {key}"), value)))
+    }
+
+    /// All keys of nodes.
+    pub(super) async fn list(&self) -> Result<Listed, Failure> {
         let (first, end) = self.nodes();
         let request = wire::RangeRequest { key: first.into_bytes(), range_end: end.into_bytes() };
         let answer: wire::RangeResponse = self.ask(path::RANGE, request).await?;
@@ -204,9 +222,8 @@ impl Connection {
             let name = self.name(&kv.key)?;
             Some((name.clone(), entry(&name, kv)?))
         });
-        let config = value.map(|value| Text::new(format!("etcd {key}"), value));
         let revision = answer.header.map_or(0, |header| header.revision);
-        Ok(Listed { config, entries: entries.collect(), revision })
+        Ok(Listed { entries: entries.collect(), revision })
     }
 
     /// Changes after `revision`.
@@ -383,10 +400,7 @@ fn seconds(ttl: i64) -> Duration {
 
 async fn within<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Failure> {
     match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-        Ok(answer) => answer.map_err(|status| match status.code() {
-            Code::OutOfRange => Failure::Compacted,
-            _ => status.into(),
-        }),
+        Ok(answer) => Ok(answer?),
         Err(_) => Err(Failure::Broken(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))),
     }
 }

@@ -26,7 +26,7 @@ const COLLECT_TIMES: u32 = 10;
 const COLLECT_LEAST: Duration = Duration::from_millis(5);
 const COLLECT_MOST: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// A watch that ends sooner than this has done no good.
 const SHORT: Duration = Duration::from_secs(1);
 /// Time between two times that the own key is written: two nodes that are given the same public
@@ -115,6 +115,8 @@ impl Follower {
                     tracing::debug!("the watch is too old, listing all nodes again");
                     self.since = None;
                 }
+                // Tokens last some minutes, connections as long as nothing happens to them.
+                Err(Failure::Forgotten) if started.elapsed() >= LONGEST_PAUSE => {}
                 Err(failure) => self.failed(&failure),
             }
             if started.elapsed() >= SHORT {
@@ -146,9 +148,9 @@ impl Follower {
     /// Lists all nodes, and claims a key until one stands or there can be none.
     async fn settle(&mut self, connection: &Connection) -> Result<i64, Failure> {
         for _ in 0..STEPS {
+            self.read_network(connection.config().await?.as_ref());
             let listed = connection.list().await?;
             self.entries = listed.entries;
-            self.read_network(listed.config.as_ref());
             self.due = Some(Instant::now());
             match self.step() {
                 Err(reason) => self.own = Err(reason),
@@ -164,8 +166,8 @@ impl Follower {
         Err(Failure::Broken(format!("others were faster {STEPS} times in a row")))
     }
 
-    fn step(&mut self) -> Result<Step, String> {
-        let local = self.local.borrow_and_update().clone();
+    fn step(&self) -> Result<Step, String> {
+        let local = self.local.borrow().clone();
         let claimant = Claimant {
             viewer: &self.settings.viewer,
             public: &self.settings.public,
@@ -246,7 +248,8 @@ impl Follower {
     async fn follow(&mut self, changes: &mut Changes) -> Result<Next, Failure> {
         self.answered();
         loop {
-            let renew = self.own.as_ref().ok().and(self.lease).map(|lease| lease.renew);
+            let lease = self.own.as_ref().ok().map(|own| own.lease);
+            let renew = self.lease.filter(|known| Some(known.id) == lease).map(|lease| lease.renew);
             tokio::select! {
                 news = changes.next() => for change in news? {
                     match change.entry {

@@ -23,7 +23,7 @@ use super::{Snapshot, Source};
 use crate::cluster::Viewer;
 use crate::local::Local;
 pub use api::Access;
-use api::{Failure, Members};
+use api::Members;
 use follow::Follower;
 use layout::Subnets;
 pub use range::Network;
@@ -71,11 +71,8 @@ pub async fn network(access: &Access) -> anyhow::Result<Network> {
 }
 
 async fn config(members: &mut Members, prefix: &str) -> Result<Network, String> {
-    let listing = async {
-        let connection = members.connect().await?;
-        Ok::<_, Failure>(connection.list().await?.config)
-    };
-    let config = listing.await.map_err(|failure| failure.to_string())?;
+    let asking = async { members.connect().await?.config().await };
+    let config = asking.await.map_err(|failure| failure.to_string())?;
     let missing =
         || format!("there is no key {prefix}/config in etcd: put flannel's network configuration there");
     Network::parse(&config.ok_or_else(missing)?)

@@ -22,7 +22,7 @@ use super::{assert_answered, build};
 
 const SOON: Duration = Duration::from_secs(15);
 
-fn off() -> Overlay {
+pub(super) fn off() -> Overlay {
     Overlay::Agent(AgentOptions { fastpath: "off".into(), ..AgentOptions::default() })
 }
 
@@ -34,7 +34,7 @@ fn cluster() -> Lab {
     build(&three())
 }
 
-fn agent(lab: &Lab) -> &Agent {
+pub(super) fn agent(lab: &Lab) -> &Agent {
     lab.agent(1).expect("an agent")
 }
 
@@ -48,19 +48,19 @@ fn stub(lab: &Lab) -> Option<&Stub> {
 }
 
 #[track_caller]
-fn soon(lab: &Lab, what: &str, condition: impl FnMut() -> bool) {
+pub(super) fn soon(lab: &Lab, what: &str, condition: impl FnMut() -> bool) {
     wait_until(what, SOON, condition).inspect_err(|_| agent(lab).print_log()).expect("soon");
 }
 
 /// The entry of `node` in what the agent of node 1 knows; over IPv6 it is called `n2 (IPv6)`.
-fn known(lab: &Lab, node: &str) -> Option<Value> {
+pub(super) fn known(lab: &Lab, node: &str) -> Option<Value> {
     let status = agent(lab).json(&["status"]).ok()?;
     status["networks"][0]["nodes"].as_array()?.iter().find(|entry| entry["name"] == node).cloned()
 }
 
 /// Every pod reaches every other one over both IP versions.
 #[track_caller]
-fn assert_all_reach_all(lab: &Lab) {
+pub(super) fn assert_all_reach_all(lab: &Lab) {
     for from in lab.nodes() {
         for to in lab.nodes().iter().filter(|to| to.name != from.name) {
             for ip in to.pods[0].ips() {
@@ -70,12 +70,12 @@ fn assert_all_reach_all(lab: &Lab) {
     }
 }
 
-fn reaches(lab: &Lab, from: u8, to: u8) -> bool {
+pub(super) fn reaches(lab: &Lab, from: u8, to: u8) -> bool {
     let once = Ping { timeout: Duration::from_millis(200), ..Ping::default() };
     let answered = |ip| ping(lab.pod(from, 1), ip, once).is_ok_and(|report| report.all_answered());
     lab.pod(to, 1).ips().into_iter().all(answered)
 }
 
-fn count(log: &str, words: &str) -> usize {
+pub(super) fn count(log: &str, words: &str) -> usize {
     log.matches(words).count()
 }
