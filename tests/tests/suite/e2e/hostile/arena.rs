@@ -58,7 +58,7 @@ pub(super) struct Arena {
 }
 
 /// What became of the frames of a case. Addresses that differ from lab to lab are replaced.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     /// What pod 1 of node 2 received.
     pub(super) arrived: Vec<Vec<u8>>,
