@@ -65,6 +65,7 @@ pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     config: &Config,
     tunnelled: &Tunnelled,
 ) -> Result<&'t Endpoint, Reason> {
+    p.linearize(U::INNER_IP + H::READ);
     let (endpoint, old, new) = accept::<P, T, U, H>(p, t, config, tunnelled)?;
     p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
     readdress(p, endpoint, &old, &new)?;

@@ -11,11 +11,6 @@ use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{Underlay, V4, V6};
 
-/// Bytes that the engine reads of a bare packet: up to the TCP header's offset field.
-const BARE_LEN: u32 = (ETH_LEN + size_of::<Ipv6>() + 14) as u32;
-/// Bytes that the engine reads of an encapsulated packet.
-const TUNNELLED_LEN: u32 = (V6::INNER_IP + size_of::<Ipv6>() + 14) as u32;
-
 /// Where a rewritten packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward<'t> {
@@ -65,7 +60,6 @@ pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Result<
 #[inline(always)]
 pub fn pod_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let config = running(t)?;
-    p.linearize(BARE_LEN);
     let eth = untagged(p)?;
     match eth.ether_type {
         ETH_P_IP => from_pod::<P, T, Ipv4>(p, t, config, &eth),
@@ -78,7 +72,6 @@ pub fn pod_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forwa
 #[inline(always)]
 pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let config = running(t)?;
-    p.linearize(BARE_LEN);
     let eth = untagged(p)?;
     match eth.ether_type {
         ETH_P_IP => from_host::<P, T, Ipv4>(p, t, config, &eth),
@@ -94,7 +87,6 @@ pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result
     if p.stray() {
         return Err(Reason::NotVxlan);
     }
-    p.linearize(TUNNELLED_LEN);
     let eth = untagged(p).map_err(|_| Reason::NotVxlan)?;
     match eth.ether_type {
         ETH_P_IP => from_underlay::<P, T, V4>(p, t, config),
@@ -139,7 +131,6 @@ pub fn stripped_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result
     if t.mark() == 0 || p.mark() != t.mark() || p.stray() {
         return Err(Reason::NotVxlan);
     }
-    p.linearize(BARE_LEN);
     match untagged(p)?.ether_type {
         ETH_P_IP => deliver::<P, T, Ipv4>(p, t),
         ETH_P_IPV6 => deliver::<P, T, Ipv6>(p, t),
@@ -151,7 +142,6 @@ pub fn stripped_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result
 #[inline(always)]
 pub fn tunnel_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let config = running(t)?;
-    p.linearize(BARE_LEN);
     let eth = untagged(p)?;
     if !decap::is_local_vtep(config, eth.dst) {
         return Err(Reason::OtherMac);
@@ -167,7 +157,6 @@ pub fn tunnel_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<F
 #[inline(always)]
 pub fn pod_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let config = running(t)?;
-    p.linearize(BARE_LEN);
     let eth = untagged(p)?;
     match eth.ether_type {
         ETH_P_IP => to_pod::<P, T, Ipv4>(p, t, config),
@@ -185,17 +174,25 @@ fn running<T: Tables>(t: &T) -> Result<&Config, Reason> {
 }
 
 #[inline(always)]
-fn untagged<P: Packet>(p: &P) -> Result<Eth, Reason> {
+fn untagged<P: Packet>(p: &mut P) -> Result<Eth, Reason> {
     if p.tagged() {
         return Err(Reason::NotIp);
     }
+    p.linearize(ETH_LEN);
     p.load(0).ok_or(Reason::Truncated)
+}
+
+/// The IP header of a bare packet.
+#[inline(always)]
+fn bare<P: Packet, H: Inner>(p: &mut P) -> Result<H, Reason> {
+    p.linearize(ETH_LEN + H::READ);
+    p.load(ETH_LEN).ok_or(Reason::Truncated)
 }
 
 /// The checked IP header of a bare packet.
 #[inline(always)]
-fn checked<P: Packet, H: Inner>(p: &P) -> Result<H, Reason> {
-    let ip: H = p.load(ETH_LEN).ok_or(Reason::Truncated)?;
+fn checked<P: Packet, H: Inner>(p: &mut P) -> Result<H, Reason> {
+    let ip: H = bare(p)?;
     ip.check(p.length() - ETH_LEN as u32)?;
     Ok(ip)
 }
@@ -207,7 +204,7 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
     config: &Config,
     eth: &Eth,
 ) -> Result<Forward<'t>, Reason> {
-    let ip: H = p.load(ETH_LEN).ok_or(Reason::Truncated)?;
+    let ip: H = bare(p)?;
     let id = H::route(t, ip.destination()).ok_or(Reason::NoRoute)?;
     let sender = sender::<P, T, H>(p, t, &ip)?;
     ip.check(p.length() - ETH_LEN as u32)?;
@@ -287,6 +284,7 @@ fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     t: &'t T,
     config: &Config,
 ) -> Result<Forward<'t>, Reason> {
+    p.linearize(U::INNER_IP);
     let tunnelled: Tunnelled = decap::outer::<P, T, U>(p, t, config)?;
     match tunnelled.inner_type {
         ETH_P_IP => decap::decapsulate::<P, T, U, Ipv4>(p, t, config, &tunnelled),
@@ -335,7 +333,7 @@ fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(
 /// Verifies the direction to the receiving pod, and from the sending one if that is local too.
 #[inline(always)]
 fn to_pod<'t, P: Packet, T: Tables, H: Inner>(
-    p: &P,
+    p: &mut P,
     t: &'t T,
     config: &Config,
 ) -> Result<Forward<'t>, Reason> {

@@ -32,6 +32,10 @@ pub trait Inner: Wire {
     type Address: Copy + PartialEq;
     /// Length of the header in bytes.
     const LEN: usize = size_of::<Self>();
+    /// Bytes that the engine reads from the header on: up to the flags of a TCP header. No more, since
+    /// a packet that TCP still holds is copied to make the first byte behind its headers readable
+    /// (`bpf_skb_pull_data`, `skb_clone_writable`, v6.18).
+    const READ: usize = Self::LEN + 14;
     /// The family.
     const FAMILY: Family;
     /// Its EtherType.

@@ -43,7 +43,7 @@ impl Packet for Frame {
         self.bytes.len() as u32
     }
 
-    fn linearize(&mut self, _len: u32) {}
+    fn linearize(&mut self, _len: usize) {}
 
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         let bytes = self.bytes.get(offset..offset + size_of::<T>())?;

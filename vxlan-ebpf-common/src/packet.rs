@@ -41,7 +41,7 @@ pub trait Packet {
     fn length(&self) -> u32;
 
     /// Makes the first `len` bytes loadable, or as many as there are.
-    fn linearize(&mut self, len: u32);
+    fn linearize(&mut self, len: usize);
 
     /// The bytes at `offset`, or `None` past the end of what is loadable.
     fn load<T: Wire>(&self, offset: usize) -> Option<T>;

@@ -64,13 +64,13 @@ impl<const HELPER: bool> Packet for TcPacket<HELPER> {
     }
 
     #[inline(always)]
-    fn linearize(&mut self, len: u32) {
-        if self.at(0, len as usize).is_none() {
-            let len = len.min(self.length());
-            if self.at(0, ETH_LEN).is_none() || self.at(0, len as usize).is_none() {
+    fn linearize(&mut self, len: usize) {
+        if self.at(0, len).is_none() {
+            let len = len.min(self.length() as usize);
+            if self.at(0, ETH_LEN).is_none() || self.at(0, len).is_none() {
                 // SAFETY: the context is valid while the program runs. What cannot be pulled
                 // stays out of reach of `load`, which says so.
-                let _ = unsafe { bpf_skb_pull_data(self.0, len) };
+                let _ = unsafe { bpf_skb_pull_data(self.0, len as u32) };
             }
         }
     }

@@ -64,7 +64,7 @@ impl Packet for Xdp {
 
     /// Drivers put the headers into one piece; what they do not is out of reach.
     #[inline(always)]
-    fn linearize(&mut self, _len: u32) {}
+    fn linearize(&mut self, _len: usize) {}
 
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
