@@ -68,6 +68,9 @@ impl Emulator {
             command.arg("-L").arg(self.root.join(data));
         }
         command.args(["-accel", "tcg", "-m", "2048", "-smp", "1"]);
+        // Interrupted after an emulated cmpxchg16b, a guest may come back with another register's
+        // value for its flags. Linux does without the instruction.
+        command.args(["-cpu", "qemu64,-cx16"]);
         // Time goes by in instructions, one a nanosecond, and at once while nobody has anything to
         // do: a busy machine makes the guest slower, but no packet late.
         command.args(["-icount", "shift=0,sleep=off", "-rtc", "clock=vm"]);
