@@ -11,7 +11,7 @@ use vxlan_tests::lab::traffic::{Ping, Talk, tcp_bulk};
 use vxlan_tests::lab::{AgentOptions, DEVICE, EtcdSpec, Lab, LabSpec, Overlay, UNDERLAY};
 
 use super::kubernetes::{agent, assert_all_reach_all, count, known, off, reaches, soon};
-use super::{assert_answered, assert_nothing_dropped, assert_took, build, counters};
+use super::{assert_answered, assert_nothing_dropped, assert_took, build, counters, underlay_hook};
 
 fn three(first: Overlay) -> Vec<Overlay> {
     vec![first, Overlay::KernelVxlan, off()]
@@ -52,7 +52,7 @@ fn nodes_of_flannel_and_ours_are_one_cluster() {
     assert_answered(lab.node(1), lab.pod(2, 1).ip6, Ping::default());
     let one = &counters(&lab, 1) - &before;
     assert_took(&one, "pod_egress", "encapsulated", 100);
-    assert_took(&one, "underlay_ingress", "decapsulated", 20);
+    assert_took(&one, underlay_hook(), "decapsulated", 20);
     assert_nothing_dropped(&one);
 }
 
