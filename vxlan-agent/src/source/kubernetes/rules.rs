@@ -29,8 +29,11 @@ const AGAIN: [Duration; 4] =
 /// Shortest time between two that count: in a large cluster there are changes all the time.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Pause before asking again where the server says that it must not be asked.
+/// Longest pause before asking again where the server says that it must not be asked. The first are
+/// short: so says, too, a server that has just started and has not read yet who may ask.
 const FORBIDDEN: Duration = Duration::from_secs(300);
+/// From this pause on, the server means it.
+const MEANT: Duration = Duration::from_secs(3);
 
 /// How often rules may have changed; `None` until something can be followed.
 pub(super) type Count = latest::Receiver<Option<u64>>;
@@ -122,13 +125,13 @@ impl Follower {
                     continue;
                 }
                 Err(failure) if matches!(failure.code(), Some(401 | 403 | 404 | 405)) => {
-                    if !std::mem::replace(&mut forbidden, true) {
+                    pause = (pause * 2).min(FORBIDDEN);
+                    if pause >= MEANT && !std::mem::replace(&mut forbidden, true) {
                         tracing::warn!(
                             "cannot follow {}, whose changes close no bypasses now: {failure}",
                             self.kind
                         );
                     }
-                    pause = FORBIDDEN;
                 }
                 Err(failure) => {
                     tracing::debug!("cannot follow {}: {failure}", self.kind);

@@ -84,3 +84,21 @@ fn without_the_right_to_see_rules_an_agent_says_so_once_and_goes_on() {
     soon(&lab, "node 2 closes its flows", || flows(&lab, 2) == 0);
     assert!(flows(&lab, 1) > 0, "node 1 does not know");
 }
+
+#[test]
+fn a_server_that_does_not_know_yet_who_may_see_rules_is_asked_again() {
+    let mut lab = verified();
+    let _running = running(&lab);
+    let Some(server) = stub(&lab) else { return };
+    server.faults().forbid_rules.store(true, Relaxed);
+    let before = server.asked("watch rules");
+    lab.kubernetes_mut().stop();
+    lab.kubernetes_mut().resume().expect("it comes back");
+    let server = stub(&lab).expect("still the stub");
+    // Two agents with three kinds each, whose watches have ended.
+    soon(&lab, "the server refuses everything", || server.asked("watch rules") >= before + 6);
+    assert!(flows(&lab, 1) > 0 && flows(&lab, 2) > 0, "being refused is no change");
+    server.faults().forbid_rules.store(false, Relaxed);
+    lab.kubernetes().make(Rule::NetworkPolicy, "new").expect("made");
+    soon(&lab, "flows are closed", || flows(&lab, 1) == 0 && flows(&lab, 2) == 0);
+}
