@@ -50,7 +50,8 @@ pub fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> 
     Ok(())
 }
 
-fn describe(command: &Command) -> String {
+/// A command's line as a shell would have it, but for quotes.
+pub(super) fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

@@ -2,9 +2,8 @@
 //! fabric.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::addr::{inner4, inner6, underlay4, underlay6, vtep_mac};
 use super::kubernetes::flannel::{self, Remote};
-use super::{Lab, Netns, wait_until};
+use super::server::{self, Server};
+use super::{Lab, Netns};
 
 /// Where etcd listens.
 pub const ADDRESS: &str = "192.0.2.250";
@@ -24,7 +24,6 @@ pub const PREFIX: &str = "/coreos.com/network";
 pub const USER: (&str, &str) = ("root", "open sesame");
 
 const PORT: u16 = 2379;
-const PEERS: &str = "http://127.0.0.1:2380";
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Seconds that a node of flannel's holds its key for.
 const DAY: u32 = 24 * 60 * 60;
@@ -34,7 +33,7 @@ pub struct Etcd {
     ns: Netns,
     dir: PathBuf,
     secured: bool,
-    child: Option<Child>,
+    server: Option<Server>,
 }
 
 impl Etcd {
@@ -44,12 +43,12 @@ impl Etcd {
     /// # Errors
     /// It is not there, or cannot be started.
     pub(super) fn start(ns: Netns, dir: &Path, secured: bool) -> Result<Self> {
-        for program in ["etcd", "etcdctl"] {
+        for program in [server::etcd_program(), server::etcdctl_program()] {
             let found =
-                Command::new(program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
-            ensure!(found.is_ok(), "there is no `{program}`: install etcd-server and etcd-client");
+                Command::new(&program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            ensure!(found.is_ok(), "there is no {program:?}: install etcd-server and etcd-client");
         }
-        let mut etcd = Self { ns, dir: dir.to_owned(), secured, child: None };
+        let mut etcd = Self { ns, dir: dir.to_owned(), secured, server: None };
         if secured {
             etcd.make_certificates()?;
         }
@@ -70,10 +69,7 @@ impl Etcd {
 
     /// Takes etcd away without a warning; what is in it stays.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.server = None;
     }
 
     /// Brings it back.
@@ -95,25 +91,18 @@ impl Etcd {
     fn run(&mut self, listen: &str) -> Result<()> {
         self.stop();
         let scheme = if self.secured { "https" } else { "http" };
-        let log = File::options().create(true).append(true).open(self.dir.join("etcd.log"))?;
-        let mut command = Command::new("etcd");
-        command.arg("--data-dir").arg(self.dir.join("etcd")).args(["--name", "lab"]);
-        command.args(["--listen-client-urls", &format!("{scheme}://{listen}:{PORT}")]);
-        command.args(["--advertise-client-urls", &self.endpoint()]);
-        command.args(["--listen-peer-urls", PEERS, "--initial-advertise-peer-urls", PEERS]);
-        command.args(["--initial-cluster", &format!("lab={PEERS}")]);
+        let listen = format!("{scheme}://{listen}:{PORT}");
+        let mut command = server::etcd(&self.dir, &listen, &self.endpoint());
         if self.secured {
             for (flag, file) in [("trusted-ca", "ca.pem"), ("cert", "server.pem"), ("key", "server.key")] {
                 command.arg(format!("--{flag}-file={}", self.file(file).display()));
             }
             command.arg("--client-cert-auth");
         }
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.child = Some(self.ns.run(|| command.spawn()).context("cannot start etcd")?);
-        wait_until("etcd answers", READY_WITHIN, || self.ctl(&["get", "health"]).is_ok()).inspect_err(|_| {
-            let log = std::fs::read_to_string(self.dir.join("etcd.log")).unwrap_or_default();
-            eprintln!("--- log of etcd ---\n{log}---");
-        })
+        let mut server = Server::start(&self.ns, command, self.dir.join("etcd.log"))?;
+        server.wait_ready(READY_WITHIN, || self.ctl(&["get", "health"]).is_ok())?;
+        self.server = Some(server);
+        Ok(())
     }
 
     /// What agents are told to connect to.
@@ -152,7 +141,7 @@ impl Etcd {
             }
         }
         let all: Vec<&str> = all.iter().map(String::as_str).chain(args.iter().copied()).collect();
-        self.ns.cmd("etcdctl", &all)
+        self.ns.cmd(&server::etcdctl_program().to_string_lossy(), &all)
     }
 
     /// The keys of nodes, without what all of them begin with, and what they say.
@@ -258,12 +247,6 @@ impl Etcd {
             ))?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 

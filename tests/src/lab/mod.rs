@@ -24,6 +24,7 @@ pub mod etcd;
 mod kernel;
 pub mod kubernetes;
 mod netns;
+mod server;
 mod spec;
 mod state;
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! The Kubernetes API of a lab: a real `kube-apiserver` over a real etcd where `KUBE_APISERVER` and
-//! `ETCD` name the programs, a [`Stub`] otherwise. It listens at [`ADDRESS`] on the lab's fabric.
+//! The Kubernetes API of a lab: a real `kube-apiserver` over a real etcd where `KUBE_APISERVER` names
+//! the program (and `ETCD` the other, unless the installed one will do), a [`Stub`] otherwise. It
+//! listens at [`ADDRESS`] on the lab's fabric.
 
 pub mod flannel;
 mod http;
@@ -57,9 +58,9 @@ impl Kubernetes {
     /// It cannot be started.
     pub(super) fn start(ns: Netns, dir: &Path) -> Result<Self> {
         let address: SocketAddr = ADDRESS.parse()?;
-        let mut server = match (std::env::var_os("KUBE_APISERVER"), std::env::var_os("ETCD")) {
-            (Some(apiserver), Some(etcd)) => Server::Real(Real::new(apiserver.into(), etcd.into(), dir)?),
-            _ => Server::Stub(Stub::new(address)),
+        let mut server = match std::env::var_os("KUBE_APISERVER") {
+            Some(apiserver) => Server::Real(Real::new(apiserver.into(), dir)?),
+            None => Server::Stub(Stub::new(address)),
         };
         let scheme = match &mut server {
             Server::Stub(stub) => {

@@ -1,48 +1,52 @@
 //! A real `kube-apiserver` over a real etcd, with RBAC.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::{ADDRESS, stub};
-use crate::lab::{Netns, run, wait_until};
+use crate::lab::server::{Server, etcd};
+use crate::lab::{Netns, run};
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
 /// The minor version from which on nodes have subnets of both IP versions without being asked.
 const DUAL_STACK_SINCE: u32 = 21;
 const ETCD_URL: &str = "http://127.0.0.1:2379";
-const PEER_URL: &str = "http://127.0.0.1:2380";
 
 /// Both processes; dropping it ends them.
 pub(super) struct Real {
     apiserver: PathBuf,
-    etcd: PathBuf,
     dir: PathBuf,
-    running: Vec<Child>,
-    store: Option<Child>,
+    running: Option<Server>,
+    store: Option<Server>,
 }
 
 impl Real {
     /// Writes keys and tokens to `dir`; starts nothing.
-    pub(super) fn new(apiserver: PathBuf, etcd: PathBuf, dir: &Path) -> Result<Self> {
+    pub(super) fn new(apiserver: PathBuf, dir: &Path) -> Result<Self> {
         let tokens = format!("{},admin,1,system:masters\n{},agent,2\n", stub::ADMIN, stub::AGENT);
         std::fs::write(dir.join("tokens.csv"), tokens)?;
         run(Command::new("openssl").args(["genrsa", "-out"]).arg(dir.join("sa.key")).arg("2048"))?;
-        Ok(Self { apiserver, etcd, dir: dir.to_owned(), running: vec![], store: None })
+        Ok(Self { apiserver, dir: dir.to_owned(), running: None, store: None })
     }
 
     /// Starts what does not run, and waits until it answers.
     pub(super) fn start(&mut self, ns: &Netns) -> Result<()> {
         if self.store.is_none() {
-            let mut etcd = Command::new(&self.etcd);
-            etcd.arg("--data-dir").arg(self.dir.join("etcd"));
-            etcd.args(["--listen-client-urls", ETCD_URL, "--advertise-client-urls", ETCD_URL]);
-            etcd.args(["--listen-peer-urls", PEER_URL]);
-            self.store = Some(self.spawn(ns, etcd, "etcd.log")?);
+            let command = etcd(&self.dir, ETCD_URL, ETCD_URL);
+            let mut store = Server::start(ns, command, self.dir.join("etcd.log"))?;
+            store.wait_ready(READY_WITHIN, || is_healthy(ns))?;
+            self.store = Some(store);
         }
+        let mut server = Server::start(ns, self.command()?, self.dir.join("apiserver.log"))?;
+        server.wait_ready(READY_WITHIN, || is_ready(ns))?;
+        self.running = Some(server);
+        Ok(())
+    }
+
+    fn command(&self) -> Result<Command> {
         let (host, port) = ADDRESS.split_once(':').context("an address and a port")?;
         let key = self.dir.join("sa.key");
         let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
@@ -63,31 +67,12 @@ impl Real {
         if minor_version(&self.apiserver)? < DUAL_STACK_SINCE {
             server.arg("--feature-gates=IPv6DualStack=true");
         }
-        let child = self.spawn(ns, server, "apiserver.log")?;
-        self.running.push(child);
-        wait_until("the API server is ready", READY_WITHIN, || is_ready(ns)).inspect_err(|_| {
-            let log = std::fs::read_to_string(self.dir.join("apiserver.log")).unwrap_or_default();
-            eprintln!("--- log of the API server ---\n{log}---");
-        })
-    }
-
-    fn spawn(&self, ns: &Netns, mut command: Command, log: &str) -> Result<Child> {
-        let log = File::options().create(true).append(true).open(self.dir.join(log))?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let name = command.get_program().to_owned();
-        ns.run(|| command.spawn()).with_context(|| format!("cannot start {}", name.display()))
+        Ok(server)
     }
 
     /// Ends the API server; etcd goes on.
     pub(super) fn stop(&mut self) {
-        self.running.drain(..).for_each(end);
-    }
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        self.stop();
-        self.store.take().into_iter().for_each(end);
+        self.running = None;
     }
 }
 
@@ -98,9 +83,9 @@ fn minor_version(apiserver: &Path) -> Result<u32> {
     minor.with_context(|| format!("no version in `{said}`"))
 }
 
-fn end(mut child: Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+fn is_healthy(ns: &Netns) -> bool {
+    let url = format!("{ETCD_URL}/health");
+    ns.cmd("curl", &["-sf", "-m", "5", &url]).is_ok_and(|answer| answer.contains("true"))
 }
 
 /// `curl` because the certificate is the server's own and nobody's business.

@@ -1,8 +1,8 @@
 //! The nodes of a Kubernetes cluster as the source: node 1 is ours, node 2 one that flannel has set
 //! up, node 3 ours with the fast path off. Every node runs IPv4 over IPv4 and IPv6 over IPv6.
 //!
-//! With `KUBE_APISERVER` and `ETCD` the API is a real one; what only the stub can do is left out
-//! then, and says so.
+//! With `KUBE_APISERVER` the API is a real one; what only the stub can do is left out then, and says
+//! so.
 
 mod api;
 mod migrate;
