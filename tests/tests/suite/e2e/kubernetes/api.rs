@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde_json::json;
-use vxlan_tests::lab::kubernetes::flannel;
-use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay};
+use vxlan_tests::lab::kubernetes::{ADDRESS, flannel};
+use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, UNDERLAY};
 
 use super::super::pods::ask;
+use super::super::verified::nft;
 use super::{agent, assert_all_reach_all, build, cluster, count, known, off, soon, stub};
 
 /// Adds a node of flannel's that nobody is, and waits until node 1 knows it.
@@ -94,6 +95,28 @@ fn a_watch_that_is_too_old_begins_anew() {
         // Nothing tells of the deletion but its absence from the list.
         soon(&lab, "the deleted node is forgotten", || known(&lab, &format!("x{n}")).is_none());
     }
+    assert_all_reach_all(&lab);
+}
+
+/// A server that has started anew knows no changes from before: real ones say that the watch is too old.
+#[test]
+fn a_deletion_that_a_new_server_knows_nothing_of_is_found_out() {
+    let mut lab = cluster();
+    a_new_node_is_known(&lab, 60);
+    let (server, _) = ADDRESS.split_once(':').expect("an address and a port");
+    // The agent hears nothing, not even of the end of its connection.
+    let deaf = format!(
+        "table inet deaf {{\nchain input {{\ntype filter hook input priority 0\nip saddr {server} drop\n}}\n}}\n"
+    );
+    nft(&lab, 1, &deaf);
+    lab.kubernetes().delete("x60").expect("deleted");
+    lab.kubernetes_mut().stop();
+    lab.kubernetes_mut().resume().expect("it comes back");
+    assert!(known(&lab, "x60").is_some(), "it cannot know");
+    nft(&lab, 1, "delete table inet deaf");
+    // With another address, connections are made anew.
+    lab.node(1).ip(&format!("addr add 192.0.2.73/24 dev {UNDERLAY}\n")).expect("another address");
+    soon(&lab, "the deleted node is forgotten", || known(&lab, "x60").is_none());
     assert_all_reach_all(&lab);
 }
 
