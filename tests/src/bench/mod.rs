@@ -7,6 +7,7 @@
 
 mod case;
 mod chart;
+pub mod control_plane;
 mod cpu;
 mod glance;
 mod lineup;
@@ -15,7 +16,7 @@ pub mod programs;
 mod report;
 mod stats;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -54,9 +55,14 @@ pub struct BenchArgs {
     /// With netfilter on the pods' bridges, as Kubernetes asks for (slows all but ours down)
     #[arg(long)]
     bridge_netfilter: bool,
-    /// Where the numbers go
-    #[arg(long, default_value = "bench.json")]
-    json: PathBuf,
+    /// What the agent itself costs among 5 000 nodes, instead: how it starts, and how it follows changes
+    /// of nodes. With KUBE_APISERVER and ETCD the starts are measured with that API server, with a stub
+    /// otherwise; changes need the stub
+    #[arg(long, conflicts_with_all = ["cases", "without_ours", "one_cpu", "mode", "conntrack", "bridge_netfilter", "svg"])]
+    control_plane: bool,
+    /// Where the numbers go; by default bench.json, or control-plane.json
+    #[arg(long)]
+    json: Option<PathBuf>,
     /// Where the chart goes
     #[arg(long, default_value = "bench.svg")]
     svg: PathBuf,
@@ -80,6 +86,11 @@ impl BenchArgs {
         })
     }
 
+    fn json(&self) -> PathBuf {
+        let default = if self.control_plane { "control-plane.json" } else { "bench.json" };
+        self.json.clone().unwrap_or_else(|| default.into())
+    }
+
     fn wants(&self, measurement: Measurement) -> bool {
         let selected = |case: &str| self.cases.is_empty() || self.cases.iter().any(|name| name == case);
         CASES.iter().any(|case| case.measurement == measurement && selected(case.name))
@@ -91,6 +102,9 @@ impl BenchArgs {
 /// # Errors
 /// A lab cannot be built, traffic does not flow, or a file cannot be written.
 pub fn bench(args: &BenchArgs) -> Result<()> {
+    if args.control_plane {
+        return control_plane::bench(args.rounds(), &args.json());
+    }
     for name in &args.cases {
         ensure!(CASES.iter().any(|case| case.name == name), "there is no case {name}");
     }
@@ -114,7 +128,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let programs = if args.without_ours { Vec::new() } else { programs::measure(args.quick) };
     print!("{}", report.markdown(args, cpus, path.as_deref()));
     print!("{}", programs::markdown(&programs));
-    write(&args.json, &report.json()?)?;
+    write(&args.json(), &report.json()?)?;
     write(&args.svg, &chart::svg(&report))
 }
 
@@ -136,7 +150,7 @@ fn measure_all(
     Ok(())
 }
 
-fn write(path: &PathBuf, text: &str) -> Result<()> {
+fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     eprintln!("==> wrote {}", path.display());
     Ok(())

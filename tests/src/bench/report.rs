@@ -22,9 +22,7 @@ pub(super) struct Report {
 impl Report {
     /// Empty, of this machine.
     pub(super) fn new() -> Self {
-        let kernel = nix::sys::utsname::uname()
-            .map_or_else(|_| "unknown".into(), |u| u.release().to_string_lossy().into_owned());
-        Self { machine: machine(), kernel, values: BTreeMap::new() }
+        Self { machine: machine(), kernel: kernel(), values: BTreeMap::new() }
     }
 
     /// Adds the value of one round.
@@ -132,7 +130,7 @@ struct CaseJson {
 }
 
 /// Median, and in brackets the span.
-fn show(summary: &Summary) -> String {
+pub(super) fn show(summary: &Summary) -> String {
     let digits = digits(summary.median);
     let Summary { median, min, max } = summary;
     format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
@@ -152,8 +150,14 @@ fn names(placement: super::cpu::Placement) -> String {
     names.map(Measurement::label).collect::<Vec<_>>().join(", ")
 }
 
+/// Release of the kernel.
+pub(super) fn kernel() -> String {
+    let uname = nix::sys::utsname::uname();
+    uname.map_or_else(|_| "unknown".into(), |uname| uname.release().to_string_lossy().into_owned())
+}
+
 /// CPU model and number of CPUs.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |line: &str| line.split_once(':').map(|(_, value)| value.trim().to_owned());
     let model = info.lines().find(|line| line.starts_with("model name")).and_then(value);

@@ -18,6 +18,7 @@ use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::addr::{inner4, inner6, underlay4, underlay6};
 use super::{Lab, Netns, wait_until};
@@ -35,6 +36,9 @@ pub const NAMESPACE: &str = "default";
 pub const POD_PREFIX: &str = "flannel-";
 
 const NODES: &str = "/api/v1/nodes";
+
+/// Requests that are on their way at the same time.
+const AT_ONCE: usize = 8;
 
 /// What all of flannel's annotations begin with.
 pub const PREFIX: &str = "flannel.alpha.coreos.com/";
@@ -141,6 +145,27 @@ impl Kubernetes {
         self.ask(Request::new(NODES).create(&PostParams::default(), serde_json::to_vec(node)?)?)
     }
 
+    /// Adds many nodes, a few at a time.
+    ///
+    /// # Errors
+    /// The server refuses one.
+    pub fn create_all(&self, nodes: impl IntoIterator<Item = Value> + Send) -> Result<()> {
+        self.with_client(async |client| {
+            let mut creating = JoinSet::new();
+            for node in nodes {
+                if creating.len() == AT_ONCE {
+                    creating.join_next().await.transpose()?.transpose()?;
+                }
+                let request =
+                    Request::new(NODES).create(&PostParams::default(), node.to_string().into_bytes())?;
+                let client = client.clone();
+                creating.spawn(async move { client.request::<Value>(request).await });
+            }
+            while creating.join_next().await.transpose()?.transpose()?.is_some() {}
+            Ok(())
+        })
+    }
+
     /// Adds node `n` of the lab, as a kubelet and the controller manager do.
     ///
     /// # Errors
@@ -235,18 +260,22 @@ impl Kubernetes {
 
     /// Asks the server with all rights.
     fn ask(&self, request: ::http::Request<Vec<u8>>) -> Result<Value> {
+        let what = format!("{} {}", request.method(), request.uri());
+        self.with_client(async |client| client.request(request).await.context(what))
+    }
+
+    /// Runs `work` with a client that has all rights.
+    fn with_client<T: Send>(&self, work: impl AsyncFnOnce(kube::Client) -> Result<T> + Send) -> Result<T> {
         let path = self.dir.join("admin.kubeconfig");
-        let asking = async {
+        let working = async || {
             let file = Kubeconfig::read_from(&path)?;
             let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-            let what = format!("{} {}", request.method(), request.uri());
-            let client = kube::Client::try_from(config)?;
-            client.request(request).await.context(what)
+            work(kube::Client::try_from(config)?).await
         };
         // The client reads and connects in the namespace of the thread that runs it.
         self.ns.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(asking)
+            runtime.block_on(working())
         })
     }
 
