@@ -163,6 +163,21 @@ fn a_node_that_goes_back_to_flannel_has_a_pod_that_releases_it() {
 }
 
 #[test]
+fn flannel_keeps_off_nodes_that_are_ours_and_those_that_are_being_released() {
+    let docs = fs::read_to_string(deploy().join("../docs/kubernetes.md")).expect("the documentation");
+    assert!(of_kind("DaemonSet").pointer("/spec/template/spec/nodeSelector").is_some());
+    let label = |variant: &str| {
+        let overlay = documents(&deploy().join(variant).join("kustomization.yaml"));
+        let patch = overlay[0]["patches"][0]["patch"].as_str().expect("a patch");
+        let patch: Value = serde_yaml_ng::from_str(patch).expect("a patch");
+        assert_eq!(patch[0]["path"], "/spec/template/spec/nodeSelector/overlay", "{variant}");
+        patch[0]["value"].clone()
+    };
+    let labels = json!(["migrate", "release"].map(label));
+    assert!(docs.contains(&format!(r#""key":"overlay","operator":"NotIn","values":{labels}"#)), "{labels}");
+}
+
+#[test]
 fn an_update_takes_one_node_after_the_other_and_the_agent_comes_first() {
     let set = of_kind("DaemonSet");
     assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
