@@ -57,6 +57,9 @@ fn cargo(command: &str) -> Result<Command> {
     for flag in RUSTFLAGS {
         flags.extend(["-C".to_owned(), (*flag).to_owned()]);
     }
+    // The object is part of the agent. BTF quotes the sources, which the linker finds from the
+    // workspace, where it runs.
+    flags.extend(toolchain::without_paths(".")?);
     let mut cargo = toolchain::cargo()?;
     cargo
         .args([command, "-p", PACKAGE, "--target", TARGET, "-Z", "build-std=core", "--target-dir"])

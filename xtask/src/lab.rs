@@ -26,7 +26,7 @@ pub(crate) struct DemoArgs {
 #[derive(Args)]
 #[command(override_usage = "cargo xtask bench [OPTIONS]; cargo xtask bench -- --help lists them")]
 pub(crate) struct BenchArgs {
-    /// Handed to the lab, for example --quick, --mode verified, --conntrack, --cases tcp_rr,udp_rr
+    /// Handed to the lab, for example --quick, --mode verified, --conntrack, --control-plane
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
 }
@@ -65,6 +65,27 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
 /// Something does not build.
 pub(crate) fn build_agent() -> Result<()> {
     build_release("the agent", &["-p", "vxlan-agent"])
+}
+
+/// Builds the agent as it is shipped: the same bytes wherever it is built, and no debug information.
+/// Next to what everything else builds, because cargo builds all anew when flags change.
+///
+/// # Errors
+/// Something does not build.
+pub(crate) fn ship_agent() -> Result<()> {
+    ebpf::build()?;
+    let dir = target_dir().join("ship");
+    let mut cargo = toolchain::cargo()?;
+    cargo
+        .args(["build", "--release", "-p", "vxlan-agent", "--target-dir"])
+        .arg(&dir)
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_ENCODED_RUSTFLAGS", toolchain::without_paths("/src")?.join("\x1f"));
+    step("building the agent as it is shipped", || run(&mut cargo))?;
+    println!("{}", dir.join("release/vxlan-agent").display());
+    Ok(())
 }
 
 /// Builds the agent and the lab.

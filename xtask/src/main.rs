@@ -44,6 +44,8 @@ enum Command {
     BuildEbpf,
     /// Build the agent with the BPF programs inside it: target/release/vxlan-agent
     Build,
+    /// Build the agent as it is shipped, the same bytes wherever it is built: target/ship/release/vxlan-agent
+    Ship,
 }
 
 fn main() -> std::process::ExitCode {
@@ -57,6 +59,7 @@ fn main() -> std::process::ExitCode {
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::BuildEbpf => ebpf::build(),
         Command::Build => lab::build_agent(),
+        Command::Ship => lab::ship_agent(),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -48,6 +48,21 @@ pub(crate) fn sysroot() -> Result<PathBuf> {
     Ok(PathBuf::from(output(&mut rustc)?.trim()))
 }
 
+/// Flags for rustc that keep out of what it makes where sources lie on this machine: the same sources
+/// are the same bytes wherever they are built. Those of the workspace lie in `here` then.
+///
+/// # Errors
+/// As [`sysroot`].
+pub(crate) fn without_paths(here: &str) -> Result<Vec<String>> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    let places = [(Some(workspace()), here), (cargo_home, "/cargo"), (Some(sysroot()?), "/rust")];
+    let remap = |(from, to): (Option<PathBuf>, &str)| {
+        from.map(|from| format!("--remap-path-prefix={}={to}", from.display()))
+    };
+    Ok(places.into_iter().filter_map(remap).collect())
+}
+
 fn cargo_of(toolchain: &str) -> Command {
     let mut cargo = clean("cargo");
     cargo.arg(format!("+{toolchain}")).current_dir(workspace());
