@@ -13,7 +13,7 @@ use super::Agent;
 use super::describe::describe;
 use crate::cluster::ClusterState;
 use crate::config::{Attach, Fastpath, Xdp};
-use crate::datapath::{self, Datapath, DatapathState, Options};
+use crate::datapath::{self, Change, Datapath, DatapathState, Options};
 use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
 use crate::net::Mac;
 use crate::plan::{Desired, Input, Side};
@@ -230,22 +230,30 @@ impl Agent {
     ) -> anyhow::Result<bool> {
         let Some(datapath) = &mut self.datapath else { return Ok(false) };
         let observed = datapath.observe().context("cannot observe the fast path")?;
-        let mut changed = false;
+        let (mut keys, mut due, now) = (Vec::new(), Vec::new(), Instant::now());
         for change in datapath::diff(observed, desired) {
-            let (key, now) = (describe(&change), Instant::now());
+            let key = describe(&change);
             wanted.insert(key.clone());
-            if !self.retries.is_due(&key, now) {
-                continue;
+            if self.retries.is_due(&key, now) {
+                keys.push(key);
+                due.push(change);
             }
-            match datapath.apply(&change) {
-                Ok(()) => {
-                    tracing::debug!(change = key, "done");
-                    self.retries.held(&key);
-                    changed = true;
-                }
-                Err(error) => {
-                    let error = error.context(format!("cannot {key}"));
-                    self.retries.failed(key, &error, now);
+        }
+        let (mut changed, mut keys) = (false, keys.into_iter());
+        for entries in due.chunk_by(Change::is_alike) {
+            // What cannot be done together is tried, and if need be refused, one by one.
+            let done = datapath.apply_together(entries);
+            for (change, key) in entries.iter().zip(&mut keys) {
+                match if done { Ok(()) } else { datapath.apply(change) } {
+                    Ok(()) => {
+                        tracing::debug!(change = key, together = done, "done");
+                        self.retries.held(&key);
+                        changed = true;
+                    }
+                    Err(error) => {
+                        let error = error.context(format!("cannot {key}"));
+                        self.retries.failed(key, &error, Instant::now());
+                    }
                 }
             }
         }

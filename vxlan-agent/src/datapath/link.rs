@@ -8,6 +8,8 @@ use std::path::Path;
 
 use nix::libc;
 
+use super::syscall::bpf;
+
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 
@@ -47,25 +49,17 @@ struct LinkInfo {
 /// there is no such link.
 pub(super) fn interface_of(path: &Path) -> Option<u32> {
     let name = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let fd = bpf(BPF_OBJ_GET, &Get { path: name.as_ptr().expose_provenance() as u64, fd: 0, flags: 0 })?;
+    let fd = bpf(BPF_OBJ_GET, &mut Get { path: name.as_ptr().expose_provenance() as u64, fd: 0, flags: 0 })?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut info = LinkInfo::default();
-    let request = GetInfo {
+    let mut request = GetInfo {
         fd: u32::try_from(link.as_raw_fd()).ok()?,
         length: size_of::<LinkInfo>() as u32,
         info: (&raw mut info).expose_provenance() as u64,
     };
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &request)?;
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request)?;
     // A link whose interface is gone stays, with the index 0.
     let there = matches!(info.kind, BPF_LINK_TYPE_XDP | BPF_LINK_TYPE_TCX) && info.ifindex != 0;
     there.then_some(info.ifindex)
-}
-
-fn bpf<T>(command: libc::c_int, attributes: &T) -> Option<i32> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes from `attributes`, which outlives the call;
-    // what those point to is alive too, as the callers see to.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    i32::try_from(result).ok().filter(|result| *result >= 0)
 }

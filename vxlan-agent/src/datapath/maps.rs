@@ -3,9 +3,10 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use ipnetwork::IpNetwork;
@@ -16,9 +17,11 @@ use vxlan_ebpf_common::maps::{
 use vxlan_ebpf_common::{Hook, Reason, counters};
 
 use super::state::{Change, DatapathState};
+use super::syscall::update_batch;
 
 /// All maps that the agent writes, and those that operators read.
 pub(super) struct Maps {
+    dir: PathBuf,
     config: Array<MapData, Config>,
     switch: Array<MapData, u32>,
     routes4: LpmTrie<MapData, [u8; 4], VtepId>,
@@ -43,6 +46,7 @@ impl Maps {
     /// Opens what is pinned in `dir`.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         Ok(Self {
+            dir: dir.to_owned(),
             config: typed(dir, names::CONFIG)?,
             switch: typed(dir, names::SWITCH)?,
             routes4: typed(dir, names::ROUTES4)?,
@@ -97,6 +101,57 @@ impl Maps {
             }),
             Change::Attach(_) | Change::Detach(_) => Ok(()),
         }
+    }
+
+    /// Writes many entries of one map in one call; whether it was done. Those that a cluster of many
+    /// nodes has many of, that is: anything else is not done.
+    pub(super) fn write_together(&self, changes: &[Change]) -> bool {
+        match changes {
+            [] | [_] => false,
+            [Change::PutVtep(..), ..] => self.put(names::VTEPS, changes, |change| match *change {
+                Change::PutVtep(id, vtep) => Some((id, vtep)),
+                _ => None,
+            }),
+            [Change::PutVtepId(..), ..] => self.put(names::VTEP_IDS, changes, |change| match *change {
+                Change::PutVtepId(addr, id) => Some((addr, id)),
+                _ => None,
+            }),
+            [Change::PutMac(..), ..] => self.put(names::MACS, changes, |change| match *change {
+                Change::PutMac(key, id) => Some((key, id)),
+                _ => None,
+            }),
+            [Change::PutRoute(IpNetwork::V4(_), _), ..] => {
+                self.put(names::ROUTES4, changes, |change| match *change {
+                    Change::PutRoute(IpNetwork::V4(prefix), id) => {
+                        Some((Key::new(prefix.prefix().into(), prefix.ip().octets()), id))
+                    }
+                    _ => None,
+                })
+            }
+            [Change::PutRoute(IpNetwork::V6(_), _), ..] => {
+                self.put(names::ROUTES6, changes, |change| match *change {
+                    Change::PutRoute(IpNetwork::V6(prefix), id) => {
+                        Some((Key::new(prefix.prefix().into(), prefix.ip().octets()), id))
+                    }
+                    _ => None,
+                })
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes what `entry` makes of all `changes` to the map `name`.
+    fn put<K: Pod, V: Pod>(
+        &self,
+        name: &str,
+        changes: &[Change],
+        entry: impl Fn(&Change) -> Option<(K, V)>,
+    ) -> bool {
+        let entries: Option<Vec<(K, V)>> = changes.iter().map(entry).collect();
+        let Some((keys, values)): Option<(Vec<K>, Vec<V>)> = entries.map(|e| e.into_iter().unzip()) else {
+            return false;
+        };
+        MapData::from_pin(self.dir.join(name)).is_ok_and(|map| update_batch(map.fd(), &keys, &values))
     }
 
     fn put_route(&mut self, prefix: IpNetwork, id: VtepId) -> Result<(), MapError> {

@@ -18,6 +18,7 @@ mod maps;
 mod open;
 mod pins;
 mod state;
+mod syscall;
 mod xdp;
 
 pub use features::KernelFeatures;

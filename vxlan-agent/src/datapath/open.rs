@@ -111,6 +111,16 @@ impl Datapath {
         Ok(())
     }
 
+    /// Carries out changes that are [alike](Change::is_alike) in one call; whether that was possible. If
+    /// not, some may have been carried out, and nothing is recorded: [`apply`](Self::apply) each.
+    pub fn apply_together(&mut self, changes: &[Change]) -> bool {
+        let done = self.maps.write_together(changes);
+        if done {
+            changes.iter().for_each(|change| self.state.record(change));
+        }
+        done
+    }
+
     /// Closes all bypasses: the next packet of every flow meets the host stack.
     pub fn flush_flows(&mut self) -> Result<()> {
         self.maps.flush_flows()

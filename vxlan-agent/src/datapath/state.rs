@@ -66,6 +66,17 @@ pub enum Change {
     Detach(Attachment),
 }
 
+impl Change {
+    /// Whether `other` does the same to another entry of the same map.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let same_family = match (self, other) {
+            (Self::PutRoute(a, _), Self::PutRoute(b, _)) => a.is_ipv4() == b.is_ipv4(),
+            _ => true,
+        };
+        same_family && std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
 /// The steps from `observed` to `desired`, in an order in which no packet meets a half-made entry:
 /// what is referred to comes before what refers to it, and goes after it. Programs are attached
 /// last and detached first; XDP, which relies on TC, comes last of all and goes first.
@@ -193,5 +204,17 @@ mod tests {
                 prop_assert!(route < vtep);
             }
         }
+    }
+
+    #[test]
+    fn entries_of_one_map_are_next_to_each_other() {
+        let routes = ["10.0.1.0/24", "10.0.2.0/24", "fd00:1::/64", "fd00:2::/64"];
+        let routes = routes.map(|prefix| (prefix.parse().expect("a prefix"), 1));
+        let vteps = [1, 2, 3].map(|id| (id, Vtep { family: 4, ..Vtep::default() }));
+        let desired =
+            DatapathState { routes: routes.into(), vteps: vteps.into(), ..DatapathState::default() };
+        let changes = diff(&DatapathState::default(), &desired);
+        let counts: Vec<usize> = changes.chunk_by(Change::is_alike).map(<[Change]>::len).collect();
+        assert_eq!(counts, [3, 2, 2], "VTEPS, ROUTES4, ROUTES6");
     }
 }
