@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::Pod;
@@ -21,7 +21,6 @@ use super::syscall::update_batch;
 
 /// All maps that the agent writes, and those that operators read.
 pub(super) struct Maps {
-    dir: PathBuf,
     config: Array<MapData, Config>,
     switch: Array<MapData, u32>,
     routes4: LpmTrie<MapData, [u8; 4], VtepId>,
@@ -33,20 +32,30 @@ pub(super) struct Maps {
     endpoints6: HashMap<MapData, [u8; 16], Endpoint>,
     counters: PerCpuArray<MapData, Counter>,
     flows: HashMap<MapData, FlowKey, Flow>,
+    /// Those that [`Self::write_together`] writes to: the typed ones do not hand their descriptors out.
+    batched: BTreeMap<&'static str, MapData>,
+}
+
+/// The maps in which a cluster of many nodes has many entries.
+const BATCHED: [&str; 5] = [names::VTEPS, names::VTEP_IDS, names::MACS, names::ROUTES4, names::ROUTES6];
+
+/// A pinned map.
+fn opened(dir: &Path, name: &str) -> Result<MapData> {
+    let path = dir.join(name);
+    MapData::from_pin(&path).with_context(|| format!("cannot open the map {}", path.display()))
 }
 
 /// A pinned map as its type.
 fn typed<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &str) -> Result<M> {
-    let path = dir.join(name);
-    let open = || Map::from_map_data(MapData::from_pin(&path)?)?.try_into();
-    open().with_context(|| format!("cannot open the map {}", path.display()))
+    let map = opened(dir, name)?;
+    let typed = Map::from_map_data(map).and_then(TryInto::try_into);
+    typed.with_context(|| format!("cannot open the map {}", dir.join(name).display()))
 }
 
 impl Maps {
     /// Opens what is pinned in `dir`.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         Ok(Self {
-            dir: dir.to_owned(),
             config: typed(dir, names::CONFIG)?,
             switch: typed(dir, names::SWITCH)?,
             routes4: typed(dir, names::ROUTES4)?,
@@ -58,6 +67,7 @@ impl Maps {
             endpoints6: typed(dir, names::ENDPOINTS6)?,
             counters: typed(dir, names::COUNTERS)?,
             flows: typed(dir, names::FLOWS)?,
+            batched: BATCHED.map(|name| Ok((name, opened(dir, name)?))).into_iter().collect::<Result<_>>()?,
         })
     }
 
@@ -103,8 +113,8 @@ impl Maps {
         }
     }
 
-    /// Writes many entries of one map in one call; whether it was done. Those that a cluster of many
-    /// nodes has many of, that is: anything else is not done.
+    /// Writes many entries of one of the maps [`BATCHED`] in one call; whether it was done. Anything else
+    /// is not done.
     pub(super) fn write_together(&self, changes: &[Change]) -> bool {
         match changes {
             [] | [_] => false,
@@ -151,7 +161,7 @@ impl Maps {
         let Some((keys, values)): Option<(Vec<K>, Vec<V>)> = entries.map(|e| e.into_iter().unzip()) else {
             return false;
         };
-        MapData::from_pin(self.dir.join(name)).is_ok_and(|map| update_batch(map.fd(), &keys, &values))
+        self.batched.get(name).is_some_and(|map| update_batch(map.fd(), &keys, &values))
     }
 
     fn put_route(&mut self, prefix: IpNetwork, id: VtepId) -> Result<(), MapError> {

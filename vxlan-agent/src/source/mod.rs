@@ -3,6 +3,7 @@
 pub mod etcd;
 mod file;
 pub mod kubernetes;
+mod outage;
 
 use tokio::sync::watch;
 

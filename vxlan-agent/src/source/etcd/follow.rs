@@ -18,7 +18,7 @@ use crate::local::Local;
 use crate::source::Snapshot;
 use crate::source::kubernetes::assemble::{LeftOut, Mirror, Own, assemble};
 use crate::source::kubernetes::node::Side;
-use crate::source::kubernetes::watch::jitter;
+use crate::source::outage::{Outage, jitter};
 use crate::text::Text;
 
 /// How long news are collected into one snapshot, in units of the time that making one takes.
@@ -59,8 +59,7 @@ pub(super) struct Follower {
     left_out: LeftOut,
     /// What is wrong with the network's parameters.
     trouble: Option<String>,
-    /// Since when there is no answer.
-    outage: Option<Instant>,
+    outage: Outage,
     pause: Duration,
 }
 
@@ -92,7 +91,7 @@ impl Follower {
             collect: COLLECT_LEAST,
             left_out: LeftOut::new(),
             trouble: None,
-            outage: None,
+            outage: Outage::of("etcd"),
             pause: Duration::ZERO,
         }
     }
@@ -117,7 +116,7 @@ impl Follower {
                 }
                 // Tokens last some minutes, connections as long as nothing happens to them.
                 Err(Failure::Forgotten) if started.elapsed() >= LONGEST_PAUSE => {}
-                Err(failure) => self.failed(&failure),
+                Err(failure) => self.outage.failed(&failure),
             }
             if started.elapsed() >= SHORT {
                 self.pause = Duration::ZERO;
@@ -246,7 +245,7 @@ impl Follower {
 
     /// Takes in changes until the own key is not what it should be, or the connection ends.
     async fn follow(&mut self, changes: &mut Changes) -> Result<Next, Failure> {
-        self.answered();
+        self.outage.answered();
         loop {
             let lease = self.own.as_ref().ok().map(|own| own.lease);
             let renew = self.lease.filter(|known| Some(known.id) == lease).map(|lease| lease.renew);
@@ -345,22 +344,6 @@ impl Follower {
             tracing::warn!("the network's parameters in etcd cannot be used, those before stay: {reason}");
         }
         self.trouble = trouble;
-    }
-
-    /// Says so once.
-    fn failed(&mut self, failure: &Failure) {
-        if self.outage.is_none() {
-            self.outage = Some(Instant::now());
-            tracing::warn!("cannot follow etcd, the overlay goes on as it is: {failure}");
-        } else {
-            tracing::debug!("still cannot follow etcd: {failure}");
-        }
-    }
-
-    fn answered(&mut self) {
-        if let Some(since) = self.outage.take() {
-            tracing::info!(seconds = since.elapsed().as_secs(), "following etcd again");
-        }
     }
 }
 

@@ -12,7 +12,7 @@ pub(in crate::source) mod assemble;
 mod follow;
 pub(in crate::source) mod node;
 mod rules;
-pub(in crate::source) mod watch;
+mod watch;
 mod writer;
 
 use std::net::IpAddr;

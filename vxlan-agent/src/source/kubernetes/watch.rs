@@ -14,6 +14,7 @@ use super::Settings;
 use super::api::{Api, Event, Events, Failure, WATCH_FOR};
 use super::assemble::Mirror;
 use super::node::{NodeObject, Peer};
+use crate::source::outage::{Outage, jitter};
 
 /// Longest time between two of the nodes that a streaming list begins with, and for all of them. A
 /// server that does not know streaming lists may send nodes and never say that these were all.
@@ -48,8 +49,7 @@ pub(super) struct Watcher {
     api: Api,
     settings: Settings,
     out: mpsc::Sender<News>,
-    /// Since when there is no answer.
-    outage: Option<Instant>,
+    outage: Outage,
     pause: Duration,
 }
 
@@ -76,7 +76,7 @@ impl From<Closed> for End {
 impl Watcher {
     /// Sends news to `out`.
     pub(super) fn new(api: Api, settings: Settings, out: mpsc::Sender<News>) -> Self {
-        Self { api, settings, out, outage: None, pause: Duration::ZERO }
+        Self { api, settings, out, outage: Outage::of("the Kubernetes API"), pause: Duration::ZERO }
     }
 
     /// Goes on until nobody listens any more.
@@ -91,7 +91,7 @@ impl Watcher {
                         tracing::debug!("the watch is too old, listing all nodes again");
                         version = None;
                     } else {
-                        self.failed(&failure);
+                        self.outage.failed(&failure);
                     }
                 }
             }
@@ -106,7 +106,7 @@ impl Watcher {
             Some(version) => self.api.watch(version).await?,
             None => self.begin(version).await?,
         };
-        self.answered();
+        self.outage.answered();
         let started = Instant::now();
         let ended = self.follow(events, version).await;
         if started.elapsed() >= SHORT {
@@ -242,27 +242,4 @@ impl Watcher {
     async fn send(&self, news: News) -> Result<(), Closed> {
         self.out.send(news).await.map_err(|_| Closed)
     }
-
-    /// Says so once.
-    fn failed(&mut self, failure: &Failure) {
-        if self.outage.is_none() {
-            self.outage = Some(Instant::now());
-            tracing::warn!("cannot follow the Kubernetes API, the overlay goes on as it is: {failure}");
-        } else {
-            tracing::debug!("still cannot follow the Kubernetes API: {failure}");
-        }
-    }
-
-    fn answered(&mut self) {
-        if let Some(since) = self.outage.take() {
-            tracing::info!(seconds = since.elapsed().as_secs(), "following the Kubernetes API again");
-        }
-    }
-}
-
-/// Between 0.5 and 1.5: not all nodes come back to a server in the same moment.
-pub(in crate::source) fn jitter() -> f64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    let random = RandomState::new().hash_one(0);
-    0.5 + random as f64 / u64::MAX as f64
 }
