@@ -7,11 +7,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vxlan_tests::lab::etcd::{self, Etcd, attributes, key};
 use vxlan_tests::lab::kubernetes::flannel;
-use vxlan_tests::lab::traffic::{Ping, Talk, tcp_bulk};
+use vxlan_tests::lab::traffic::{Ping, Talk};
 use vxlan_tests::lab::{AgentOptions, DEVICE, EtcdSpec, Lab, LabSpec, Overlay, UNDERLAY};
 
-use super::kubernetes::{agent, assert_all_reach_all, count, known, off, reaches, soon};
-use super::{assert_answered, assert_nothing_dropped, assert_took, build, counters, underlay_hook};
+use super::kubernetes::{
+    agent, assert_all_reach_all, assert_one_cluster, count, known, mac, off, reaches, soon,
+};
+use super::{assert_answered, assert_took, build, counters};
 
 fn three(first: Overlay) -> Vec<Overlay> {
     vec![first, Overlay::KernelVxlan, off()]
@@ -32,36 +34,17 @@ fn said(etcd: &Etcd, key: &str) -> Option<Value> {
     etcd.keys().expect("keys").remove(key)
 }
 
-fn mac(lab: &Lab, n: u8, device: &str) -> String {
-    let link = lab.node(n).sh(&format!("ip -o link show {device}")).expect("a device");
-    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
-    mac.expect("a MAC").to_owned()
-}
-
 #[test]
 fn nodes_of_flannel_and_ours_are_one_cluster() {
-    let lab = cluster();
-    assert_all_reach_all(&lab);
-    let before = counters(&lab, 1);
-    for (from, to) in [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3)] {
-        for ip in lab.pod(to, 1).ips() {
-            tcp_bulk(lab.pod(from, 1), lab.pod(to, 1), ip, 4 << 20).expect("a transfer");
-        }
-    }
-    assert_answered(lab.node(2), lab.pod(1, 1).ip4, Ping::default());
-    assert_answered(lab.node(1), lab.pod(2, 1).ip6, Ping::default());
-    let one = &counters(&lab, 1) - &before;
-    assert_took(&one, "pod_egress", "encapsulated", 100);
-    assert_took(&one, underlay_hook(), "decapsulated", 20);
-    assert_nothing_dropped(&one);
+    assert_one_cluster(&cluster());
 }
 
 #[test]
 fn a_node_says_of_itself_what_flannel_would_for_a_day() {
     let lab = cluster();
     let mut expected = attributes(1);
-    expected["BackendData"]["VtepMAC"] = json!(mac(&lab, 1, DEVICE));
-    expected["BackendV6Data"]["VtepMAC"] = json!(mac(&lab, 1, flannel::DEVICE6));
+    expected["BackendData"]["VtepMAC"] = json!(mac(&lab, DEVICE));
+    expected["BackendV6Data"]["VtepMAC"] = json!(mac(&lab, flannel::DEVICE6));
     assert_eq!(said(lab.etcd(), &key(1)), Some(expected));
     let lease = lab.etcd().lease_of(&key(1)).expect("a lease");
     let left = lab.etcd().seconds_left(&lease).expect("a time");

@@ -7,13 +7,12 @@ use vxlan_tests::lab::traffic::Talk;
 use vxlan_tests::lab::{AgentOptions, DEVICE, Lab, LabSpec, Overlay, wait_until};
 
 use super::super::{assert_took, counters};
-use super::{assert_all_reach_all, build, off, soon};
+use super::{assert_all_reach_all, build, mac, off, soon};
 
 fn index_and_mac(lab: &Lab, device: &str) -> String {
     let link = lab.node(1).sh(&format!("ip -o link show {device}")).expect("a device");
     let index = link.split(':').next().unwrap_or_default().to_owned();
-    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
-    format!("{index} {mac}")
+    format!("{index} {}", mac(lab, device))
 }
 
 fn aliases(lab: &Lab) -> usize {

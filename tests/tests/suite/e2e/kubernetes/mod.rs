@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use vxlan_tests::lab::kubernetes::Stub;
-use vxlan_tests::lab::traffic::{Ping, ping};
+use vxlan_tests::lab::traffic::{Ping, ping, tcp_bulk};
 use vxlan_tests::lab::{Agent, AgentOptions, Lab, LabSpec, Overlay, wait_until};
 
-use super::{assert_answered, build};
+use super::{assert_answered, assert_nothing_dropped, assert_took, build, counters, underlay_hook};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -68,6 +68,32 @@ pub(super) fn assert_all_reach_all(lab: &Lab) {
             }
         }
     }
+}
+
+/// All pods reach each other, and those of node 1 do so on the fast path.
+#[track_caller]
+pub(super) fn assert_one_cluster(lab: &Lab) {
+    assert_all_reach_all(lab);
+    let before = counters(lab, 1);
+    for (from, to) in [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3)] {
+        for ip in lab.pod(to, 1).ips() {
+            tcp_bulk(lab.pod(from, 1), lab.pod(to, 1), ip, 4 << 20).expect("a transfer");
+        }
+    }
+    // A node's own processes are heard of by the address of its device.
+    assert_answered(lab.node(2), lab.pod(1, 1).ip4, Ping::default());
+    assert_answered(lab.node(1), lab.pod(2, 1).ip6, Ping::default());
+    let one = &counters(lab, 1) - &before;
+    assert_took(&one, "pod_egress", "encapsulated", 100);
+    assert_took(&one, underlay_hook(), "decapsulated", 20);
+    assert_nothing_dropped(&one);
+}
+
+/// MAC of a device of node 1.
+pub(super) fn mac(lab: &Lab, device: &str) -> String {
+    let link = lab.node(1).sh(&format!("ip -o link show {device}")).expect("a device");
+    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
+    mac.expect("a MAC").to_owned()
 }
 
 pub(super) fn reaches(lab: &Lab, from: u8, to: u8) -> bool {

@@ -7,28 +7,15 @@ use vxlan_tests::lab::kubernetes::flannel;
 use vxlan_tests::lab::traffic::{Ping, tcp_bulk};
 use vxlan_tests::lab::{AgentOptions, DEVICE, LabSpec, Overlay, UNDERLAY};
 
-use super::super::{assert_nothing_dropped, assert_took, counters, underlay_hook};
+use super::super::{assert_nothing_dropped, assert_took, counters};
 use super::{
-    agent, assert_all_reach_all, assert_answered, build, cluster, count, known, off, reaches, soon, stub,
+    agent, assert_all_reach_all, assert_answered, assert_one_cluster, build, cluster, count, known, mac, off,
+    reaches, soon, stub,
 };
 
 #[test]
 fn nodes_of_flannel_and_ours_are_one_cluster() {
-    let lab = cluster();
-    assert_all_reach_all(&lab);
-    let before = counters(&lab, 1);
-    for (from, to) in [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3)] {
-        for ip in lab.pod(to, 1).ips() {
-            tcp_bulk(lab.pod(from, 1), lab.pod(to, 1), ip, 4 << 20).expect("a transfer");
-        }
-    }
-    // A node's own processes are heard of by the address of its device.
-    assert_answered(lab.node(2), lab.pod(1, 1).ip4, Ping::default());
-    assert_answered(lab.node(1), lab.pod(2, 1).ip6, Ping::default());
-    let one = &counters(&lab, 1) - &before;
-    assert_took(&one, "pod_egress", "encapsulated", 100);
-    assert_took(&one, underlay_hook(), "decapsulated", 20);
-    assert_nothing_dropped(&one);
+    assert_one_cluster(&cluster());
 }
 
 #[test]
@@ -56,17 +43,11 @@ fn a_node_says_of_itself_what_flannel_would() {
     let lab = cluster();
     let node = lab.kubernetes().node("n1").expect("a node");
     let annotations = node["metadata"]["annotations"].as_object().expect("annotations");
-    let device = |name: &str| {
-        let link = lab.node(1).sh(&format!("cat /sys/class/net/{name}/address"));
-        // Of the namespace that /sys shows, so ask ip instead where that fails.
-        let link = link.or_else(|_| lab.node(1).sh(&format!("ip -br link show {name}"))).expect("a device");
-        link.split_whitespace().find(|word| word.len() == 17 && word.contains(':')).expect("a MAC").to_owned()
-    };
     let expected = json!({
-        "flannel.alpha.coreos.com/backend-data": format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, device(DEVICE)),
+        "flannel.alpha.coreos.com/backend-data": format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(&lab, DEVICE)),
         "flannel.alpha.coreos.com/backend-type": "vxlan",
         "flannel.alpha.coreos.com/backend-v6-data":
-            format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, device(flannel::DEVICE6)),
+            format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(&lab, flannel::DEVICE6)),
         "flannel.alpha.coreos.com/kube-subnet-manager": "true",
         "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
         "flannel.alpha.coreos.com/public-ipv6": "2001:db8::1",
