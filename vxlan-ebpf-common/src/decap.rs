@@ -5,18 +5,10 @@ use crate::ecn;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
 use crate::inner::{self, Inner, fills, largest_packet};
-use crate::maps::{Config, Endpoint, Family, LocalVtep};
+use crate::maps::{Addr, Config, Endpoint, Family, LocalVtep};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, OuterIp, Underlay};
-
-/// A VXLAN packet for this node from a VTEP of this network.
-pub(crate) struct Tunnelled {
-    outer: OuterIp,
-    from: u32,
-    /// EtherType of the inner packet.
-    pub(crate) inner_type: Be16,
-}
 
 /// A header that could not be loaded: the frame ends before it, or a program cannot get at it.
 #[inline(always)]
@@ -24,15 +16,12 @@ fn missing<P: Packet>(p: &P, end: usize) -> Reason {
     if p.length() < end as u32 { Reason::Truncated } else { Reason::Scattered }
 }
 
-/// Checks the outer headers. What is not VXLAN for us is left alone without a word.
+/// Checks the headers that make a packet VXLAN of this network. What is not for us is left alone
+/// without a word.
 #[inline(always)]
-pub(crate) fn outer<P: Packet, T: Tables, U: Underlay>(
-    p: &P,
-    t: &T,
-    config: &Config,
-) -> Result<Tunnelled, Reason> {
-    let local = config.local(U::FAMILY);
-    let outer = U::parse(p, local)?;
+pub(crate) fn outer<P: Packet, U: Underlay>(p: &mut P, config: &Config) -> Result<OuterIp, Reason> {
+    p.linearize(U::INNER_IP);
+    let outer = U::parse(p, config.local(U::FAMILY))?;
     let udp: Udp = p.load(U::UDP).ok_or(Reason::NotVxlan)?;
     if udp.dst != config.port() {
         return Err(Reason::NotVxlan);
@@ -42,19 +31,42 @@ pub(crate) fn outer<P: Packet, T: Tables, U: Underlay>(
     if !outer.valid {
         return Err(Reason::BadChecksum);
     }
-    let from = t.vtep_id(&outer.source).ok_or(Reason::UnknownVtep)?;
+    Ok(outer)
+}
+
+/// Why a packet is refused: that a stranger sent it comes before all else that may be wrong with it.
+///
+/// For an accepted one the check of its inner source has answered that.
+#[inline(always)]
+pub(crate) fn refusal<T: Tables>(t: &T, outer: &OuterIp, reason: Reason) -> Reason {
+    match reason {
+        // Changed already: it must not be left to the kernel.
+        Reason::WriteFailed => reason,
+        _ if t.vtep_id(&outer.source).is_none() => Reason::UnknownVtep,
+        _ => reason,
+    }
+}
+
+/// Checks the rest of the tunnel's headers and returns the EtherType of the inner packet.
+#[inline(always)]
+pub(crate) fn inner_type<P: Packet, U: Underlay>(
+    p: &P,
+    config: &Config,
+    outer: &OuterIp,
+) -> Result<Be16, Reason> {
     let inner: Eth = p.load(U::INNER_ETH).ok_or_else(|| missing(p, U::INNER_IP))?;
-    let own = Mac::from_bytes(&local.mac);
+    let own = Mac::from_bytes(&config.local(U::FAMILY).mac);
     // A frame from ourselves has gone round in a loop (`vxlan_set_mac`, v6.18).
     if inner.dst != own || inner.src == own {
         return Err(Reason::OtherMac);
     }
     if p.segment_size() == 0 && !outer.fragment {
+        let udp: Udp = p.load(U::UDP).ok_or(Reason::Truncated)?;
         let whole = p.length() - ETH_LEN as u32 - U::IP_LEN as u32;
         fills(outer.payload, whole, underlay::TUNNEL_LEN)?;
         fills(u32::from(udp.len.get()), whole, underlay::TUNNEL_LEN)?;
     }
-    Ok(Tunnelled { outer, from, inner_type: inner.ether_type })
+    Ok(inner.ether_type)
 }
 
 /// Takes the inner packet out of the tunnel, ready for the pod that is returned.
@@ -63,10 +75,10 @@ pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &mut P,
     t: &'t T,
     config: &Config,
-    tunnelled: &Tunnelled,
+    outer: &OuterIp,
 ) -> Result<&'t Endpoint, Reason> {
     p.linearize(U::INNER_IP + H::READ);
-    let (endpoint, old, new) = accept::<P, T, U, H>(p, t, config, tunnelled)?;
+    let (endpoint, old, new) = accept::<P, T, U, H>(p, t, config, outer)?;
     p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
     readdress(p, endpoint, &old, &new)?;
     Ok(endpoint)
@@ -78,15 +90,15 @@ pub(crate) fn strip<P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &mut P,
     t: &T,
     config: &Config,
-    tunnelled: &Tunnelled,
+    outer: &OuterIp,
 ) -> Result<(), Reason> {
-    let (_, old, new) = accept::<P, T, U, H>(p, t, config, tunnelled)?;
+    let (_, old, new) = accept::<P, T, U, H>(p, t, config, outer)?;
     if config.mark == 0 {
         return Err(Reason::SwitchedOff);
     }
-    let outer: Eth = p.load(0).ok_or(Reason::Truncated)?;
+    let eth: Eth = p.load(0).ok_or(Reason::Truncated)?;
     p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
-    p.store(0, &Eth { ether_type: H::ETHER_TYPE, ..outer }).ok_or(Reason::WriteFailed)?;
+    p.store(0, &Eth { ether_type: H::ETHER_TYPE, ..eth }).ok_or(Reason::WriteFailed)?;
     if old.tos() != new.tos() {
         // TTL or hop limit falls where the packet is routed.
         old.replace(&old.with_tos(new.tos()), p, ETH_LEN).ok_or(Reason::WriteFailed)?;
@@ -101,14 +113,11 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &P,
     t: &'t T,
     config: &Config,
-    tunnelled: &Tunnelled,
+    outer: &OuterIp,
 ) -> Result<(&'t Endpoint, H, H), Reason> {
     let ip: H = p.load(U::INNER_IP).ok_or_else(|| missing(p, U::INNER_IP + H::LEN))?;
     ip.check_version()?;
-    let outer = &tunnelled.outer;
-    let source = ip.source();
-    let own = same_family(H::FAMILY, U::FAMILY) && H::addr(source) == outer.source;
-    if H::route(t, source) != Some(tunnelled.from) && !own {
+    if !may_send::<T, U, H>(t, &outer.source, ip.source()) {
         return Err(Reason::ForeignSource);
     }
     if outer.fragment {
@@ -128,6 +137,14 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     underlay::check_sum::<P, U>(p, || inner::sum(p, &ip, U::INNER_IP, len))?;
     flow::recognise(p, t, config, (&ip, U::INNER_IP), Way::Ingress)?;
     Ok((endpoint, ip, forwarded))
+}
+
+/// Whether the VTEP at `vtep` may use the inner address `source`: its subnets' and its own.
+#[inline(always)]
+fn may_send<T: Tables, U: Underlay, H: Inner>(t: &T, vtep: &Addr, source: H::Address) -> bool {
+    let owner = H::route(t, source).and_then(|id| t.vtep(id));
+    owner.is_some_and(|owner| owner.family != 0 && owner.addr == *vtep)
+        || same_family(H::FAMILY, U::FAMILY) && H::addr(source) == *vtep && t.vtep_id(vtep).is_some()
 }
 
 /// Whether addresses may be compared in the form of the tables, where a mapped IPv4 address looks

@@ -41,13 +41,14 @@ fn over<P: Packet, H: Inner, U: Underlay>(
     if largest > u32::from(local.mtu) || !underlay::fits(inner_len) {
         return Err(Reason::TooBig);
     }
+    let hash = p.flow_hash();
     let encap = Encap {
         inner_len,
         inner_type: H::ETHER_TYPE,
         tos: ecn::encapsulate(new.tos()),
-        source_port: underlay::source_port(p.flow_hash(), config.port_min, config.port_max),
+        source_port: underlay::source_port(hash, config.port_min, config.port_max),
         id: match U::FAMILY {
-            Family::V4 => p.random() as u16,
+            Family::V4 => identification(p, old, hash),
             Family::V6 => 0,
         },
         inner_sum: if U::CHECKSUM { inner::sum(p, new, ETH_LEN, inner_len)? } else { Sum::default() },
@@ -55,4 +56,14 @@ fn over<P: Packet, H: Inner, U: Underlay>(
     p.make_room(U::FAMILY).ok_or(Reason::NoRoom)?;
     underlay::write::<P, U>(p, config, (local, vtep), &encap).ok_or(Reason::WriteFailed)?;
     old.replace(new, p, U::INNER_IP).ok_or(Reason::WriteFailed)
+}
+
+/// Keeps apart the fragments of packets, should the underlay have to cut them: as the sender did
+/// within its flow, shifted by the flow.
+#[inline(always)]
+fn identification<P: Packet, H: Inner>(p: &P, ip: &H, hash: u32) -> u16 {
+    match ip.id() {
+        0 => p.random() as u16,
+        id => id.wrapping_add(hash as u16),
+    }
 }

@@ -122,15 +122,8 @@ pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
         return Ok(());
     }
     let tuple = tuple(p, ip, offset, way).ok_or(Reason::Unverified)?;
-    let (now, generation) = (t.now(), t.generation());
-    let open = t.with_flow(&tuple.key, |flow| {
-        let open = flow.is_open(&tuple, way, now, generation);
-        if open {
-            flow.count(&tuple, way, now, p.length());
-        }
-        open
-    });
-    if open == Some(true) { Ok(()) } else { Err(Reason::Unverified) }
+    let mut flow = t.flow(&tuple.key).ok_or(Reason::Unverified)?;
+    if flow.bypass(t, &tuple, way, p.length()) { Ok(()) } else { Err(Reason::Unverified) }
 }
 
 /// Notes a packet that the stack is about to see.
@@ -138,12 +131,12 @@ pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
 pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, (ip, offset): (&H, usize), way: Way) {
     let Some(tuple) = tuple(p, ip, offset, way) else { return };
     let (now, generation, hash) = (t.now(), t.generation(), p.flow_hash());
-    let known = t.with_flow(&tuple.key, |flow| flow.note(&tuple, way, hash, now, generation));
-    if known.is_none() {
-        let mut flow = Flow::new(generation, now);
-        flow.note(&tuple, way, hash, now, generation);
-        t.insert_flow(&tuple.key, &flow);
+    if let Some(mut flow) = t.flow(&tuple.key) {
+        return flow.note(&tuple, way, hash, now, generation);
     }
+    let mut flow = Flow::new(generation, now);
+    flow.note(&tuple, way, hash, now, generation);
+    t.insert_flow(&tuple.key, &flow);
 }
 
 /// Verifies the direction of a packet that the stack has passed.
@@ -164,14 +157,13 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
     }
     let Some(tuple) = tuple(p, ip, offset, way) else { return };
     let (now, generation, hash) = (t.now(), t.generation(), p.flow_hash());
-    t.with_flow(&tuple.key, |flow| {
-        let current = flow.generation == generation;
-        let direction = flow.direction(way);
-        if current && direction.state == seen::PENDING && direction.hash == hash {
-            direction.state = seen::VERIFIED;
-            direction.checked = now;
-        }
-    });
+    let Some(mut flow) = t.flow(&tuple.key) else { return };
+    let current = flow.generation == generation;
+    let direction = flow.direction(way);
+    if current && direction.state == seen::PENDING && direction.hash == hash {
+        direction.state = seen::VERIFIED;
+        direction.checked = now;
+    }
 }
 
 impl Flow {
@@ -182,7 +174,7 @@ impl Flow {
             generation,
             closing: 0,
             reserved: 0,
-            more_reserved: 0,
+            tick: 0,
             since: now,
             last: now,
             egress: Direction::NEW,
@@ -220,6 +212,22 @@ impl Flow {
     #[inline(always)]
     const fn is_verified(&self) -> bool {
         self.egress.state == seen::VERIFIED && self.ingress.state == seen::VERIFIED
+    }
+
+    /// Whether a packet may bypass the stack, and takes down that it does.
+    #[inline(always)]
+    fn bypass<T: Tables>(&mut self, t: &T, tuple: &Tuple, way: Way, bytes: u32) -> bool {
+        // To read the clock takes a call. A TCP connection does without for as long as the clock
+        // stands still, and should the low bits of the tick agree by chance, it does no harm.
+        let tick = t.tick() as u16;
+        let still = tuple.key.protocol == protocol::TCP && self.tick == tick;
+        let now = if still { self.last } else { t.now() };
+        let open = self.is_open(tuple, way, now, t.generation());
+        if open {
+            self.tick = tick;
+            self.count(tuple, way, now, bytes);
+        }
+        open
     }
 
     /// Whether a packet may bypass the stack. One that begins a connection never does.

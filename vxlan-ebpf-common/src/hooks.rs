@@ -1,7 +1,7 @@
 //! One entry point per hook.
 
 use crate::counters::{Hook, Reason};
-use crate::decap::{self, Tunnelled};
+use crate::decap;
 use crate::encap;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
@@ -284,14 +284,15 @@ fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     t: &'t T,
     config: &Config,
 ) -> Result<Forward<'t>, Reason> {
-    p.linearize(U::INNER_IP);
-    let tunnelled: Tunnelled = decap::outer::<P, T, U>(p, t, config)?;
-    match tunnelled.inner_type {
-        ETH_P_IP => decap::decapsulate::<P, T, U, Ipv4>(p, t, config, &tunnelled),
-        ETH_P_IPV6 => decap::decapsulate::<P, T, U, Ipv6>(p, t, config, &tunnelled),
-        _ => Err(Reason::NotIp),
+    let outer = decap::outer::<P, U>(p, config)?;
+    match decap::inner_type::<P, U>(p, config, &outer) {
+        Ok(ETH_P_IP) => decap::decapsulate::<P, T, U, Ipv4>(p, t, config, &outer),
+        Ok(ETH_P_IPV6) => decap::decapsulate::<P, T, U, Ipv6>(p, t, config, &outer),
+        Ok(_) => Err(Reason::NotIp),
+        Err(reason) => Err(reason),
     }
     .map(Forward::Decapsulated)
+    .map_err(|reason| decap::refusal(t, &outer, reason))
 }
 
 #[inline(always)]
@@ -300,13 +301,15 @@ fn strip<'t, P: Packet, T: Tables, U: Underlay>(
     t: &'t T,
     config: &Config,
 ) -> Result<Forward<'t>, Reason> {
-    let tunnelled: Tunnelled = decap::outer::<P, T, U>(p, t, config)?;
-    match tunnelled.inner_type {
-        ETH_P_IP => decap::strip::<P, T, U, Ipv4>(p, t, config, &tunnelled),
-        ETH_P_IPV6 => decap::strip::<P, T, U, Ipv6>(p, t, config, &tunnelled),
-        _ => Err(Reason::NotIp),
+    let outer = decap::outer::<P, U>(p, config)?;
+    match decap::inner_type::<P, U>(p, config, &outer) {
+        Ok(ETH_P_IP) => decap::strip::<P, T, U, Ipv4>(p, t, config, &outer),
+        Ok(ETH_P_IPV6) => decap::strip::<P, T, U, Ipv6>(p, t, config, &outer),
+        Ok(_) => Err(Reason::NotIp),
+        Err(reason) => Err(reason),
     }
     .map(|()| Forward::Stripped)
+    .map_err(|reason| decap::refusal(t, &outer, reason))
 }
 
 #[inline(always)]

@@ -51,6 +51,8 @@ pub trait Inner: Wire {
     fn destination(&self) -> Self::Address;
     /// Protocol of the payload.
     fn protocol(&self) -> u8;
+    /// IPv4 identification, any bytes; 0 if the sender gave it none.
+    fn id(&self) -> u16;
     /// TOS or traffic class.
     fn tos(&self) -> u8;
     /// The header with the given TOS or traffic class.
@@ -111,6 +113,11 @@ impl Inner for Ipv4 {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.head.ttl_protocol.second()
+    }
+
+    #[inline(always)]
+    fn id(&self) -> u16 {
+        self.head.id.0
     }
 
     #[inline(always)]
@@ -210,6 +217,11 @@ impl Inner for Ipv6 {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.head.next_hops.first()
+    }
+
+    #[inline(always)]
+    fn id(&self) -> u16 {
+        0
     }
 
     #[inline(always)]

@@ -22,7 +22,7 @@ pub mod names {
     pub const ROUTES6: &str = "ROUTES6";
     /// Array: [`VtepId`](super::VtepId) → [`Vtep`](super::Vtep).
     pub const VTEPS: &str = "VTEPS";
-    /// Hash: underlay address → [`VtepId`](super::VtepId), for source checks.
+    /// Hash: underlay address → [`VtepId`](super::VtepId): who may send us anything.
     pub const VTEP_IDS: &str = "VTEP_IDS";
     /// Hash: [`MacKey`](super::MacKey) → [`VtepId`](super::VtepId).
     pub const MACS: &str = "MACS";
@@ -368,8 +368,8 @@ pub struct Flow {
     pub closing: u8,
     /// Zero.
     pub reserved: u8,
-    /// Zero.
-    pub more_reserved: u16,
+    /// The kernel's tick, its low bits, when a packet last bypassed the stack.
+    pub tick: u16,
     /// First packet that a program saw.
     pub since: u64,
     /// Last packet that a program saw.

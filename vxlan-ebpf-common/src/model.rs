@@ -2,7 +2,8 @@
 
 extern crate std;
 
-use core::cell::RefCell;
+use core::cell::{RefCell, RefMut};
+use core::ops::DerefMut;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -199,8 +200,8 @@ impl Tables for Maps {
         self.endpoints6.get(&Addr::v6(address).0)
     }
 
-    fn with_flow<R>(&self, key: &FlowKey, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
-        self.flows.borrow_mut().get_mut(key).map(change)
+    fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>> {
+        RefMut::filter_map(self.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
     }
 
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
@@ -214,6 +215,10 @@ impl Tables for Maps {
     }
 
     fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn tick(&self) -> u64 {
         self.now
     }
 

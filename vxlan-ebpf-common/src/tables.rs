@@ -1,5 +1,7 @@
 //! The seam between the engine and the maps.
 
+use core::ops::DerefMut;
+
 use crate::counters::{Hook, Reason};
 use crate::headers::Be32;
 use crate::maps::{Addr, Config, Endpoint, Flow, FlowKey, MacKey, Vtep, VtepId};
@@ -24,14 +26,16 @@ pub trait Tables {
     fn endpoint4(&self, address: Be32) -> Option<&Endpoint>;
     /// ENDPOINTS6.
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint>;
-    /// Runs `change` on an entry of FLOWS, in place; `None` if there is none.
-    fn with_flow<R>(&self, key: &FlowKey, change: impl FnOnce(&mut Flow) -> R) -> Option<R>;
+    /// FLOWS, to be changed in place. One at a time.
+    fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>>;
     /// Inserts into FLOWS. A full table forgets old entries; one that cannot take it does not.
     fn insert_flow(&self, key: &FlowKey, flow: &Flow);
     /// The generation in SWITCH.
     fn generation(&self) -> u32;
     /// `CLOCK_MONOTONIC`, coarse, in nanoseconds.
     fn now(&self) -> u64;
+    /// The kernel's tick: while it is the same, so is [`now`](Self::now).
+    fn tick(&self) -> u64;
     /// Adds a packet of `bytes` to a cell of COUNTERS.
     fn count(&self, hook: Hook, reason: Reason, bytes: u32);
 }

@@ -247,10 +247,10 @@ pub fn check_sum<P: Packet, U: Underlay>(
     if udp.check.0 == 0 {
         return if U::CHECKSUM { Err(Reason::NeedsChecksum) } else { Ok(()) };
     }
-    let ip: U::Ip = p.load(ETH_LEN).ok_or(Reason::Truncated)?;
-    let vxlan: Vxlan = p.load(U::VXLAN).ok_or(Reason::Truncated)?;
-    let eth: Eth = p.load(U::INNER_ETH).ok_or(Reason::Truncated)?;
-    let fits = |inner| tunnel_sum::<U>(&ip, &udp, &vxlan, &eth).plus(inner).is_valid();
+    // Read again behind the question for the inner sum: there is little stack to keep it on.
+    let tunnel =
+        || Some(tunnel_sum::<U>(&p.load(ETH_LEN)?, &udp, &p.load(U::VXLAN)?, &p.load(U::INNER_ETH)?));
+    let fits = |inner| tunnel().is_some_and(|tunnel| tunnel.plus(inner).is_valid());
     if inner().is_ok_and(fits) || p.checksum_verified() { Ok(()) } else { Err(Reason::NeedsChecksum) }
 }
 

@@ -1,8 +1,10 @@
 //! The maps, and the engine's view of them.
 
+use core::ops::DerefMut;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use vxlan_ebpf_common::counters::{self, COUNTER_CELLS};
 use vxlan_ebpf_common::headers::Be32;
@@ -98,11 +100,10 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn with_flow<R>(&self, key: &FlowKey, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
-        let flow = FLOWS.get_ptr_mut(key)?;
+    fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>> {
         // SAFETY: the entry stays valid while the program runs. Another CPU may write to it at the
         // same time: its fields are independent words, and either's value is right.
-        Some(change(unsafe { &mut *flow }))
+        FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
     }
 
     #[inline(always)]
@@ -120,6 +121,13 @@ impl Tables for Maps {
     fn now(&self) -> u64 {
         // SAFETY: no arguments.
         unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    /// The verifier puts a load in place of the call (`do_misc_fixups`, v6.18).
+    #[inline(always)]
+    fn tick(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_jiffies64() }
     }
 
     #[inline(always)]

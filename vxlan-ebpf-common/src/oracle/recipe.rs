@@ -238,7 +238,10 @@ impl Edit {
             10 => drop(maps.routes4.insert((pod4(node, pod + 6).octets(), 32), self.id())),
             11 => maps.vteps.values_mut().for_each(|vtep| vtep.family = self.value as u8),
             12 => drop(maps.vtep_ids.remove(&self.address())),
-            13 => drop(maps.vtep_ids.insert(self.address(), self.id())),
+            13 => {
+                maps.vtep_ids.insert(self.address(), self.id());
+                maps.vteps.entry(self.id()).and_modify(|vtep| vtep.addr = self.address());
+            }
             14 => self.change_pod(maps, pod),
             _ => drop(maps.endpoints4.remove(&pod4(1, pod).octets())),
         }

@@ -8,7 +8,7 @@ use super::view::{self, IP, View};
 use super::{OUTBOUND, check, std};
 use crate::counters::{Hook, Reason};
 use crate::hooks::{self, Forward};
-use crate::maps::{Addr, LOCAL_VTEP, LocalVtep, VtepId};
+use crate::maps::{Addr, LOCAL_VTEP, LocalVtep, Vtep, VtepId};
 use crate::model::{Frame, Maps};
 use crate::testbed;
 
@@ -82,6 +82,7 @@ fn receiver(sender: &Maps, frame: &Frame, address: Addr) -> Maps {
     maps.routes4.extend(sender.routes4.iter().filter(|(_, n)| known(n)).map(|(p, n)| (*p, seen(*n))));
     maps.routes6.extend(sender.routes6.iter().filter(|(_, n)| known(n)).map(|(p, n)| (*p, seen(*n))));
     maps.vtep_ids.insert(other.addr, SENDER);
+    maps.vteps.insert(SENDER, Vtep { addr: other.addr, ..sender.vteps[&id] });
     match View::of(&frame.bytes).destination {
         IpAddr::V4(ip) => drop(maps.endpoints4.insert(ip.octets(), testbed::endpoint(1))),
         IpAddr::V6(ip) => drop(maps.endpoints6.insert(ip.octets(), testbed::endpoint(1))),

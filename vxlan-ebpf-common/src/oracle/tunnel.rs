@@ -112,8 +112,10 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
         // Linux drops what carries one (`ip6_rcv_core`, v6.18), and the tables take it for IPv4.
         assert_eq!(IpAddr::from(Addr::from(source)), source, "a mapped IPv4 address");
     }
-    let from = *step.maps.vtep_ids.get(&Addr::from(outer.source)).expect("a VTEP of ours");
-    let speaks_for = view::route(step.maps, inner.source) == Some(from) || inner.source == outer.source;
+    let from = Addr::from(outer.source);
+    let owner = view::route(step.maps, inner.source).and_then(|id| step.maps.vteps.get(&id));
+    let speaks_for = owner.is_some_and(|vtep| vtep.family != 0 && vtep.addr == from)
+        || inner.source == outer.source && step.maps.vtep_ids.contains_key(&from);
     assert!(speaks_for, "{} may not send from {}", outer.source, inner.source);
     assert_eq!(view::endpoint(step.maps, inner.destination), Some(to), "for somebody else");
     assert!(inner.len() <= u32::from(to.mtu), "too big");

@@ -1,3 +1,5 @@
+use core::net::IpAddr;
+
 use super::*;
 use crate::hooks::{tunnel_ingress, underlay_ingress};
 use crate::maps::VtepId;
@@ -172,6 +174,48 @@ fn a_vtep_speaks_only_for_its_own_subnets_and_for_itself() {
         run(underlay_ingress, &Outer::from_remote(REMOTE4, itself.build()).frame()).0,
         Reason::Decapsulated
     );
+}
+
+#[test]
+fn a_strangers_packet_is_a_strangers_whatever_else_is_wrong_with_it() {
+    let stranger =
+        |inner: Inner| Outer { from: node4(66).into(), ..Outer::from_remote(REMOTE4, inner.build()) };
+    let ordinary = Inner::from_remote(REMOTE4, false);
+    for inner in [
+        Inner { ttl: 1, ..ordinary.clone() },
+        Inner { to_mac: [2; 6], ..ordinary.clone() },
+        Inner { from: pod4(3, 7).into(), ..ordinary.clone() },
+        Inner { from: node4(66).into(), ..ordinary.clone() },
+        Inner { to: pod4(1, 0).into(), ..ordinary.clone() },
+    ] {
+        left_alone(underlay_ingress, &stranger(inner).frame(), Reason::UnknownVtep);
+    }
+    let other_network = with(&stranger(ordinary).frame(), |bytes| bytes[42 + 4] ^= 1);
+    left_alone(underlay_ingress, &other_network, Reason::OtherVni);
+}
+
+#[test]
+fn a_vtep_that_has_moved_no_longer_speaks_from_where_it_was() {
+    let mut maps = maps();
+    let vtep = maps.vteps.get_mut(&REMOTE4).expect("a VTEP");
+    vtep.addr = addr(node4(66));
+    assert_eq!(run_with(underlay_ingress, &from_remote4(), &maps).0, Reason::ForeignSource);
+    maps.vtep_ids.clear();
+    assert_eq!(run_with(underlay_ingress, &from_remote4(), &maps).0, Reason::UnknownVtep);
+    let inner = Inner::from_remote(REMOTE4, false).build();
+    let moved = Outer { from: node4(66).into(), ..Outer::from_remote(REMOTE4, inner) };
+    assert_eq!(run_with(underlay_ingress, &moved.frame(), &maps).0, Reason::Decapsulated);
+}
+
+#[test]
+fn a_free_entry_is_nobody() {
+    let mut maps = maps();
+    maps.routes4.insert((pod4(3, 0).octets(), 24), 5);
+    let inner = Inner { from: pod4(3, 7).into(), ..Inner::from_remote(REMOTE6, false) };
+    for from in [[0; 16].into(), node4(2).to_ipv6_mapped()] {
+        let outer = Outer { from: IpAddr::V6(from), ..Outer::from_remote(REMOTE6, inner.build()) };
+        assert_eq!(run_with(underlay_ingress, &outer.frame(), &maps).0, Reason::UnknownVtep);
+    }
 }
 
 #[test]

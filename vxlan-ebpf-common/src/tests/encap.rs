@@ -199,3 +199,20 @@ fn the_next_hop_is_laid_out_as_the_kernel_reads_it() {
     assert_eq!(size_of::<NextHop>(), 20);
     assert_eq!(core::mem::offset_of!(NextHop, addr), 4);
 }
+
+#[test]
+fn the_outer_identification_is_the_inner_one_shifted_by_the_flow_or_random() {
+    // Inner identification, flow hash, random number, outer identification.
+    for (inner, hash, random, outer) in
+        [(1u16, 0x10, 9, 0x11), (2, 0x10, 9, 0x12), (1, 0x20, 9, 0x21), (0xffff, 1, 9, 0), (0, 0x10, 9, 9)]
+    {
+        let mut frame = with(&Inner::from_pod(pod4(2, 9).into()).frame(), |bytes| {
+            bytes[18..20].copy_from_slice(&inner.to_ne_bytes());
+            fix_checksum(bytes, 14);
+        });
+        (frame.flow_hash, frame.random) = (hash, random);
+        let (reason, after) = run(pod_egress, &frame);
+        assert_eq!(reason, Reason::Encapsulated);
+        assert_eq!(after.bytes[18..20], u16::to_ne_bytes(outer), "{inner:#x}, {hash:#x}");
+    }
+}

@@ -168,6 +168,26 @@ fn datagrams_are_looked_at_again_after_a_second() {
 }
 
 #[test]
+fn datagrams_are_looked_at_again_though_the_low_bits_of_the_tick_are_the_same() {
+    let (mut maps, connection) = (verified(), Connection::new(Payload::Udp, false));
+    connection.open(&maps);
+    assert_eq!(connection.sends(&maps, 0), Reason::Encapsulated);
+    maps.now += 1 << 30;
+    assert_eq!(connection.sends(&maps, 0), Reason::Unverified);
+}
+
+#[test]
+fn a_packet_of_tcp_is_the_last_one_in_whichever_tick_it_comes() {
+    let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+    connection.open(&maps);
+    for later in [0, 0, 1, 0, SECOND] {
+        maps.now += later;
+        assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
+        assert_eq!(only_flow(&maps).last, maps.now);
+    }
+}
+
+#[test]
 fn tcp_stays_open_for_hours_of_silence_but_not_for_ever() {
     let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
     connection.open(&maps);
