@@ -11,7 +11,8 @@ use vxlan_tests::lab::traffic::{Ping, Talk};
 use vxlan_tests::lab::{AgentOptions, DEVICE, EtcdSpec, Lab, LabSpec, Overlay, UNDERLAY};
 
 use super::kubernetes::{
-    agent, assert_all_reach_all, assert_one_cluster, count, known, mac, off, reaches, soon,
+    LONG_PAUSES, agent, assert_all_reach_all, assert_one_cluster, at_once_when_back, count, known, mac, off,
+    reaches, soon,
 };
 use super::{assert_answered, assert_took, build, counters};
 
@@ -187,9 +188,11 @@ fn what_changed_while_etcd_was_away_is_caught_up_with_even_if_it_was_compacted()
         lab.etcd().put(&key(new), &attributes(new), 1000).expect("a key");
         if compacted {
             lab.etcd().compact().expect("compacted");
+            std::thread::sleep(LONG_PAUSES);
         }
         lab.etcd_mut().resume().expect("it comes back");
-        soon(&lab, "the new node is known", || known(&lab, &key(new)).is_some());
+        let times = 1 + usize::from(compacted);
+        at_once_when_back(&lab, times, "the new node is known", || known(&lab, &key(new)).is_some());
         assert!(known(&lab, &key(old)).is_none(), "the old one is forgotten");
     }
     assert_all_reach_all(&lab);

@@ -108,11 +108,16 @@ impl Follower {
     async fn go_on(&mut self) {
         loop {
             let started = Instant::now();
+            let resumed = self.since.is_some();
             match self.session().await {
                 Ok(()) => {}
                 Err(Failure::Compacted) => {
                     tracing::debug!("the watch is too old, listing all nodes again");
                     self.since = None;
+                    if resumed {
+                        // An answer, of a server that may just have come back after a long time.
+                        self.pause = Duration::ZERO;
+                    }
                 }
                 // Tokens last some minutes, connections as long as nothing happens to them.
                 Err(Failure::Forgotten) if started.elapsed() >= LONGEST_PAUSE => {}

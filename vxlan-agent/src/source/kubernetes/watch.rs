@@ -83,6 +83,7 @@ impl Watcher {
     pub(super) async fn run(mut self) {
         let mut version = None;
         loop {
+            let resumed = version.is_some();
             match self.session(&mut version).await {
                 Ok(()) => {}
                 Err(End::Closed) => return,
@@ -90,6 +91,10 @@ impl Watcher {
                     if failure.code() == Some(GONE) {
                         tracing::debug!("the watch is too old, listing all nodes again");
                         version = None;
+                        if resumed {
+                            // An answer, of a server that may just have come back after a long time.
+                            self.pause = Duration::ZERO;
+                        }
                     } else {
                         self.outage.failed(&failure);
                     }

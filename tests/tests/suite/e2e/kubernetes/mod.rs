@@ -52,6 +52,19 @@ pub(super) fn soon(lab: &Lab, what: &str, condition: impl FnMut() -> bool) {
     wait_until(what, SOON, condition).inspect_err(|_| agent(lab).print_log()).expect("soon");
 }
 
+/// How long a source has to be away for the pauses between attempts to get long.
+pub(super) const LONG_PAUSES: Duration = Duration::from_secs(4);
+
+/// The condition holds without another pause once the agent of node 1 follows its source again, which
+/// it has said `times` times by then.
+#[track_caller]
+pub(super) fn at_once_when_back(lab: &Lab, times: usize, what: &str, condition: impl FnMut() -> bool) {
+    let back = || count(&agent(lab).log(), "following") >= times;
+    soon(lab, "the agent follows again", back);
+    let at_once = wait_until(what, Duration::from_secs(2), condition);
+    at_once.inspect_err(|_| agent(lab).print_log()).expect("at once");
+}
+
 /// The entry of `node` in what the agent of node 1 knows; over IPv6 it is called `n2 (IPv6)`.
 pub(super) fn known(lab: &Lab, node: &str) -> Option<Value> {
     let status = agent(lab).json(&["status"]).ok()?;
