@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -36,9 +37,12 @@ pub(crate) struct BenchArgs {
 /// # Errors
 /// The machine cannot run it, something does not build, or the lab cannot be started.
 pub(crate) fn demo(args: &DemoArgs) -> Result<()> {
-    host::prepare("demo")?;
-    build_all()?;
     let mut lab = lab_binary();
+    let built = Path::new(lab.get_program()).exists();
+    if !(args.down && built) {
+        host::prepare("demo")?;
+        build_all()?;
+    }
     if args.down {
         return hand_over(lab.arg("down"));
     }

@@ -27,7 +27,7 @@ pub struct DemoArgs {
 pub fn demo(args: &DemoArgs) -> Result<()> {
     ensure!((2..=20).contains(&args.nodes), "the demo has 2 to 20 nodes, not {}", args.nodes);
     heading(&format!("A cluster of {} nodes, two pods each, one agent per node", args.nodes));
-    let lab = lab(args.nodes, &Overlay::agent())?;
+    let lab = lab(args.nodes, &Overlay::verified())?;
     tour::layout(&lab);
     let before = paths::snapshot(&lab)?;
     heading("Traffic, every byte checked");

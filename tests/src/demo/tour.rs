@@ -93,6 +93,7 @@ pub(super) fn how_to_look_round(lab: &Lab) -> Result<()> {
     println!("  nsenter --net=/run/netns/{pod} ping {}", lab.pod(2, 1).ip4);
     println!("  {agent_cli} status --config {config}");
     println!("  {agent_cli} dump counters --config {config}");
+    println!("  {agent_cli} flows list --config {config}");
     println!("  {agent_cli} fastpath off --config {config}");
     println!("  bpftool map dump pinned {}/ROUTES4", agent.pins()?.display());
     println!("  less {}", cleanup::run_dir(lab.prefix()).join("n1.log").display());

@@ -56,6 +56,13 @@ impl Default for AgentOptions {
     }
 }
 
+impl AgentOptions {
+    /// The fast path in mode `verified`.
+    pub fn verified() -> Self {
+        Self { fastpath: "verified".into(), ..Self::default() }
+    }
+}
+
 /// What [`XDP`] asks for.
 pub fn xdp() -> Option<String> {
     std::env::var(XDP).ok()

@@ -15,7 +15,7 @@ use super::nodes::{self, NODES};
 use super::storm::{self, CHANGES, Storm};
 use super::usage::{cpu_seconds, peak_mebibytes};
 use crate::lab::kubernetes::Stub;
-use crate::lab::{Agent, AgentOptions, Lab, LabSpec, Overlay, VNI, wait_until};
+use crate::lab::{Agent, Lab, LabSpec, Overlay, VNI, wait_until};
 
 /// The lab's other nodes: two, over two IP versions.
 const OTHERS: usize = 4;
@@ -66,7 +66,7 @@ impl Cluster {
     /// # Errors
     /// The lab cannot be built, or the agent does not follow.
     pub fn build() -> Result<Self> {
-        let ours = Overlay::Agent(AgentOptions { fastpath: "verified".into(), ..AgentOptions::default() });
+        let ours = Overlay::verified();
         let spec = LabSpec::of(vec![ours, Overlay::KernelVxlan, Overlay::KernelVxlan]);
         let lab = spec.kubernetes().build()?;
         let begun = SystemTime::now();

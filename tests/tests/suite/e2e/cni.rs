@@ -61,9 +61,9 @@ fn endpoints(lab: &Lab, n: u8) -> usize {
 #[test]
 fn pods_of_the_standard_plugins_reach_each_other_on_the_fast_path() {
     for fastpath in ["direct", "verified"] {
-        let directory = super::pods::tempfile();
-        let lab = lab(fastpath, &directory);
-        let cnis = [cni(&lab, &directory, 1), cni(&lab, &directory, 2)];
+        let directory = super::pods::new_directory();
+        let lab = lab(fastpath, directory.path());
+        let cnis = [cni(&lab, directory.path(), 1), cni(&lab, directory.path(), 2)];
         let pods = [add(&lab, &cnis[0], 1, 1), add(&lab, &cnis[1], 2, 1)];
         for (cni, pod) in cnis.iter().zip(&pods) {
             cni.check(&pod.namespace, &pod.result).expect("connected as the result says");
@@ -97,15 +97,14 @@ fn pods_of_the_standard_plugins_reach_each_other_on_the_fast_path() {
             let ours = if xdp().is_some() { 5 } else { 3 };
             assert_eq!(attachments, Some(ours), "device twice and underlay: {status:#}");
         }
-        std::fs::remove_dir_all(directory).expect("cleaned up");
     }
 }
 
 #[test]
 fn a_pods_program_is_attached_within_50_milliseconds_of_its_veth_appearing() {
-    let directory = super::pods::tempfile();
-    let lab = lab("direct", &directory);
-    let cni = cni(&lab, &directory, 1);
+    let directory = super::pods::new_directory();
+    let lab = lab("direct", directory.path());
+    let cni = cni(&lab, directory.path(), 1);
     let mut waits = vec![];
     for c in 1..=11 {
         let before = veths(lab.node(1));
@@ -120,7 +119,6 @@ fn a_pods_program_is_attached_within_50_milliseconds_of_its_veth_appearing() {
     eprintln!("from veth to program: {waits:?}");
     let (median, last) = (waits[waits.len() / 2], waits[waits.len() - 1]);
     assert!(median <= ATTACHED_WITHIN && last <= ATTACHED_AT_LAST, "{waits:?}");
-    std::fs::remove_dir_all(directory).expect("cleaned up");
 }
 
 /// The time between a veth showing up that was not there `before` and its program.

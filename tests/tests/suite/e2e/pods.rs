@@ -3,9 +3,9 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};
-use std::path::PathBuf;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use vxlan_tests::lab::addr::{inner4, inner6, underlay4, underlay6};
 use vxlan_tests::lab::traffic::Ping;
 use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Netns, Overlay, wait_until};
@@ -182,8 +182,9 @@ fn three_capabilities_are_enough() {
 
 #[test]
 fn files_for_pods_come_with_the_agent_and_go_with_detach() {
-    let directory = tempfile();
-    let (subnet, cni) = (directory.join("run/subnet.env"), directory.join("net.d/10-flannel.conflist"));
+    let directory = new_directory();
+    let (subnet, cni) =
+        (directory.path().join("run/subnet.env"), directory.path().join("net.d/10-flannel.conflist"));
     let lines = format!("subnet_file = {subnet:?}\ncni = \"flannel\"\ncni_file = {cni:?}\n");
     let mut lab = build(&LabSpec::pair(with_pods("direct", &lines), Overlay::agent()));
     let written = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:244::/32\n\
@@ -196,12 +197,10 @@ fn files_for_pods_come_with_the_agent_and_go_with_detach() {
     lab.agent(1).and_then(|agent| agent.cli(&["detach"])).expect("a detach");
     assert!(!subnet.exists());
     assert_eq!(fs::read_to_string(&cni).expect("theirs"), "{}");
-    fs::remove_dir_all(directory).expect("cleaned up");
 }
 
-/// A new directory.
-pub(super) fn tempfile() -> PathBuf {
-    let directory = nix::unistd::mkdtemp("/tmp/vxlan-pods-XXXXXX").expect("a directory");
-    assert!(directory.is_dir());
-    directory
+/// A new directory, deleted when dropped: make it before a lab whose agents write into it, so that it
+/// goes after them.
+pub(super) fn new_directory() -> TempDir {
+    tempfile::Builder::new().prefix("vxlan-pods-").tempdir().expect("a directory")
 }

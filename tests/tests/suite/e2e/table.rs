@@ -8,11 +8,7 @@ use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, StateFile, wait_unti
 use super::{assert_answered, assert_nothing_dropped, assert_took, build, counted, warm_up};
 
 fn verified(flows: u32) -> Lab {
-    let options = AgentOptions {
-        fastpath: "verified".into(),
-        network: format!("flows = {flows}"),
-        ..AgentOptions::default()
-    };
+    let options = AgentOptions { network: format!("flows = {flows}"), ..AgentOptions::verified() };
     let lab = build(&LabSpec::pair(Overlay::Agent(options.clone()), Overlay::Agent(options)));
     warm_up(&lab);
     lab

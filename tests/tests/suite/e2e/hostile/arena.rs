@@ -7,7 +7,7 @@ use std::time::Duration;
 use vxlan_agent::datapath::Pins;
 use vxlan_ebpf_common::{Hook, Reason};
 use vxlan_tests::lab::traffic::{Capture, Frame, Injector};
-use vxlan_tests::lab::{AgentOptions, Family, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI, xdp};
+use vxlan_tests::lab::{Family, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI, xdp};
 
 use super::course::{Course, is_marker};
 use super::normal::{Normal, errors};
@@ -81,9 +81,7 @@ impl Arena {
         let overlay = match way {
             Way::Kernel => Overlay::KernelVxlan,
             Way::Direct => Overlay::agent(),
-            Way::Verified => {
-                Overlay::Agent(AgentOptions { fastpath: "verified".into(), ..AgentOptions::default() })
-            }
+            Way::Verified => Overlay::verified(),
         };
         let mut spec = spec.clone();
         spec.nodes.iter_mut().for_each(|node| node.overlay = overlay.clone());

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay};
 
-use super::super::pods::{ask, assert_masquerading, tempfile, with_pods};
+use super::super::pods::{ask, assert_masquerading, new_directory, with_pods};
 use super::{assert_all_reach_all, build, off};
 
 /// MTU: what fits into the tunnel over IPv6 fits into both.
@@ -39,8 +39,9 @@ fn assert_set_up(lab: &Lab, subnet_file: &Path) {
 
 #[test]
 fn what_pods_need_is_set_up_for_both_ip_versions() {
-    let directory = tempfile();
-    let (subnet, cni) = (directory.join("run/subnet.env"), directory.join("net.d/10-flannel.conflist"));
+    let directory = new_directory();
+    let (subnet, cni) =
+        (directory.path().join("run/subnet.env"), directory.path().join("net.d/10-flannel.conflist"));
     let lines =
         format!("subnet_file = {subnet:?}\ncni = \"bridge\"\ncni_file = {cni:?}\nmasquerade = true\n");
     let lab = first(with_pods("verified", &lines));
@@ -53,13 +54,12 @@ fn what_pods_need_is_set_up_for_both_ip_versions() {
     }
     assert_set_up(&lab, &subnet);
     assert!(!cni.exists());
-    fs::remove_dir_all(directory).expect("cleaned up");
 }
 
 #[test]
 fn flannels_flags_ask_for_the_same() {
-    let directory = tempfile();
-    let subnet = directory.join("subnet.env");
+    let directory = new_directory();
+    let subnet = directory.path().join("subnet.env");
     let flags = [
         "--ip-masq".to_owned(),
         format!("--subnet-file={}", subnet.display()),
@@ -71,5 +71,4 @@ fn flannels_flags_ask_for_the_same() {
     let (status, _) = ask(lab.node(1), "/healthz").expect("an answer");
     assert!(status.contains("200"), "{status}");
     assert_set_up(&lab, &subnet);
-    fs::remove_dir_all(directory).expect("cleaned up");
 }

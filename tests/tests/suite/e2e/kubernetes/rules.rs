@@ -3,14 +3,14 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use vxlan_tests::lab::kubernetes::Rule;
-use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay};
+use vxlan_tests::lab::{Lab, LabSpec, Overlay};
 
 use super::super::verified::policy::{assert_cut, deny, running};
 use super::super::verified::{FILTER, exchange, nft};
 use super::{agent, build, count, off, soon, stub};
 
 fn verified() -> Lab {
-    let ours = || Overlay::Agent(AgentOptions { fastpath: "verified".into(), ..AgentOptions::default() });
+    let ours = || Overlay::verified();
     let lab = build(&LabSpec::of(vec![ours(), ours(), off()]).kubernetes());
     [1, 2].into_iter().for_each(|n| nft(&lab, n, FILTER));
     lab

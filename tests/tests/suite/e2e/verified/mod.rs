@@ -11,7 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use vxlan_tests::lab::{AgentOptions, Counters, Lab, LabSpec, Overlay};
+use vxlan_tests::lab::{Counters, Lab, LabSpec, Overlay};
 
 use super::{build, warm_up};
 
@@ -25,8 +25,7 @@ pub(super) const FILTER: &str = "table inet guard {\n chain forward {\n  type fi
     ct state invalid drop\n  ct state established,related accept\n }\n}\n";
 
 fn verified() -> LabSpec {
-    let options = || AgentOptions { fastpath: "verified".into(), ..AgentOptions::default() };
-    LabSpec::pair(Overlay::Agent(options()), Overlay::Agent(options()))
+    LabSpec::pair(Overlay::verified(), Overlay::verified())
 }
 
 fn guarded(spec: &LabSpec) -> Lab {
