@@ -40,8 +40,8 @@ pub(crate) fn outer<P: Packet, U: Underlay>(p: &mut P, config: &Config) -> Resul
 #[inline(always)]
 pub(crate) fn refusal<T: Tables>(t: &T, outer: &OuterIp, reason: Reason) -> Reason {
     match reason {
-        // Changed already: it must not be left to the kernel.
-        Reason::WriteFailed => reason,
+        // Accepted before; what failed then was to change it.
+        Reason::NoRoom | Reason::WriteFailed => reason,
         _ if t.vtep_id(&outer.source).is_none() => Reason::UnknownVtep,
         _ => reason,
     }

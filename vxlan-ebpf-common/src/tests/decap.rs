@@ -205,6 +205,8 @@ fn a_vtep_that_has_moved_no_longer_speaks_from_where_it_was() {
     let inner = Inner::from_remote(REMOTE4, false).build();
     let moved = Outer { from: node4(66).into(), ..Outer::from_remote(REMOTE4, inner) };
     assert_eq!(run_with(underlay_ingress, &moved.frame(), &maps).0, Reason::Decapsulated);
+    let rigid = Frame { rigid: true, ..moved.frame() };
+    assert_eq!(run_with(underlay_ingress, &rigid, &maps).0, Reason::NoRoom);
 }
 
 #[test]
