@@ -115,6 +115,8 @@ pub struct NetworkConfig {
     pub malformed: Guard,
     /// What becomes of packets from the underlay for another VNI.
     pub other_vni: Guard,
+    /// Whether conntrack is left out of the tunnel's outer packets.
+    pub notrack: bool,
 }
 
 /// How much of the fast path runs.
@@ -200,6 +202,8 @@ struct NetworkSection {
     malformed: Guard,
     #[serde(default)]
     other_vni: Guard,
+    #[serde(default)]
+    notrack: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -323,8 +327,20 @@ fn check_network(
         None => format!("vxlan{vni}"),
     };
     let flows = check_flows(text, section.flows.as_ref())?;
-    let NetworkSection { mtu, fastpath, source_check, malformed, other_vni, .. } = *section;
-    Ok(NetworkConfig { name, vni, port, mtu, device, fastpath, source_check, flows, malformed, other_vni })
+    let NetworkSection { mtu, fastpath, source_check, malformed, other_vni, notrack, .. } = *section;
+    Ok(NetworkConfig {
+        name,
+        vni,
+        port,
+        mtu,
+        device,
+        fastpath,
+        source_check,
+        flows,
+        malformed,
+        other_vni,
+        notrack,
+    })
 }
 
 fn check_flows(text: &Text, flows: Option<&Spanned<u32>>) -> Result<u32, Refused> {
@@ -421,7 +437,7 @@ mod tests {
     fn everything_can_be_given() {
         let config = parse(
             "[node]\nname = \"a\"\nunderlay = \"eth1\"\naddress = \"fd00::1\"\npin_dir = \"/sys/fs/bpf/a\"\nrun_dir = \"/run/a\"\nxdp = \"native\"\n\
-             [[network]]\nname = \"pods\"\nkind = \"l3\"\nvni = 16777215\nport = 4789\nmtu = 1400\ndevice = \"ov0\"\nfastpath = \"off\"\nsource_check = \"count\"\nflows = 1024\nmalformed = \"drop\"\nother_vni = \"drop\"\n",
+             [[network]]\nname = \"pods\"\nkind = \"l3\"\nvni = 16777215\nport = 4789\nmtu = 1400\ndevice = \"ov0\"\nfastpath = \"off\"\nsource_check = \"count\"\nflows = 1024\nmalformed = \"drop\"\nother_vni = \"drop\"\nnotrack = true\n",
         )
         .expect("complete");
         assert_eq!(config.node.underlay.as_deref(), Some("eth1"));
@@ -430,6 +446,7 @@ mod tests {
         assert_eq!(config.network.source_check, SourceCheck::Count);
         assert_eq!((config.node.xdp, config.network.flows), (Xdp::Native, 1024));
         assert_eq!((config.network.malformed, config.network.other_vni), (Guard::Drop, Guard::Drop));
+        assert!(config.network.notrack);
     }
 
     #[test]

@@ -186,6 +186,7 @@ fn write_config(config: &Config) -> String {
     line("flows", network.flows.to_string());
     line("malformed", named(network.malformed));
     line("other_vni", named(network.other_vni));
+    line("notrack", network.notrack.to_string());
     let networks: Vec<String> = pods.networks.iter().map(|n| quote(&n.to_string())).collect();
     line("[pods]\nnetworks", format!("[{}]", networks.join(", ")));
     pods.subnet_file.iter().for_each(|path| line("subnet_file", quoted(path)));

@@ -171,6 +171,7 @@ mod tests {
             flows: 256,
             malformed: Guard::Kernel,
             other_vni: Guard::Kernel,
+            notrack: false,
         };
         find(&node, &network, case.vtep.parse().expect("address"), case.v6, tables)
     }

@@ -44,14 +44,15 @@ impl Kind {
         }
     }
 
-    fn overlay(self) -> Overlay {
+    fn overlay(self, args: &BenchArgs) -> Overlay {
         let fastpath = match self {
             Self::NoOverlay => return Overlay::None,
             Self::KernelVxlan => return Overlay::KernelVxlan,
             Self::Ours(Mode::Verified) => "verified",
             Self::Ours(Mode::Direct) => "direct",
         };
-        Overlay::Agent(AgentOptions { fastpath: fastpath.to_owned(), ..AgentOptions::default() })
+        let network = format!("notrack = {}", args.notrack);
+        Overlay::Agent(AgentOptions { fastpath: fastpath.to_owned(), network, ..AgentOptions::default() })
     }
 }
 
@@ -65,7 +66,7 @@ pub(super) struct Way {
 pub(super) fn build(args: &BenchArgs) -> Result<Vec<Way>> {
     args.kinds()
         .map(|kind| {
-            let spec = LabSpec::pair(kind.overlay(), kind.overlay());
+            let spec = LabSpec::pair(kind.overlay(args), kind.overlay(args));
             let lab = spec.bridge_netfilter(args.bridge_netfilter).build()?;
             prepare(&lab)?;
             if args.conntrack {

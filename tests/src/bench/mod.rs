@@ -52,13 +52,16 @@ pub struct BenchArgs {
     /// With connection tracking and 5 000 service rules on all nodes
     #[arg(long)]
     conntrack: bool,
+    /// Our agents keep conntrack out of the tunnel's outer packets (notrack = true)
+    #[arg(long)]
+    notrack: bool,
     /// With netfilter on the pods' bridges, as Kubernetes asks for (slows all but ours down)
     #[arg(long)]
     bridge_netfilter: bool,
     /// What the agent itself costs among 5 000 nodes, instead: how it starts, and how it follows changes
     /// of nodes. With KUBE_APISERVER and ETCD the starts are measured with that API server, with a stub
     /// otherwise; changes need the stub
-    #[arg(long, conflicts_with_all = ["cases", "without_ours", "one_cpu", "mode", "conntrack", "bridge_netfilter", "svg"])]
+    #[arg(long, conflicts_with_all = ["cases", "without_ours", "one_cpu", "mode", "conntrack", "notrack", "bridge_netfilter", "svg"])]
     control_plane: bool,
     /// Where the numbers go; by default bench.json, or control-plane.json
     #[arg(long)]

@@ -23,7 +23,7 @@ use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
 use crate::kernel::{Events, Netlink, NextHop, Tables, Touched, forget};
-use crate::node::Masquerade;
+use crate::node::Table;
 use crate::preflight;
 use crate::source::Snapshot;
 use crate::status::{Lock, StatusFile};
@@ -61,7 +61,7 @@ pub struct Agent {
     secret: u32,
     retries: Retries,
     /// What is known to be installed; `None`: nothing is known.
-    masquerade: Option<Option<Masquerade>>,
+    table: Option<Option<Table>>,
     /// Files for pods, as they were last written.
     files: BTreeMap<PathBuf, String>,
     reload_error: Option<String>,
@@ -154,7 +154,7 @@ impl Agent {
             xdp: None,
             secret: secret()?,
             retries: Retries::default(),
-            masquerade: None,
+            table: None,
             files: BTreeMap::new(),
             reload_error: None,
             plan_error: None,

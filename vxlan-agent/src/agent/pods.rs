@@ -8,52 +8,61 @@ use tokio::time::Instant;
 use super::Agent;
 use crate::cluster::Node;
 use crate::net::Mtu;
-use crate::node::{self, Facts, Masquerade};
+use crate::node::{self, Facts, Table};
 
-/// Stands for the masquerade rules in the list of what failed.
-const MASQUERADE: &str = "masquerade";
+/// Stands for the nf_tables table in the list of what failed.
+const TABLE: &str = "nf_tables";
 
 impl Agent {
-    /// Masquerades, then writes the files: a pod that starts because of them finds all the rest.
+    /// The table, then the files: a pod that starts because of them finds all the rest.
     /// `look`: whether somebody may have taken the rules away.
     pub(super) fn set_up_for_pods(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
-        self.masquerade(look, wanted);
+        self.set_table(look, wanted);
         // A pod has one interface for all IP versions.
         if let Some(mtu) = self.underlays.iter().map(|underlay| underlay.inner_mtu).min() {
             self.write_files(mtu, wanted);
         }
     }
 
-    fn masquerade(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
-        let networks = &self.config.pods.networks;
-        let desired = self.config.pods.masquerade.then(|| Masquerade {
-            network: self.config.network.name.clone(),
-            pods: networks.iter().map(|pods| (*pods, self.device_to(pods).to_owned())).collect(),
-        });
-        wanted.insert(MASQUERADE.to_owned());
-        let now = Instant::now();
-        let known = self.masquerade.as_ref() == Some(&desired);
+    fn set_table(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
+        let (desired, now) = (self.desired_table(), Instant::now());
+        wanted.insert(TABLE.to_owned());
+        let known = self.table.as_ref() == Some(&desired);
         // Where nothing is wanted, an earlier agent's rules are looked for once.
-        if known && (!look || desired.is_none()) || !self.retries.is_due(MASQUERADE, now) {
+        if known && (!look || desired.is_none()) || !self.retries.is_due(TABLE, now) {
             return;
         }
         let done = match &desired {
-            Some(rules) => rules.install(),
-            None => node::remove_masquerade(&self.config.network.name),
+            Some(table) => table.install(),
+            None => node::remove_table(&self.config.network.name),
         };
         match done {
             Ok(changed) => {
                 if changed {
-                    tracing::info!(on = desired.is_some(), "masquerade rules replaced");
+                    let masquerade = desired.as_ref().is_some_and(|table| !table.masquerade.is_empty());
+                    let notrack = desired.as_ref().is_some_and(|table| table.untracked.is_some());
+                    tracing::info!(masquerade, notrack, "nf_tables table replaced");
                 }
-                self.masquerade = Some(desired);
-                self.retries.held(MASQUERADE);
+                self.table = Some(desired);
+                self.retries.held(TABLE);
             }
             Err(error) => {
-                self.masquerade = None;
-                self.retries.failed(MASQUERADE.to_owned(), &error, now);
+                self.table = None;
+                self.retries.failed(TABLE.to_owned(), &error, now);
             }
         }
+    }
+
+    /// `None`: nothing is asked for that needs one.
+    fn desired_table(&self) -> Option<Table> {
+        let (config, network) = (&self.config.pods, &self.config.network);
+        let networks = config.networks.iter().filter(|_| config.masquerade);
+        let table = Table {
+            network: network.name.clone(),
+            masquerade: networks.map(|pods| (*pods, self.device_to(pods).to_owned())).collect(),
+            untracked: network.notrack.then_some(network.port),
+        };
+        (!table.masquerade.is_empty() || table.untracked.is_some()).then_some(table)
     }
 
     /// The vxlan device that leads to `pods` of other nodes.

@@ -96,11 +96,11 @@ async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
     ended.with_context(|| format!("the agent, pid {pid}, does not end: stop it first"))?
 }
 
-/// Removes the masquerade rules, and those files that are as the agent wrote them last.
+/// Removes the nf_tables table, and those files that are as the agent wrote them last.
 fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
     let mut removed = vec![];
-    if node::remove_masquerade(&config.network.name)? {
-        removed.push("remove the masquerade rules".to_owned());
+    if node::remove_table(&config.network.name)? {
+        removed.push("remove the nf_tables table".to_owned());
     }
     let last = status::read(&config.node.run_dir).ok().flatten();
     let files = last.iter().flat_map(|status| &status.networks).flat_map(|network| &network.files);

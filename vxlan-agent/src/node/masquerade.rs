@@ -8,33 +8,16 @@
 //!
 //! Between pods, never.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
-use std::io;
-
-use anyhow::anyhow;
 use ipnetwork::IpNetwork;
-use nix::errno::Errno;
 use nix::libc;
 
-use crate::kernel::nft::{self, Attributes, Batch, CREATE, nfta};
-use crate::ownership;
+use super::table::Chain;
+use crate::kernel::nft::{Attributes, Batch, CREATE, nfta};
 
-const CHAIN: &str = "postrouting";
 /// `ipv4_addr` and `ipv6_addr` among the data types of `nft`, which it shows elements by.
 const KEY_TYPES: [u32; 2] = [7, 8];
 /// `NFT_SET_ELEM_INTERVAL_END`.
 const INTERVAL_END: u32 = 1;
-
-/// What should be masqueraded.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Masquerade {
-    /// Name of the network, which the table is named after.
-    pub network: String,
-    /// Networks of all pods of the cluster, at most one of each IP version, and the name of the
-    /// vxlan device that leads to them.
-    pub pods: Vec<(IpNetwork, String)>,
-}
 
 /// What differs between the IP versions.
 struct Version {
@@ -50,86 +33,33 @@ const V4: Version =
 const V6: Version =
     Version { number: libc::NFPROTO_IPV6 as u8, set: "pods6", source: 8, destination: 24, length: 16 };
 
-impl Masquerade {
-    /// Puts the table in place if it is not there already as it should be; whether it was not. A
-    /// table that is there is replaced in one step.
-    pub fn install(&self) -> anyhow::Result<bool> {
-        let table = ownership::nft_table(&self.network);
-        let rules = self.rules();
-        let wanted: Vec<&str> = rules.iter().map(|(comment, _)| comment.as_str()).collect();
-        if nft::comments(&table).map_err(|e| explain(&e))? == wanted {
-            return Ok(false);
-        }
-        let mut batch = Batch::default();
-        delete_table(&mut batch, &table);
-        let named = Attributes::default().string(nfta::TABLE_NAME, &table);
-        batch.push(libc::NFT_MSG_NEWTABLE, CREATE, named);
-        add_chain(&mut batch, &table);
-        for (id, (network, _, version)) in (1..).zip(self.networks()) {
-            add_set(&mut batch, &table, network, version, id);
-        }
-        for (comment, expressions) in &rules {
-            let rule = Attributes::default()
-                .string(nfta::RULE_TABLE, &table)
-                .string(nfta::RULE_CHAIN, CHAIN)
-                .nest(nfta::RULE_EXPRESSIONS, expressions)
-                .bytes(nfta::RULE_USERDATA, &nft::user_data(comment));
-            batch.push(libc::NFT_MSG_NEWRULE, CREATE, rule);
-        }
-        batch.commit().map_err(|e| explain(&e))?;
-        Ok(true)
-    }
-
-    fn networks(&self) -> impl Iterator<Item = (IpNetwork, &str, &'static Version)> {
-        let version = |network: &IpNetwork| if network.is_ipv4() { &V4 } else { &V6 };
-        self.pods.iter().map(move |(network, device)| (*network, device.as_str(), version(network)))
-    }
-
-    /// Rules with their comments, which carry a mark of everything that the table depends on.
-    fn rules(&self) -> Vec<(String, Attributes)> {
-        let mut hasher = DefaultHasher::new();
-        (self, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
-        let mark = hasher.finish();
-        let rules = self.networks().flat_map(|(_, device, version)| {
-            [
-                (format!("pods to elsewhere, {mark:016x}"), pods_to_elsewhere(version)),
-                (format!("elsewhere to pods, {mark:016x}"), elsewhere_to_pods(version, device)),
-            ]
-        });
-        rules.collect()
+/// The rules for `pods`: networks of pods, and the name of the vxlan device that leads to them.
+pub(super) fn chain(pods: &[(IpNetwork, String)]) -> Chain {
+    let rules = pods.iter().flat_map(|(network, device)| {
+        let version = version(*network);
+        [
+            ("pods to elsewhere", pods_to_elsewhere(version)),
+            ("elsewhere to pods", elsewhere_to_pods(version, device)),
+        ]
+    });
+    Chain {
+        name: "postrouting",
+        kind: "nat",
+        hook: libc::NF_INET_POST_ROUTING,
+        priority: libc::NF_IP_PRI_NAT_SRC,
+        rules: rules.collect(),
     }
 }
 
-/// Removes the table of `network`; whether there was one.
-pub fn remove(network: &str) -> anyhow::Result<bool> {
-    let mut batch = Batch::default();
-    let table = Attributes::default().string(nfta::TABLE_NAME, &ownership::nft_table(network));
-    batch.push(libc::NFT_MSG_DELTABLE, 0, table);
-    match batch.commit() {
-        Ok(()) => Ok(true),
-        // No such table, or a kernel that has no tables at all.
-        Err(error) if [Errno::ENOENT, Errno::EOPNOTSUPP].contains(&errno(&error)) => Ok(false),
-        Err(error) => Err(explain(&error)),
+/// The sets of pods that the rules name.
+pub(super) fn add_sets(batch: &mut Batch, table: &str, pods: &[(IpNetwork, String)]) {
+    for (id, (network, _)) in (1..).zip(pods) {
+        add_set(batch, table, *network, version(*network), id);
     }
 }
 
-/// Creates it first, so that there is one to delete.
-fn delete_table(batch: &mut Batch, table: &str) {
-    let named = || Attributes::default().string(nfta::TABLE_NAME, table);
-    batch.push(libc::NFT_MSG_NEWTABLE, CREATE, named());
-    batch.push(libc::NFT_MSG_DELTABLE, 0, named());
-}
-
-fn add_chain(batch: &mut Batch, table: &str) {
-    let hook = Attributes::default()
-        .number(nfta::HOOK_HOOKNUM, libc::NF_INET_POST_ROUTING as u32)
-        .number(nfta::HOOK_PRIORITY, libc::NF_IP_PRI_NAT_SRC as u32);
-    let chain = Attributes::default()
-        .string(nfta::CHAIN_TABLE, table)
-        .string(nfta::CHAIN_NAME, CHAIN)
-        .nest(nfta::CHAIN_HOOK, &hook)
-        .string(nfta::CHAIN_TYPE, "nat");
-    batch.push(libc::NFT_MSG_NEWCHAIN, CREATE, chain);
+fn version(network: IpNetwork) -> &'static Version {
+    if network.is_ipv4() { &V4 } else { &V6 }
 }
 
 fn add_set(batch: &mut Batch, table: &str, network: IpNetwork, version: &Version, id: u32) {
@@ -206,22 +136,6 @@ fn elsewhere_to_pods(version: &Version, device: &str) -> Attributes {
         .masquerade()
 }
 
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or_default())
-}
-
-fn explain(error: &io::Error) -> anyhow::Error {
-    match errno(error) {
-        Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => anyhow!(
-            "this kernel has no nf_tables: load the module 'nf_tables', or set masquerade = false in [pods]"
-        ),
-        Errno::ENOENT => anyhow!(
-            "this kernel's nf_tables cannot masquerade: load the modules 'nft_chain_nat' and 'nft_masq', or set masquerade = false in [pods]"
-        ),
-        _ => anyhow!("nf_tables refused the masquerade rules: {error}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,18 +148,5 @@ mod tests {
         let (first, after) = of("fd00:244::/48");
         assert_eq!(first[..6], [0xfd, 0, 0x02, 0x44, 0, 0]);
         assert_eq!(after.map(|a| a[..6].to_vec()), Some(vec![0xfd, 0, 0x02, 0x44, 0, 1]));
-    }
-
-    #[test]
-    fn the_mark_in_the_comments_tells_one_rule_set_from_another() {
-        let rules = |pods: &str, device: &str| {
-            let pods = vec![(pods.parse().expect("a network"), device.into())];
-            Masquerade { network: "pods".into(), pods }.rules()
-        };
-        let base = rules("10.244.0.0/16", "vxlan1");
-        assert_eq!(base.len(), 2, "one family, two rules");
-        assert_eq!(base, rules("10.244.0.0/16", "vxlan1"));
-        assert_ne!(base[0].0, rules("10.245.0.0/16", "vxlan1")[0].0);
-        assert_ne!(base[0].0, rules("10.244.0.0/16", "vxlan2")[0].0);
     }
 }

@@ -1,5 +1,5 @@
 //! What pods need of their node besides the overlay: the subnet file, the CNI configuration, and
-//! masquerading.
+//! an nf_tables table.
 //!
 //! The contents are built by pure functions from [`Facts`]. The agent's status has what was written
 //! last, so that `detach` knows which files are still as we wrote them.
@@ -8,13 +8,15 @@ mod cni;
 mod file;
 mod masquerade;
 mod subnet_env;
+mod table;
+mod untracked;
 
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 
 pub use file::{remove_if_same, write_if_other};
-pub use masquerade::{Masquerade, remove as remove_masquerade};
+pub use table::{Table, remove as remove_table};
 
 use crate::config::{Cni, PodsConfig};
 use crate::net::Mtu;

@@ -29,6 +29,7 @@ fn config(fastpath: Fastpath) -> Config {
         flows: 256,
         malformed: Guard::Kernel,
         other_vni: Guard::Kernel,
+        notrack: false,
     };
     Config { node, network, pods: PodsConfig::default(), state: StateConfig::File("/".into()) }
 }

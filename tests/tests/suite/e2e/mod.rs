@@ -13,6 +13,7 @@ mod hostile;
 mod interop;
 mod kubernetes;
 mod limits;
+mod notrack;
 mod onward;
 mod outlive;
 mod pods;

@@ -53,6 +53,7 @@ struct Extras {
     flows: Option<Spanned<u32>>,
     malformed: Guard,
     other_vni: Guard,
+    notrack: bool,
 }
 
 /// What the translation asks of the machine.
@@ -158,6 +159,7 @@ fn config(
         flows: check_flows(text, extras.flows.as_ref()).map_err(|refused| refused.to_string())?,
         malformed: extras.malformed,
         other_vni: extras.other_vni,
+        notrack: extras.notrack,
     };
     Ok(Config { node, network, pods: pods(flags, net_conf)?, state })
 }

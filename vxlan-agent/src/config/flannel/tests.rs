@@ -204,12 +204,12 @@ fn flags_are_obeyed() {
 
 #[test]
 fn what_flannel_does_not_have_stands_next_to_its_configuration() {
-    let extras = "fastpath = \"off\"\nflows = 512\nother_vni = \"drop\"\n[node]\nattach = \"clsact\"\nunderlay = \"eth7\"\n";
+    let extras = "fastpath = \"off\"\nflows = 512\nother_vni = \"drop\"\nnotrack = true\n[node]\nattach = \"clsact\"\nunderlay = \"eth7\"\n";
     let machine = Paper::new(PLAIN).file("/etc/kube-flannel/vxlan-agent.toml", extras);
     let flannel = machine.translate("").expect("valid");
     let network = &flannel.config.network;
     assert_eq!((network.fastpath, network.flows), (Fastpath::Off, 512));
-    assert_eq!((network.malformed, network.other_vni), (Guard::Kernel, Guard::Drop));
+    assert_eq!((network.malformed, network.other_vni, network.notrack), (Guard::Kernel, Guard::Drop, true));
     assert_eq!(kubernetes(&flannel).interfaces, [Choice::Name("eth7".into())]);
     let machine = Paper::new(PLAIN).file("/etc/kube-flannel/vxlan-agent.toml", "colour = \"red\"\n");
     assert!(machine.translate("").expect_err("unknown").contains("colour"));

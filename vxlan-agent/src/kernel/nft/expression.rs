@@ -27,9 +27,21 @@ impl Attributes {
     /// Loads `length` bytes at `offset` of the network header.
     #[must_use]
     pub fn load_network_header(self, offset: u32, length: u32) -> Self {
-        let base = libc::NFT_PAYLOAD_NETWORK_HEADER as u32;
-        let data =
-            Attributes::default().number(1, REGISTER).number(2, base).number(3, offset).number(4, length);
+        self.load_header(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, length)
+    }
+
+    /// Loads `length` bytes at `offset` of the transport header.
+    #[must_use]
+    pub fn load_transport_header(self, offset: u32, length: u32) -> Self {
+        self.load_header(libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset, length)
+    }
+
+    fn load_header(self, base: i32, offset: u32, length: u32) -> Self {
+        let data = Attributes::default()
+            .number(1, REGISTER)
+            .number(2, base as u32)
+            .number(3, offset)
+            .number(4, length);
         expression(self, "payload", &data)
     }
 
@@ -77,6 +89,12 @@ impl Attributes {
         let inverted = libc::NFT_LOOKUP_F_INV as u32;
         let data = Attributes::default().string(1, set).number(2, REGISTER).number(5, inverted);
         expression(self, "lookup", &data)
+    }
+
+    /// Keeps conntrack from following the packet.
+    #[must_use]
+    pub fn untracked(self) -> Self {
+        expression(self, "notrack", &Attributes::default())
     }
 
     /// Gives the packet an address of the interface that it leaves by, and a random port.

@@ -1,0 +1,168 @@
+//! The nf_tables table of a network: masquerading, and leaving conntrack out of the tunnel's outer
+//! packets. It is put in place as a whole or not at all.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::io;
+
+use anyhow::anyhow;
+use ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use nix::libc;
+
+use super::{masquerade, untracked};
+use crate::kernel::nft::{self, Attributes, Batch, CREATE, nfta};
+use crate::ownership;
+
+/// What the table should do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Table {
+    /// Name of the network, which the table is named after.
+    pub network: String,
+    /// Networks of all pods of the cluster, at most one of each IP version, and the name of the
+    /// vxlan device that leads to them. Empty: nothing is masqueraded.
+    pub masquerade: Vec<(IpNetwork, String)>,
+    /// The UDP port whose packets conntrack shall not follow.
+    pub untracked: Option<u16>,
+}
+
+/// A chain at a hook, and its rules with a name each.
+pub(super) struct Chain {
+    pub(super) name: &'static str,
+    pub(super) kind: &'static str,
+    /// `NF_INET_…`.
+    pub(super) hook: i32,
+    /// `NF_IP_PRI_…`.
+    pub(super) priority: i32,
+    pub(super) rules: Vec<(&'static str, Attributes)>,
+}
+
+impl Table {
+    /// Puts the table in place if it is not there already as it should be; whether it was not. A
+    /// table that is there is replaced in one step.
+    pub fn install(&self) -> anyhow::Result<bool> {
+        let table = ownership::nft_table(&self.network);
+        let chains = self.chains();
+        if nft::comments(&table).map_err(|e| explain(&e))? == self.comments(&chains) {
+            return Ok(false);
+        }
+        let mut batch = Batch::default();
+        delete(&mut batch, &table);
+        batch.push(libc::NFT_MSG_NEWTABLE, CREATE, Attributes::default().string(nfta::TABLE_NAME, &table));
+        masquerade::add_sets(&mut batch, &table, &self.masquerade);
+        for chain in &chains {
+            self.add(&mut batch, &table, chain);
+        }
+        batch.commit().map_err(|e| explain(&e))?;
+        Ok(true)
+    }
+
+    fn chains(&self) -> Vec<Chain> {
+        let masquerade = (!self.masquerade.is_empty()).then(|| masquerade::chain(&self.masquerade));
+        let untracked = self.untracked.iter().flat_map(|port| untracked::chains(*port));
+        masquerade.into_iter().chain(untracked).collect()
+    }
+
+    /// All rules' comments. They carry a mark of everything that the table depends on.
+    fn comments(&self, chains: &[Chain]) -> Vec<String> {
+        chains.iter().flat_map(|chain| &chain.rules).map(|(name, _)| self.comment(name)).collect()
+    }
+
+    fn comment(&self, name: &str) -> String {
+        let mut hasher = DefaultHasher::new();
+        (self, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
+        format!("{name}, {:016x}", hasher.finish())
+    }
+
+    fn add(&self, batch: &mut Batch, table: &str, chain: &Chain) {
+        let hook = Attributes::default()
+            .number(nfta::HOOK_HOOKNUM, chain.hook as u32)
+            .number(nfta::HOOK_PRIORITY, chain.priority as u32);
+        let attributes = Attributes::default()
+            .string(nfta::CHAIN_TABLE, table)
+            .string(nfta::CHAIN_NAME, chain.name)
+            .nest(nfta::CHAIN_HOOK, &hook)
+            .string(nfta::CHAIN_TYPE, chain.kind);
+        batch.push(libc::NFT_MSG_NEWCHAIN, CREATE, attributes);
+        for (name, expressions) in &chain.rules {
+            let rule = Attributes::default()
+                .string(nfta::RULE_TABLE, table)
+                .string(nfta::RULE_CHAIN, chain.name)
+                .nest(nfta::RULE_EXPRESSIONS, expressions)
+                .bytes(nfta::RULE_USERDATA, &nft::user_data(&self.comment(name)));
+            batch.push(libc::NFT_MSG_NEWRULE, CREATE, rule);
+        }
+    }
+}
+
+/// Removes the table of `network`; whether there was one.
+pub fn remove(network: &str) -> anyhow::Result<bool> {
+    let mut batch = Batch::default();
+    let table = Attributes::default().string(nfta::TABLE_NAME, &ownership::nft_table(network));
+    batch.push(libc::NFT_MSG_DELTABLE, 0, table);
+    match batch.commit() {
+        Ok(()) => Ok(true),
+        // No such table, or a kernel that has no tables at all.
+        Err(error) if [Errno::ENOENT, Errno::EOPNOTSUPP].contains(&errno(&error)) => Ok(false),
+        Err(error) => Err(explain(&error)),
+    }
+}
+
+/// Creates it first, so that there is one to delete.
+fn delete(batch: &mut Batch, table: &str) {
+    let named = || Attributes::default().string(nfta::TABLE_NAME, table);
+    batch.push(libc::NFT_MSG_NEWTABLE, CREATE, named());
+    batch.push(libc::NFT_MSG_DELTABLE, 0, named());
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
+}
+
+fn explain(error: &io::Error) -> anyhow::Error {
+    match errno(error) {
+        Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => anyhow!(
+            "this kernel has no nf_tables: load the module 'nf_tables', or ask for neither masquerade in [pods] nor notrack"
+        ),
+        Errno::ENOENT => anyhow!(
+            "this kernel's nf_tables lacks a part: load the modules 'nft_chain_nat' and 'nft_masq', or do without masquerade in [pods]; 'nft_ct', or do without notrack"
+        ),
+        _ => anyhow!("nf_tables refused the table: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(pods: &[(&str, &str)], untracked: Option<u16>) -> Table {
+        let pods = pods.iter().map(|(pods, device)| (pods.parse().expect("a network"), (*device).to_owned()));
+        Table { network: "pods".into(), masquerade: pods.collect(), untracked }
+    }
+
+    fn comments(table: &Table) -> Vec<String> {
+        table.comments(&table.chains())
+    }
+
+    #[test]
+    fn the_mark_in_the_comments_tells_one_table_from_another() {
+        let base = comments(&table(&[("10.244.0.0/16", "vxlan1")], None));
+        assert_eq!(base.len(), 2, "one family, two rules");
+        assert_eq!(base, comments(&table(&[("10.244.0.0/16", "vxlan1")], None)));
+        for other in [
+            table(&[("10.245.0.0/16", "vxlan1")], None),
+            table(&[("10.244.0.0/16", "vxlan2")], None),
+            table(&[("10.244.0.0/16", "vxlan1")], Some(8472)),
+        ] {
+            assert_ne!(base[0], comments(&other)[0]);
+        }
+    }
+
+    #[test]
+    fn there_is_a_chain_only_for_what_is_asked_for() {
+        let names = |table: &Table| table.chains().iter().map(|chain| chain.name).collect::<Vec<_>>();
+        assert_eq!(names(&table(&[], Some(8472))), ["prerouting", "output"]);
+        assert_eq!(names(&table(&[("10.244.0.0/16", "vxlan1")], None)), ["postrouting"]);
+        assert_ne!(comments(&table(&[], Some(8472))), comments(&table(&[], Some(4789))));
+    }
+}
