@@ -14,11 +14,12 @@ use super::{build, counted, warm_up};
 
 const TABLE: &str = "list table inet vxlan-agent-pods";
 
-/// Agents with a `[pods]` section of these lines.
+/// Agents with a `[pods]` section of these lines, and without conntrack around the tunnel.
 pub(super) fn with_pods(fastpath: &str, lines: &str) -> Overlay {
     let networks = "networks = [\"10.244.0.0/16\", \"fd00:244::/32\"]";
     let sections = format!("[pods]\n{networks}\n{lines}\n");
-    Overlay::Agent(AgentOptions { fastpath: fastpath.into(), sections, ..AgentOptions::default() })
+    let (fastpath, network) = (fastpath.into(), "notrack = true".into());
+    Overlay::Agent(AgentOptions { fastpath, network, sections, ..AgentOptions::default() })
 }
 
 /// The source address that a server in `server` sees when `client` sends a datagram to `to`.
@@ -83,6 +84,7 @@ fn pods_are_masqueraded_towards_the_outside_and_never_among_themselves() {
             "ip saddr @pods4 ip daddr != @pods4 ip daddr != 224.0.0.0/4 masquerade fully-random",
             "ip6 saddr @pods6 ip6 daddr != @pods6 ip6 daddr != ff00::/8 masquerade fully-random",
             "ip saddr != @pods4 ip daddr @pods4 oifname \"flannel.1\" masquerade fully-random",
+            "udp dport 8472 notrack",
         ] {
             assert!(listed.contains(part), "`{part}` is not in\n{listed}");
         }
