@@ -157,13 +157,14 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock and writes the own process id into it.
+    /// Takes the lock and writes the own process id into it, and where that counts.
     pub fn take(run_dir: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
         let mut file = match Flock::lock(open(run_dir)?, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((_, Errno::EWOULDBLOCK)) => {
-                let pid = holder(run_dir)?.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+                let pid = holder(run_dir)?.and_then(|holder| holder.pid);
+                let pid = pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
                 bail!(
                     "an agent is running already (pid {pid}, lock in {}): stop it, or give this one a pin_dir of its own",
                     run_dir.display()
@@ -176,7 +177,7 @@ impl Lock {
         let context = || format!("cannot write {}", run_dir.join(LOCK).display());
         file.set_len(0).with_context(context)?;
         file.rewind().with_context(context)?;
-        writeln!(file, "{}", std::process::id()).with_context(context)?;
+        writeln!(file, "{} {}", std::process::id(), pid_namespace()?).with_context(context)?;
         Ok(Self { _file: file })
     }
 }
@@ -187,8 +188,30 @@ fn open(run_dir: &Path) -> anyhow::Result<File> {
     file.with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Process id of the agent that lives; `None` if none does.
-pub fn holder(run_dir: &Path) -> anyhow::Result<Option<i32>> {
+/// The agent that lives.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// `None` for one in another PID namespace, as containers have: its process id is another's here.
+    pub pid: Option<i32>,
+}
+
+impl Holder {
+    /// From what its lock says, for a reader in the PID namespace `here`.
+    fn read(text: &str, here: &str) -> Self {
+        let pid = text.trim_end().split_once(' ').filter(|(_, namespace)| *namespace == here);
+        Self { pid: pid.and_then(|(pid, _)| pid.parse().ok()) }
+    }
+}
+
+/// The name of the own PID namespace, which no other has while somebody lives in it.
+fn pid_namespace() -> anyhow::Result<String> {
+    let path = "/proc/self/ns/pid";
+    let name = fs::read_link(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(name.display().to_string())
+}
+
+/// The agent that lives; `None` if none does.
+pub fn holder(run_dir: &Path) -> anyhow::Result<Option<Holder>> {
     let path = run_dir.join(LOCK);
     let mut file = match File::open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -198,7 +221,7 @@ pub fn holder(run_dir: &Path) -> anyhow::Result<Option<i32>> {
     file.read_to_string(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(_) => Ok(None),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(Some(text.trim().parse().unwrap_or(0))),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(Some(Holder::read(&text, &pid_namespace()?))),
         Err((_, error)) => Err(error).with_context(|| format!("cannot ask for the lock {}", path.display())),
     }
 }
@@ -227,11 +250,19 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         assert_eq!(holder(dir.path()).expect("readable"), None);
         let lock = Lock::take(dir.path()).expect("free");
-        assert_eq!(holder(dir.path()).expect("readable"), i32::try_from(std::process::id()).ok());
+        let own = Holder { pid: i32::try_from(std::process::id()).ok() };
+        assert_eq!(holder(dir.path()).expect("readable"), Some(own));
         let refused = Lock::take(dir.path()).expect_err("taken").to_string();
         assert!(refused.contains("running already"), "{refused}");
         drop(lock);
         assert_eq!(holder(dir.path()).expect("readable"), None);
+    }
+
+    #[test]
+    fn a_process_id_is_nobodys_in_another_pid_namespace() {
+        assert_eq!(Holder::read("7 pid:[2]\n", "pid:[2]").pid, Some(7));
+        assert_eq!(Holder::read("1 pid:[2]\n", "pid:[3]").pid, None);
+        assert_eq!(Holder::read("", "pid:[2]").pid, None, "taken, but not written yet");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -14,10 +14,11 @@ use crate::datapath;
 use crate::kernel::{self, KernelState, Netlink, Sought, Target};
 use crate::net::Mac;
 use crate::node;
+use crate::status::Holder;
 use crate::{preflight, status};
 
-/// How long a running agent has to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a running agent has to end; longer than the kubelet gives it by the manifests in `deploy/`.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
@@ -75,25 +76,26 @@ pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
     }
 }
 
+/// Ends a running agent. One in a container is waited for: whoever ends the container ends it, and its
+/// process id means another process here.
 async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
     let run_dir = &config.node.run_dir;
-    let Some(pid) = status::holder(run_dir)? else { return Ok(None) };
-    if pid <= 0 {
-        bail!(
-            "an agent is running (lock in {}), but its process id is unknown: stop it first",
-            run_dir.display()
-        );
+    let Some(Holder { pid }) = status::holder(run_dir)? else { return Ok(None) };
+    if let Some(pid) = pid {
+        tracing::info!(pid, "stopping the agent");
+        kill(Pid::from_raw(pid), Signal::SIGTERM)
+            .with_context(|| format!("cannot stop the agent, pid {pid}"))?;
+    } else {
+        tracing::info!("waiting for the agent, which runs in a container, to end");
     }
-    tracing::info!(pid, "stopping the agent");
-    kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("cannot stop the agent, pid {pid}"))?;
     let gone = async {
         while status::holder(run_dir)?.is_some() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        anyhow::Ok(Some(pid))
+        anyhow::Ok(pid)
     };
     let ended = tokio::time::timeout(PATIENCE, gone).await;
-    ended.with_context(|| format!("the agent, pid {pid}, does not end: stop it first"))?
+    ended.with_context(|| format!("the agent (lock in {}) does not end: stop it first", run_dir.display()))?
 }
 
 /// Removes the nf_tables table, and those files that are as the agent wrote them last.

@@ -46,10 +46,10 @@ struct AttachmentReport {
 }
 
 pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<()> {
-    let pid = status::holder(&config.node.run_dir)?;
+    let holder = status::holder(&config.node.run_dir)?;
     let status = status::read(&config.node.run_dir)?;
     let fastpath = fastpath(config);
-    let report = Report { running: pid.is_some(), pid, status, fastpath };
+    let report = Report { running: holder.is_some(), pid: holder.and_then(|h| h.pid), status, fastpath };
     if json { print_json(&report) } else { print(&text(config, &report)) }
 }
 
@@ -88,6 +88,7 @@ fn text(config: &Config, report: &Report) -> String {
     let mut out = String::new();
     let agent = match report.pid {
         Some(pid) => format!("running, pid {pid}"),
+        None if report.running => "running, in a container".to_owned(),
         None => "not running; what it set up goes on as it is".to_owned(),
     };
     let _ = writeln!(out, "agent      {agent}");
