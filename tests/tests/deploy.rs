@@ -22,7 +22,7 @@ fn documents(path: &Path) -> Vec<Value> {
 
 /// The one document of the base that is of `kind`.
 fn of_kind(kind: &str) -> Value {
-    let files = ["namespace", "rbac", "config", "daemonset"].map(|name| format!("base/{name}.yaml"));
+    let files = ["namespace", "rbac", "daemonset"].map(|name| format!("base/{name}.yaml"));
     let all = files.iter().flat_map(|file| documents(&deploy().join(file)));
     let mut found = all.filter(|document| document["kind"] == kind);
     let one = found.next().unwrap_or_else(|| panic!("no {kind}"));
@@ -38,28 +38,46 @@ fn agent() -> Value {
     pod()["containers"][0].clone()
 }
 
-/// The configuration in a ConfigMap's text, as the agent reads it.
-fn configuration(text: &str) -> Config {
-    let text = Text::new("config.toml", text);
+/// The configuration of a variant, as the agent reads it.
+fn configuration(variant: &str) -> Config {
+    let text = fs::read_to_string(deploy().join(variant).join("config.toml")).expect("a configuration");
+    let text = Text::new("config.toml", &text);
     Config::parse(&text, Path::new("/"), &|| Some("node".into())).expect("a valid configuration")
 }
 
 fn base_configuration() -> Config {
-    configuration(of_kind("ConfigMap")["data"]["config.toml"].as_str().expect("a text"))
+    configuration("base")
+}
+
+/// The operations of the one patch of a variant.
+fn patch(variant: &str) -> Vec<Value> {
+    let overlay = documents(&deploy().join(variant).join("kustomization.yaml"));
+    let patch = overlay[0]["patches"][0]["patch"].as_str().expect("a patch");
+    serde_yaml_ng::from_str(patch).expect("operations")
 }
 
 #[test]
 fn every_file_of_the_base_is_among_its_resources() {
     let list = documents(&deploy().join("base/kustomization.yaml"));
-    let listed: BTreeSet<String> = list[0]["resources"]
-        .as_array()
-        .expect("a list")
+    let lists = [&list[0]["resources"], &list[0]["configMapGenerator"][0]["files"]];
+    let listed: BTreeSet<String> = lists
         .iter()
+        .flat_map(|list| list.as_array().expect("a list"))
         .filter_map(|name| name.as_str().map(str::to_owned))
         .collect();
     let files = fs::read_dir(deploy().join("base")).expect("a directory");
     let files = files.map(|file| file.expect("a file").file_name().into_string().expect("a name"));
     assert_eq!(listed, files.filter(|name| name != "kustomization.yaml").collect());
+}
+
+#[test]
+fn another_configuration_is_another_pod() {
+    let list = documents(&deploy().join("base/kustomization.yaml"));
+    let volumes = pod()["volumes"].clone();
+    let mut configs = volumes.as_array().expect("volumes").iter().map(|volume| &volume["configMap"]["name"]);
+    // By this name kustomize finds what to replace with the name that ends with a hash.
+    assert!(configs.any(|name| *name == list[0]["configMapGenerator"][0]["name"]));
+    assert_eq!(list[0]["generatorOptions"], Value::Null);
 }
 
 #[test]
@@ -134,30 +152,37 @@ fn every_path_that_the_agent_writes_to_is_the_hosts() {
 
 #[test]
 fn the_variant_for_flannels_plugin_differs_in_nothing_else() {
-    let overlay = documents(&deploy().join("flannel-cni/kustomization.yaml"));
-    let patch = overlay[0]["patches"][0]["patch"].as_str().expect("a patch");
-    let patch: Value = serde_yaml_ng::from_str(patch).expect("a patch");
-    let mut variant = configuration(patch[0]["value"].as_str().expect("a text"));
+    let generator = |variant: &str| {
+        let list = documents(&deploy().join(variant).join("kustomization.yaml"));
+        list[0]["configMapGenerator"][0].clone()
+    };
+    let (base, overlay) = (generator("base"), generator("flannel-cni"));
+    assert_eq!((&overlay["name"], &overlay["files"]), (&base["name"], &base["files"]));
+    assert_eq!(overlay["behavior"], "replace");
+    assert_eq!(overlay["namespace"], of_kind("Namespace")["metadata"]["name"]);
+    let mut variant = configuration("flannel-cni");
     assert_eq!(std::mem::replace(&mut variant.pods.cni, Cni::Bridge), Cni::Flannel);
     assert_eq!(variant, base_configuration());
 }
 
 #[test]
-fn a_node_that_goes_back_to_flannel_has_a_pod_that_releases_it() {
-    let overlay = documents(&deploy().join("release/kustomization.yaml"));
-    let patch = overlay[0]["patches"][0]["patch"].as_str().expect("a patch");
-    let patch: Value = serde_yaml_ng::from_str(patch).expect("a patch");
-    let set = of_kind("DaemonSet");
-    for operation in patch.as_array().expect("operations") {
+fn a_pod_that_releases_a_node_is_the_agents_with_another_command() {
+    let (set, patch) = (of_kind("DaemonSet"), patch("release"));
+    for operation in &patch {
         let path = operation["path"].as_str().expect("a path");
         let there = set.pointer(path).is_some();
         assert_eq!(there, operation["op"] == "remove", "{operation}");
         let parent = path.rsplit_once('/').expect("a path").0;
         assert!(set.pointer(parent).is_some(), "{operation}");
     }
-    assert!(patch.to_string().contains("vxlan-agent release"));
+    assert!(Value::from(patch).to_string().contains("vxlan-agent release &&"));
+}
+
+#[test]
+fn agents_and_pods_that_release_nodes_are_side_by_side() {
     // Two sets in one namespace must not claim each other's pods.
-    let label = &overlay[0]["labels"][0];
+    let overlay = documents(&deploy().join("release/kustomization.yaml"));
+    let (label, set) = (&overlay[0]["labels"][0], of_kind("DaemonSet"));
     assert_ne!(label["pairs"]["app.kubernetes.io/name"], set["metadata"]["labels"]["app.kubernetes.io/name"]);
     assert_eq!(label["includeSelectors"], true);
 }
@@ -167,9 +192,7 @@ fn flannel_keeps_off_nodes_that_are_ours_and_those_that_are_being_released() {
     let docs = fs::read_to_string(deploy().join("../docs/kubernetes.md")).expect("the documentation");
     assert!(of_kind("DaemonSet").pointer("/spec/template/spec/nodeSelector").is_some());
     let label = |variant: &str| {
-        let overlay = documents(&deploy().join(variant).join("kustomization.yaml"));
-        let patch = overlay[0]["patches"][0]["patch"].as_str().expect("a patch");
-        let patch: Value = serde_yaml_ng::from_str(patch).expect("a patch");
+        let patch = patch(variant);
         assert_eq!(patch[0]["path"], "/spec/template/spec/nodeSelector/overlay", "{variant}");
         patch[0]["value"].clone()
     };
