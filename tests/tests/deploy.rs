@@ -166,16 +166,19 @@ fn the_variant_for_flannels_plugin_differs_in_nothing_else() {
 }
 
 #[test]
-fn a_pod_that_releases_a_node_is_the_agents_with_another_command() {
-    let (set, patch) = (of_kind("DaemonSet"), patch("release"));
-    for operation in &patch {
-        let path = operation["path"].as_str().expect("a path");
-        let there = set.pointer(path).is_some();
-        assert_eq!(there, operation["op"] == "remove", "{operation}");
-        let parent = path.rsplit_once('/').expect("a path").0;
-        assert!(set.pointer(parent).is_some(), "{operation}");
+fn a_pod_that_releases_or_detaches_a_node_is_the_agents_with_another_command() {
+    let set = of_kind("DaemonSet");
+    for (variant, command) in [("release", "vxlan-agent release &&"), ("detach", "vxlan-agent detach &&")] {
+        let patch = patch(variant);
+        for operation in &patch {
+            let path = operation["path"].as_str().expect("a path");
+            let there = set.pointer(path).is_some();
+            assert_eq!(there, operation["op"] == "remove", "{operation}");
+            let parent = path.rsplit_once('/').expect("a path").0;
+            assert!(set.pointer(parent).is_some(), "{operation}");
+        }
+        assert!(Value::from(patch).to_string().contains(command), "{variant}");
     }
-    assert!(Value::from(patch).to_string().contains("vxlan-agent release &&"));
 }
 
 #[test]
