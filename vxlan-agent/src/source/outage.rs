@@ -1,8 +1,12 @@
 //! Being without an answer: said once, and asked again not at the same moment as everybody else.
 
 use std::fmt::Display;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+
+/// The first pause that is one.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Whether there are answers, and since when not.
 pub(super) struct Outage {
@@ -33,6 +37,38 @@ impl Outage {
         if let Some(since) = self.since.take() {
             tracing::info!(seconds = since.elapsed().as_secs(), "following {} again", self.of);
         }
+    }
+}
+
+/// Pauses between attempts: none after one that did some good, then each about twice the last.
+pub(super) struct Pause {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pause {
+    /// None at first, and none of much more than `longest`.
+    pub(super) const fn up_to(longest: Duration) -> Self {
+        Self { next: Duration::ZERO, longest }
+    }
+
+    /// The last attempt did some good: no pause before the next.
+    pub(super) fn reset(&mut self) {
+        self.next = Duration::ZERO;
+    }
+
+    /// What a server has to say of a place that it no longer has is an answer, perhaps after a long
+    /// time without one: no pause, unless the place was not `resumed` but only just got from it.
+    pub(super) fn place_lost(&mut self, resumed: bool) {
+        if resumed {
+            self.reset();
+        }
+    }
+
+    /// Waits, and longer the next time.
+    pub(super) async fn wait(&mut self) {
+        sleep(self.next.mul_f64(jitter())).await;
+        self.next = (self.next * 2).clamp(FIRST_PAUSE, self.longest);
     }
 }
 

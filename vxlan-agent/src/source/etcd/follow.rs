@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::watch as latest;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::Settings;
 use super::api::{Changes, Connection, Failure, Members};
@@ -18,14 +18,13 @@ use crate::local::Local;
 use crate::source::Snapshot;
 use crate::source::kubernetes::assemble::{LeftOut, Mirror, Own, assemble};
 use crate::source::kubernetes::node::Side;
-use crate::source::outage::{Outage, jitter};
+use crate::source::outage::{Outage, Pause};
 use crate::text::Text;
 
 /// How long news are collected into one snapshot, in units of the time that making one takes.
 const COLLECT_TIMES: u32 = 10;
 const COLLECT_LEAST: Duration = Duration::from_millis(5);
 const COLLECT_MOST: Duration = Duration::from_secs(1);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// A watch that ends sooner than this has done no good.
 const SHORT: Duration = Duration::from_secs(1);
@@ -60,7 +59,7 @@ pub(super) struct Follower {
     /// What is wrong with the network's parameters.
     trouble: Option<String>,
     outage: Outage,
-    pause: Duration,
+    pause: Pause,
 }
 
 impl Follower {
@@ -92,7 +91,7 @@ impl Follower {
             left_out: LeftOut::new(),
             trouble: None,
             outage: Outage::of("etcd"),
-            pause: Duration::ZERO,
+            pause: Pause::up_to(LONGEST_PAUSE),
         }
     }
 
@@ -114,20 +113,16 @@ impl Follower {
                 Err(Failure::Compacted) => {
                     tracing::debug!("the watch is too old, listing all nodes again");
                     self.since = None;
-                    if resumed {
-                        // An answer, of a server that may just have come back after a long time.
-                        self.pause = Duration::ZERO;
-                    }
+                    self.pause.place_lost(resumed);
                 }
                 // Tokens last some minutes, connections as long as nothing happens to them.
                 Err(Failure::Forgotten) if started.elapsed() >= LONGEST_PAUSE => {}
                 Err(failure) => self.outage.failed(&failure),
             }
             if started.elapsed() >= SHORT {
-                self.pause = Duration::ZERO;
+                self.pause.reset();
             }
-            sleep(self.pause.mul_f64(jitter())).await;
-            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            self.pause.wait().await;
         }
     }
 

@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, watch as latest};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::api::{Api, Failure};
-use super::watch::{FIRST_PAUSE, GONE, LONGEST_PAUSE, SILENCE};
-use crate::source::outage::jitter;
+use super::watch::{GONE, LONGEST_PAUSE, SILENCE};
+use crate::source::outage::{FIRST_PAUSE, jitter};
 
 /// What is followed, and where it is listed; by servers before 1.21, at the last of several places.
 const KINDS: [(&str, &[&str]); 3] = [

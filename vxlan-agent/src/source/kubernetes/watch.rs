@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Settings;
 use super::api::{Api, Event, Events, Failure, WATCH_FOR};
 use super::assemble::Mirror;
 use super::node::{NodeObject, Peer};
-use crate::source::outage::{Outage, jitter};
+use crate::source::outage::{Outage, Pause};
 
 /// Longest time between two of the nodes that a streaming list begins with, and for all of them. A
 /// server that does not know streaming lists may send nodes and never say that these were all.
@@ -24,7 +24,6 @@ const INITIAL_NODES: Duration = Duration::from_secs(60);
 pub(super) const SILENCE: Duration = WATCH_FOR.saturating_add(Duration::from_secs(15));
 /// Longest silence of a server that has sent a bookmark: it sends one every minute.
 const BOOKMARK_SILENCE: Duration = Duration::from_secs(150);
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A watch that ends sooner than this has done no good.
 const SHORT: Duration = Duration::from_secs(1);
@@ -50,7 +49,7 @@ pub(super) struct Watcher {
     settings: Settings,
     out: mpsc::Sender<News>,
     outage: Outage,
-    pause: Duration,
+    pause: Pause,
 }
 
 /// Nobody listens any more.
@@ -76,7 +75,13 @@ impl From<Closed> for End {
 impl Watcher {
     /// Sends news to `out`.
     pub(super) fn new(api: Api, settings: Settings, out: mpsc::Sender<News>) -> Self {
-        Self { api, settings, out, outage: Outage::of("the Kubernetes API"), pause: Duration::ZERO }
+        Self {
+            api,
+            settings,
+            out,
+            outage: Outage::of("the Kubernetes API"),
+            pause: Pause::up_to(LONGEST_PAUSE),
+        }
     }
 
     /// Goes on until nobody listens any more.
@@ -91,17 +96,13 @@ impl Watcher {
                     if failure.code() == Some(GONE) {
                         tracing::debug!("the watch is too old, listing all nodes again");
                         version = None;
-                        if resumed {
-                            // An answer, of a server that may just have come back after a long time.
-                            self.pause = Duration::ZERO;
-                        }
+                        self.pause.place_lost(resumed);
                     } else {
                         self.outage.failed(&failure);
                     }
                 }
             }
-            sleep(self.pause.mul_f64(jitter())).await;
-            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            self.pause.wait().await;
         }
     }
 
@@ -115,7 +116,7 @@ impl Watcher {
         let started = Instant::now();
         let ended = self.follow(events, version).await;
         if started.elapsed() >= SHORT {
-            self.pause = Duration::ZERO;
+            self.pause.reset();
         }
         ended
     }
