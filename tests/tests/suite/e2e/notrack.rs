@@ -3,7 +3,7 @@
 use vxlan_tests::lab::traffic::{Ping, tcp_concurrent};
 use vxlan_tests::lab::{AgentOptions, Family, Lab, LabSpec, Overlay};
 
-use super::verified::{FILTER, nft};
+use super::verified::{FILTER, conntrack, nft};
 use super::{assert_answered, assert_nothing_dropped, assert_took, build, counted, warm_up};
 
 fn lab(fastpath: &str, network: &str, underlay: Family) -> Lab {
@@ -23,8 +23,7 @@ fn lab(fastpath: &str, network: &str, underlay: Family) -> Lab {
 
 /// What conntrack of node `n` knows of connections to `port`.
 fn tracked(lab: &Lab, n: u8, port: u16) -> usize {
-    let listed = lab.node(n).sh("cat /proc/net/nf_conntrack").expect("conntrack");
-    listed.lines().filter(|line| line.contains(&format!("dport={port} "))).count()
+    conntrack(lab, n).iter().filter(|line| line.contains(&format!("dport={port} "))).count()
 }
 
 /// Pings and connections between pods, of which the first packets at least take the stack.
@@ -48,8 +47,8 @@ fn conntrack_follows_the_packets_inside_the_tunnel_and_those_outside_only_if_it_
             }
             for n in [1, 2] {
                 assert_eq!(tracked(&lab, n, 8472) > 0, follows, "node {n} over {underlay:?}");
-                let inside = lab.node(n).sh("grep -c tcp /proc/net/nf_conntrack").expect("a number");
-                assert!(inside.trim().parse::<u32>().expect("a number") >= 20, "{inside}");
+                let inside = conntrack(&lab, n).iter().filter(|line| line.contains("tcp")).count();
+                assert!(inside >= 20, "{inside}");
             }
         }
     }

@@ -8,7 +8,7 @@ use vxlan_tests::lab::traffic::tcp_concurrent;
 use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, wait_until};
 
 use super::super::{assert_nothing_dropped, assert_took, build, counted, warm_up};
-use super::{FILTER, exchange, from_port, guarded, nft, verified};
+use super::{FILTER, conntrack, exchange, from_port, guarded, nft, verified};
 
 /// TCP connections that conntrack of node `n` believes to be up.
 fn established(lab: &Lab, n: u8) -> usize {
@@ -17,8 +17,7 @@ fn established(lab: &Lab, n: u8) -> usize {
 
 /// What conntrack of node `n` knows of TCP, of the lines that contain `what`.
 fn tracked(lab: &Lab, n: u8, what: &str) -> Vec<String> {
-    let listed = lab.node(n).sh("cat /proc/net/nf_conntrack").expect("conntrack");
-    listed.lines().filter(|line| line.contains("tcp") && line.contains(what)).map(str::to_owned).collect()
+    conntrack(lab, n).into_iter().filter(|line| line.contains("tcp") && line.contains(what)).collect()
 }
 
 #[test]

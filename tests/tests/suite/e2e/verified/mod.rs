@@ -24,6 +24,12 @@ const SERVICE6: &str = "fd00:96::10";
 pub(super) const FILTER: &str = "table inet guard {\n chain forward {\n  type filter hook forward priority filter;\n  \
     ct state invalid drop\n  ct state established,related accept\n }\n}\n";
 
+/// What conntrack of node `n` follows, a line each.
+pub(super) fn conntrack(lab: &Lab, n: u8) -> Vec<String> {
+    let listed = lab.node(n).sh("cat /proc/net/nf_conntrack").expect("conntrack");
+    listed.lines().map(str::to_owned).collect()
+}
+
 fn verified() -> LabSpec {
     LabSpec::pair(Overlay::verified(), Overlay::verified())
 }
