@@ -145,6 +145,7 @@ impl Input<'_> {
                 mac: own.mac.0,
                 mtu: underlay.inner_mtu.saturating_u16(),
                 ifindex: underlay.ifindex.0,
+                flags: 0,
             };
         }
         let mode = match network.fastpath {
@@ -184,15 +185,17 @@ impl Input<'_> {
             addr: node.vtep.into(),
             mac: node.mac.0,
             family: number(node.vtep),
-            reserved: 0,
-            ifindex: known.map(|hop| hop.ifindex).or_else(|| self.way_out(node)).unwrap_or_default().0,
+            flags: 0,
+            ifindex: known.map_or(0, |hop| hop.ifindex.0),
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
+            mtu: self.inner_mtu(node),
+            reserved: 0,
         }
     }
 
-    fn way_out(&self, node: &Node) -> Option<IfIndex> {
+    fn inner_mtu(&self, node: &Node) -> u16 {
         let same_version = |side: &&Side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4();
-        self.sides.iter().find(same_version).map(|side| side.underlay.ifindex)
+        self.sides.iter().find(same_version).map_or(0, |side| side.underlay.inner_mtu.saturating_u16())
     }
 
     fn attachments(&self, veths: &BTreeSet<IfIndex>) -> BTreeSet<Attachment> {

@@ -62,14 +62,16 @@ pub enum Disposition {
 }
 
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal, $disposition:ident;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $label:literal, $disposition:ident;)+) => {
         /// Why a packet went the way it did.
+        ///
+        /// A number is for good: counters outlive the agent that pinned them, and the next one reads them.
         #[repr(u8)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+        pub enum Reason { $($(#[doc = $doc])+ $name = $number,)+ }
 
         impl Reason {
-            /// All reasons, in the order of their numbers.
+            /// All reasons.
             pub const ALL: &'static [Self] = &[$(Self::$name),+];
 
             /// The name in metrics and CLI.
@@ -93,79 +95,96 @@ macro_rules! reasons {
 
 reasons! {
     /// Encapsulated and sent out of the underlay.
-    Encapsulated = "encapsulated", Forwarded;
+    Encapsulated = 0, "encapsulated", Forwarded;
     /// Decapsulated; by XDP for TC to deliver, else handed to the pod.
-    Decapsulated = "decapsulated", Forwarded;
+    Decapsulated = 1, "decapsulated", Forwarded;
     /// Decapsulated before, by XDP or by the kernel's device, and handed to the pod.
-    Delivered = "delivered", Forwarded;
+    Delivered = 2, "delivered", Forwarded;
     /// Routed from pod to pod on this node.
-    Routed = "routed", Forwarded;
+    Routed = 3, "routed", Forwarded;
     /// Switched from pod to pod on one bridge of this node.
-    Switched = "switched", Forwarded;
+    Switched = 4, "switched", Forwarded;
 
     /// The fast path is switched off.
-    SwitchedOff = "switched_off", Kernel;
+    SwitchedOff = 5, "switched_off", Kernel;
     /// Not VXLAN to this node; not counted.
-    NotVxlan = "not_vxlan", Kernel;
+    NotVxlan = 6, "not_vxlan", Kernel;
     /// Neither IPv4 nor IPv6, or tagged.
-    NotIp = "not_ip", Kernel;
+    NotIp = 7, "not_ip", Kernel;
     /// The destination is not in the overlay.
-    NoRoute = "no_route", Kernel;
+    NoRoute = 8, "no_route", Kernel;
     /// The destination is on this node, but no pod that we know.
-    NoEndpoint = "no_endpoint", Kernel;
+    NoEndpoint = 9, "no_endpoint", Kernel;
     /// The Ethernet destination is neither the node nor a pod of the same bridge.
-    NotForNode = "not_for_node", Kernel;
+    NotForNode = 10, "not_for_node", Kernel;
     /// The source is no pod that we know (yet).
-    UnknownSource = "unknown_source", Kernel;
+    UnknownSource = 11, "unknown_source", Kernel;
     /// TTL or hop limit would reach zero: the kernel answers.
-    TtlExpired = "ttl_expired", Kernel;
+    TtlExpired = 12, "ttl_expired", Kernel;
     /// IPv4 options, or an IPv6 extension header.
-    Options = "options", Kernel;
+    Options = 13, "options", Kernel;
     /// A fragment, inner or outer.
-    Fragment = "fragment", Kernel;
+    Fragment = 14, "fragment", Kernel;
     /// Larger than the MTU: the kernel answers or fragments.
-    TooBig = "too_big", Kernel;
+    TooBig = 15, "too_big", Kernel;
     /// A GSO or GRO aggregate that only the kernel's device can take apart.
-    Aggregate = "aggregate", Kernel;
+    Aggregate = 16, "aggregate", Kernel;
     /// Shorter than its headers.
-    Truncated = "truncated", Malformed;
+    Truncated = 17, "truncated", Malformed;
     /// Length fields contradict each other or say more than there is.
-    BadLength = "bad_length", Malformed;
+    BadLength = 18, "bad_length", Malformed;
     /// There is more than the length fields say, which a link may add.
-    Padded = "padded", Kernel;
+    Padded = 19, "padded", Kernel;
     /// IPv4 header checksum is wrong.
-    BadChecksum = "bad_checksum", Malformed;
+    BadChecksum = 20, "bad_checksum", Malformed;
     /// VXLAN for a VNI that is not ours.
-    OtherVni = "other_vni", Kernel;
+    OtherVni = 21, "other_vni", Kernel;
     /// VXLAN with reserved bits set or without a VNI.
-    ReservedBits = "reserved_bits", Malformed;
+    ReservedBits = 22, "reserved_bits", Malformed;
     /// The inner Ethernet destination is not our VTEP, or the source is.
-    OtherMac = "other_mac", Kernel;
+    OtherMac = 23, "other_mac", Kernel;
     /// Headers lie where a program cannot read them.
-    Scattered = "scattered", Kernel;
+    Scattered = 24, "scattered", Kernel;
     /// The kernel could not make or remove room in this packet.
-    NoRoom = "no_room", Kernel;
+    NoRoom = 25, "no_room", Kernel;
     /// The outer UDP checksum is one that only the kernel can compute or judge.
-    NeedsChecksum = "needs_checksum", Kernel;
+    NeedsChecksum = 26, "needs_checksum", Kernel;
     /// The overlay route leads to a VTEP that is not programmed.
-    NoVtep = "no_vtep", Kernel;
+    NoVtep = 27, "no_vtep", Kernel;
     /// An inner ECN mark contradicts the outer one (RFC 6040 §4.2).
-    BadEcn = "bad_ecn", Kernel;
+    BadEcn = 28, "bad_ecn", Kernel;
 
     /// The flow has not been seen to pass the host stack unchanged (yet, or once more).
-    Unverified = "unverified", Kernel;
+    Unverified = 29, "unverified", Kernel;
     /// The host stack has passed it to a pod.
-    Passed = "passed", Kernel;
+    Passed = 30, "passed", Kernel;
 
     /// The outer source is not a VTEP of this network.
-    UnknownVtep = "unknown_vtep", Violation;
+    UnknownVtep = 31, "unknown_vtep", Violation;
     /// The inner source does not belong to the VTEP that sent it.
-    ForeignSource = "foreign_source", Violation;
+    ForeignSource = 32, "foreign_source", Violation;
     /// A pod sent from an address that is not its own.
-    PodSpoofed = "pod_spoofed", Violation;
+    PodSpoofed = 33, "pod_spoofed", Violation;
 
     /// A write into room that had been made failed.
-    WriteFailed = "write_failed", Dropped;
+    WriteFailed = 34, "write_failed", Dropped;
+
+    /// The underlay leads to the VTEP in no way, or in one that only the kernel can follow.
+    NoNextHop = 35, "no_next_hop", Kernel;
+    /// An IPsec policy may apply to the tunnel's packets.
+    Ipsec = 36, "ipsec", Kernel;
+    /// A queueing discipline, filter or program of somebody else's would be skipped.
+    Hooked = 37, "hooked", Kernel;
+    /// The vxlan device is told to complete checksums itself.
+    Offload = 38, "offload", Kernel;
+    /// More than one pod claims the address.
+    Disputed = 39, "disputed", Kernel;
+    /// A rule of the host counts or limits what passes its stack.
+    Limited = 40, "limited", Kernel;
+    /// The host stack has marked the packet, and its routing rules look at marks.
+    Marked = 41, "marked", Kernel;
+    /// A pod sent a tunnel's packet to a node.
+    PodTunnels = 42, "pod_tunnels", Violation;
 }
 
 /// Cells of COUNTERS per hook.

@@ -5,7 +5,7 @@ use crate::ecn;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
 use crate::inner::{self, Inner, fills, largest_packet};
-use crate::maps::{Addr, Config, Endpoint, Family, LocalVtep};
+use crate::maps::{Addr, Config, Endpoint, Family, LocalVtep, Vtep, endpoint, local, vtep};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, OuterIp, Underlay};
@@ -117,8 +117,12 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
 ) -> Result<(&'t Endpoint, H, H), Reason> {
     let ip: H = p.load(U::INNER_IP).ok_or_else(|| missing(p, U::INNER_IP + H::LEN))?;
     ip.check_version()?;
-    if !may_send::<T, U, H>(t, &outer.source, ip.source()) {
-        return Err(Reason::ForeignSource);
+    let sender = sender::<T, U, H>(t, &outer.source, ip.source()).ok_or(Reason::ForeignSource)?;
+    if sender.flags & vtep::IPSEC_IN != 0 {
+        return Err(Reason::Ipsec);
+    }
+    if config.local(U::FAMILY).flags & local::HOOKED_DECAP != 0 {
+        return Err(Reason::Hooked);
     }
     if outer.fragment {
         return Err(Reason::Fragment);
@@ -128,7 +132,7 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     }
     let len = p.length() - U::INNER_IP as u32;
     ip.check(len)?;
-    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    let endpoint = receiver::<T, H>(t, ip.destination())?;
     if len > u32::from(endpoint.mtu) {
         return Err(Reason::TooBig);
     }
@@ -139,12 +143,25 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     Ok((endpoint, ip, forwarded))
 }
 
-/// Whether the VTEP at `vtep` may use the inner address `source`: its subnets' and its own.
+/// The VTEP at `vtep` if it may use the inner address `source`: its subnets' and its own.
 #[inline(always)]
-fn may_send<T: Tables, U: Underlay, H: Inner>(t: &T, vtep: &Addr, source: H::Address) -> bool {
-    let owner = H::route(t, source).and_then(|id| t.vtep(id));
-    owner.is_some_and(|owner| owner.family != 0 && owner.addr == *vtep)
-        || same_family(H::FAMILY, U::FAMILY) && H::addr(source) == *vtep && t.vtep_id(vtep).is_some()
+fn sender<'t, T: Tables, U: Underlay, H: Inner>(
+    t: &'t T,
+    vtep: &Addr,
+    source: H::Address,
+) -> Option<&'t Vtep> {
+    match H::route(t, source).and_then(|id| t.vtep(id)) {
+        Some(owner) if owner.family != 0 && owner.addr == *vtep => Some(owner),
+        _ if same_family(H::FAMILY, U::FAMILY) && H::addr(source) == *vtep => t.vtep(t.vtep_id(vtep)?),
+        _ => None,
+    }
+}
+
+/// The pod that a packet is for.
+#[inline(always)]
+pub(crate) fn receiver<T: Tables, H: Inner>(t: &T, address: H::Address) -> Result<&Endpoint, Reason> {
+    let endpoint = H::endpoint(t, address).ok_or(Reason::NoEndpoint)?;
+    if endpoint.flags & endpoint::DISPUTED != 0 { Err(Reason::Disputed) } else { Ok(endpoint) }
 }
 
 /// Whether addresses may be compared in the form of the tables, where a mapped IPv4 address looks

@@ -4,7 +4,7 @@ use crate::checksum::Sum;
 use crate::counters::Reason;
 use crate::ecn;
 use crate::inner::{self, Inner, largest_packet};
-use crate::maps::{Config, Family, Vtep, VtepId};
+use crate::maps::{Config, Family, MARKS_ROUTE, Vtep, VtepId};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, Encap, Underlay, V4, V6};
@@ -19,6 +19,9 @@ pub(crate) fn encapsulate<'t, P: Packet, T: Tables, H: Inner>(
     (old, new): (&H, &H),
 ) -> Result<&'t Vtep, Reason> {
     let vtep = t.vtep(id).ok_or(Reason::NoVtep)?;
+    if config.flags & MARKS_ROUTE != 0 && p.fwmark() != 0 {
+        return Err(Reason::Marked);
+    }
     match vtep.family {
         4 => over::<P, H, V4>(p, config, vtep, old, new),
         6 => over::<P, H, V6>(p, config, vtep, old, new),
@@ -36,9 +39,12 @@ fn over<P: Packet, H: Inner, U: Underlay>(
     new: &H,
 ) -> Result<(), Reason> {
     let local = config.local(U::FAMILY);
+    if let Some(reason) = local.refuses_encap().or(vtep.refuses_encap()) {
+        return Err(reason);
+    }
     let inner_len = p.length() - ETH_LEN as u32;
     let largest = largest_packet(p, old, ETH_LEN, inner_len)?;
-    if largest > u32::from(local.mtu) || !underlay::fits(inner_len) {
+    if largest > u32::from(vtep.mtu) || !underlay::fits(inner_len) {
         return Err(Reason::TooBig);
     }
     let hash = p.flow_hash();

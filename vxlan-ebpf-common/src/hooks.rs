@@ -6,7 +6,7 @@ use crate::encap;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
 use crate::inner::{Inner, largest_packet};
-use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep};
+use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep, endpoint};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{Underlay, V4, V6};
@@ -224,6 +224,11 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
 #[inline(always)]
 fn sender<'t, P: Packet, T: Tables, H: Inner>(p: &P, t: &'t T, ip: &H) -> Result<&'t Endpoint, Reason> {
     match H::endpoint(t, ip.source()) {
+        // Not a violation, however it is settled.
+        Some(sender) if sender.flags & endpoint::DISPUTED != 0 => Err(Reason::Disputed),
+        Some(sender) if sender.ifindex == p.ifindex() && sender.flags & endpoint::HOOKED_OUT != 0 => {
+            Err(Reason::Hooked)
+        }
         Some(sender) if sender.ifindex == p.ifindex() => Ok(sender),
         Some(_) => Err(Reason::PodSpoofed),
         // An address of this node's that no pod is known for: a pod that has just come up.
@@ -242,7 +247,7 @@ fn to_neighbour<'t, P: Packet, T: Tables, H: Inner>(
     ip: &H,
     sender: &Endpoint,
 ) -> Result<Forward<'t>, Reason> {
-    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
     if endpoint.ifindex == sender.ifindex {
         return Err(Reason::NotForNode);
     }
@@ -315,7 +320,7 @@ fn strip<'t, P: Packet, T: Tables, U: Underlay>(
 #[inline(always)]
 fn deliver<'t, P: Packet, T: Tables, H: Inner>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))
 }
@@ -327,7 +332,7 @@ fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(
     config: &Config,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
     flow::admit(p, t, config, (&ip, ETH_LEN), Way::Ingress)?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))

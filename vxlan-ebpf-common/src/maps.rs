@@ -7,7 +7,7 @@ use crate::counters::{Disposition, Hook, Reason};
 use crate::headers::{Be16, Be32, Mac};
 
 /// Changes with every incompatible change of a map's layout; part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -142,6 +142,29 @@ pub struct LocalVtep {
     pub mtu: u16,
     /// The underlay interface.
     pub ifindex: u32,
+    /// Or of [`local`]'s bits.
+    pub flags: u32,
+}
+
+/// Bits of [`LocalVtep::flags`]: what is left to the kernel's device, whatever the packet.
+pub mod local {
+    /// Encapsulation would skip what somebody else has put on the vxlan device, or at the underlay's exit.
+    pub const HOOKED_ENCAP: u32 = 1 << 0;
+    /// Decapsulation would skip what somebody else has put on the vxlan device, or at the underlay's entry.
+    pub const HOOKED_DECAP: u32 = 1 << 1;
+    /// The vxlan device has checksum or segmentation offload switched off: it completes packets itself.
+    pub const NO_OFFLOAD: u32 = 1 << 2;
+}
+
+impl LocalVtep {
+    /// Why no packet is encapsulated here, if so.
+    #[inline(always)]
+    pub const fn refuses_encap(&self) -> Option<Reason> {
+        if self.flags & (local::HOOKED_ENCAP | local::NO_OFFLOAD) == 0 {
+            return None;
+        }
+        Some(if self.flags & local::HOOKED_ENCAP != 0 { Reason::Hooked } else { Reason::Offload })
+    }
 }
 
 /// [`Config::flags`]: count violations of the source checks, but leave the packets to the kernel.
@@ -150,6 +173,15 @@ pub const TOLERATE_VIOLATIONS: u32 = 1 << 0;
 pub const DROP_MALFORMED: u32 = 1 << 1;
 /// [`Config::flags`]: drop packets from the underlay for a VNI that is not ours.
 pub const DROP_OTHER_VNI: u32 = 1 << 2;
+/// [`Config::flags`]: no flow bypasses the host stack, because a rule there counts or limits packets.
+pub const NO_BYPASS: u32 = 1 << 3;
+/// [`Config::flags`]: no TCP connection bypasses the host stack, because conntrack would not take it back.
+pub const NO_TCP_BYPASS: u32 = 1 << 4;
+/// [`Config::flags`]: a routing rule of the host looks at packets' marks.
+pub const MARKS_ROUTE: u32 = 1 << 5;
+/// [`Config::flags`]: not every VTEP and subnet of the network found a place in the tables, so what is
+/// missing there is no violation.
+pub const PARTIAL: u32 = 1 << 6;
 
 /// What every program of a network needs to know.
 #[repr(C)]
@@ -167,7 +199,8 @@ pub struct Config {
     pub port_min: u16,
     /// See `port_min`.
     pub port_max: u16,
-    /// Or of [`TOLERATE_VIOLATIONS`], [`DROP_MALFORMED`] and [`DROP_OTHER_VNI`].
+    /// Or of [`TOLERATE_VIOLATIONS`], [`DROP_MALFORMED`], [`DROP_OTHER_VNI`], [`NO_BYPASS`],
+    /// [`NO_TCP_BYPASS`], [`MARKS_ROUTE`] and [`PARTIAL`].
     pub flags: u32,
     /// Secret that the XDP program leaves with a packet which it has decapsulated, so that the TC
     /// program believes it; 0 while there is no XDP program.
@@ -195,6 +228,9 @@ impl Config {
     pub const fn drops(&self, hook: Hook, reason: Reason) -> bool {
         let underlay = matches!(hook, Hook::UnderlayXdp | Hook::UnderlayIngress);
         match (reason.disposition(), reason) {
+            (Disposition::Violation, Reason::UnknownVtep | Reason::ForeignSource) => {
+                self.flags & (TOLERATE_VIOLATIONS | PARTIAL) == 0
+            }
             (Disposition::Violation, _) => self.flags & TOLERATE_VIOLATIONS == 0,
             (Disposition::Malformed, _) => underlay && self.flags & DROP_MALFORMED != 0,
             (_, Reason::OtherVni) => underlay && self.flags & DROP_OTHER_VNI != 0,
@@ -246,12 +282,42 @@ pub struct Vtep {
     pub mac: [u8; 6],
     /// 0: the entry is free; 4 or 6: family of `addr`.
     pub family: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// Interface that leads there.
+    /// Or of [`vtep`]'s bits.
+    pub flags: u8,
+    /// Interface that leads there; 0: none that a program may use.
     pub ifindex: u32,
     /// On-link neighbour that leads there.
     pub next_hop: NextHop,
+    /// Largest inner IP packet in bytes that the way there takes.
+    pub mtu: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Bits of [`Vtep::flags`].
+pub mod vtep {
+    /// An IPsec policy may apply to packets to it.
+    pub const IPSEC_OUT: u8 = 1 << 0;
+    /// An IPsec policy may apply to packets from it.
+    pub const IPSEC_IN: u8 = 1 << 1;
+    /// What leaves by the interface that leads there would skip what somebody else has put at its exit.
+    pub const HOOKED_OUT: u8 = 1 << 2;
+}
+
+impl Vtep {
+    /// Why no packet is encapsulated for it, if so.
+    #[inline(always)]
+    pub const fn refuses_encap(&self) -> Option<Reason> {
+        if self.flags & vtep::IPSEC_OUT != 0 {
+            Some(Reason::Ipsec)
+        } else if self.flags & vtep::HOOKED_OUT != 0 {
+            Some(Reason::Hooked)
+        } else if self.ifindex == 0 {
+            Some(Reason::NoNextHop)
+        } else {
+            None
+        }
+    }
 }
 
 /// Key of MACS.
@@ -295,8 +361,21 @@ pub struct Endpoint {
     pub bridge: u32,
     /// MTU of the veth in bytes.
     pub mtu: u16,
+    /// Or of [`endpoint`]'s bits.
+    pub flags: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
+}
+
+/// Bits of [`Endpoint::flags`].
+pub mod endpoint {
+    /// Somebody else's filter or program looks at what the pod sends: the host stack has to have it.
+    pub const HOOKED_OUT: u8 = 1 << 0;
+    /// Somebody else's queueing discipline, filter or program is on the way into the pod: packets go
+    /// through the host side of the veth.
+    pub const HOOKED_IN: u8 = 1 << 1;
+    /// Another pod claims the address, too: the kernel decides who gets and may send what.
+    pub const DISPUTED: u8 = 1 << 2;
 }
 
 /// One cell of COUNTERS.
@@ -409,11 +488,11 @@ mod pod {
 
 /// No type has padding: the sizes are the sums of the fields.
 const _: () = {
-    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4);
-    assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 4 + 2 + 2 + 2 * 28);
-    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20);
+    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4);
+    assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 4 + 2 + 2 + 2 * 32);
+    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 2);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
-    assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 2);
+    assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1);
     assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);
     assert!(size_of::<Direction>() == 1 + 3 + 4 + 8);
     assert!(size_of::<Flow>() == 4 + 1 + 3 + 2 * 8 + 2 * 16 + 2 * 8);

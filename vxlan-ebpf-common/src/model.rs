@@ -150,6 +150,8 @@ static FREE: Vtep = Vtep {
     addr: Addr([0; 16]),
     mac: [0; 6],
     family: 0,
+    flags: 0,
+    mtu: 0,
     reserved: 0,
     ifindex: 0,
     next_hop: crate::maps::NextHop { family: 0, addr: [0; 16] },

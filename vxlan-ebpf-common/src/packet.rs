@@ -61,6 +61,11 @@ pub trait Packet {
         false
     }
 
+    /// The mark that rules of the host give to packets (`SO_MARK`, `meta mark`); 0 for none.
+    fn fwmark(&self) -> u32 {
+        0
+    }
+
     /// Interface that the hook belongs to.
     fn ifindex(&self) -> u32;
 

@@ -88,7 +88,8 @@ pub fn maps() -> Maps {
 }
 
 fn config() -> Config {
-    let local = |addr: IpAddr| LocalVtep { addr: addr.into(), mac: LOCAL_MAC, mtu: MTU, ifindex: 80 };
+    let local =
+        |addr: IpAddr| LocalVtep { addr: addr.into(), mac: LOCAL_MAC, mtu: MTU, ifindex: 80, flags: 0 };
     Config {
         vni: VNI,
         port: PORT.to_be_bytes(),
@@ -115,7 +116,7 @@ fn vtep(id: VtepId, addr: IpAddr) -> Vtep {
             6
         }
     };
-    Vtep { addr: addr.into(), mac: vtep_mac(id), family, reserved: 0, ifindex: 80, next_hop }
+    Vtep { addr: addr.into(), mac: vtep_mac(id), family, ifindex: 80, next_hop, mtu: MTU, ..Vtep::default() }
 }
 
 /// The entry of a local pod.
@@ -126,7 +127,8 @@ pub fn endpoint(pod: u8) -> Endpoint {
         gateway_mac: GATEWAY_MAC,
         bridge: if pod < 3 { BRIDGE } else { 0 },
         mtu: MTU,
-        reserved: [0; 2],
+        flags: 0,
+        reserved: 0,
     }
 }
 

@@ -117,6 +117,12 @@ impl<const HELPER: bool> Packet for TcPacket<HELPER> {
     }
 
     #[inline(always)]
+    fn fwmark(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.0).mark }
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.0).ifindex }

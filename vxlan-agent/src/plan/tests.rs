@@ -153,7 +153,7 @@ fn next_hops_are_on_link_or_a_gateway_or_left_to_the_kernel() {
     );
     assert_eq!(of(3).next_hop.addr[..4], [192, 0, 2, 254]);
     for unresolved in [of(4), of(5)] {
-        assert_eq!((unresolved.ifindex, unresolved.next_hop), (2, MapNextHop::default()));
+        assert_eq!((unresolved.ifindex, unresolved.next_hop), (0, MapNextHop::default()));
     }
 }
 
