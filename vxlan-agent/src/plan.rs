@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Addr, Config as MapConfig, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep,
-    MacKey, Mode, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+    MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
 };
 
 use crate::cluster::{ClusterState, Node};
@@ -38,6 +38,8 @@ pub struct Input<'a> {
     pub xdp: Option<&'a Place>,
     /// A random number for the mark that XDP leaves with packets, not zero.
     pub secret: u32,
+    /// Whether conntrack takes TCP connections back that have bypassed it.
+    pub takes_back: bool,
     /// What the maps hold: VTEP ids and the mark are kept.
     pub previous: &'a DatapathState,
 }
@@ -156,7 +158,8 @@ impl Input<'_> {
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let flags = flag(network.source_check == SourceCheck::Count, TOLERATE_VIOLATIONS)
             | flag(network.malformed == Guard::Drop, DROP_MALFORMED)
-            | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI);
+            | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI)
+            | flag(!self.takes_back, NO_TCP_BYPASS);
         let mark = match (self.xdp, self.previous.config.mark) {
             (None, _) => 0,
             (Some(_), 0) => self.secret,

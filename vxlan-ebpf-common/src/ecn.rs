@@ -1,7 +1,8 @@
 //! Explicit congestion notification across the tunnel, as the kernel's devices do it
 //! (`include/net/inet_ecn.h`, v6.18; RFC 6040).
 
-const MASK: u8 = 3;
+/// The congestion bits of a TOS or traffic class.
+pub const MASK: u8 = 3;
 const NOT_ECT: u8 = 0;
 const ECT_1: u8 = 1;
 const ECT_0: u8 = 2;

@@ -5,21 +5,33 @@
 //! neither NAT nor a packet filter has touched it, and its direction is verified. A translated
 //! flow never matches itself, so it stays with the stack.
 //!
-//! TCP needs both directions and then stays open until it is over: a packet in mid-stream that is
-//! handed back to the stack lies outside of conntrack's window. Datagrams and echoes open each
-//! direction on its own, and about once a second one of them takes the stack again, so that
-//! conntrack and filters go on seeing the flow and can end it.
+//! The stack's connection tracking has to know a connection for as long as it bypasses the stack, or
+//! would not take it back. So the stack sees what opens a TCP connection, up to the acknowledgement
+//! that makes it established, and all from the first FIN or RST on; in between, and for datagrams and
+//! echoes, a packet of each direction takes the stack again after [`recheck`]: that keeps conntrack's
+//! entry alive, and a filter that says no by now is obeyed. TCP opens once both directions have been
+//! verified, datagrams and echoes open each direction on its own.
 
 use crate::counters::Reason;
+use crate::ecn;
 use crate::headers::{Be16, protocol};
 use crate::inner::Inner;
-use crate::maps::{Config, Direction, Flow, FlowKey, Mode};
+use crate::maps::{Config, Direction, Flow, FlowKey, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS, endpoint};
 use crate::packet::Packet;
 use crate::tables::Tables;
 
 const SECOND: u64 = 1_000_000_000;
-/// A verified direction of datagrams takes the stack again after this time.
-const RECHECK: u64 = SECOND;
+
+/// How long a verified direction bypasses the stack before a packet takes it again, in nanoseconds.
+///
+/// Of a TCP stream such a packet may be overtaken by those behind it, so there it is done less often.
+#[inline(always)]
+pub const fn recheck(protocol: u8) -> u64 {
+    match protocol {
+        protocol::TCP => 10 * SECOND,
+        _ => SECOND,
+    }
+}
 
 /// TCP flags.
 const FIN: u8 = 0x01;
@@ -46,7 +58,7 @@ pub mod seen {
     pub const VERIFIED: u8 = 2;
 }
 
-/// Bits of [`Flow::closing`].
+/// Bits of [`Flow::closing`]: once one is set, every packet takes the stack until a SYN begins anew.
 pub mod closing {
     /// The local pod has sent FIN.
     pub const LOCAL: u8 = 1;
@@ -61,6 +73,8 @@ pub(crate) struct Tuple {
     key: FlowKey,
     /// TCP flags, 0 for other protocols.
     flags: u8,
+    /// TOS or traffic class without congestion marks, which change on the way.
+    dscp: u8,
 }
 
 /// The tuple of the packet with the IP header `ip` at `offset`; `None` if it is of no kind that can
@@ -72,24 +86,33 @@ pub(crate) fn tuple<P: Packet, H: Inner>(p: &P, ip: &H, offset: usize, way: Way)
     let (source, destination, flags) = match protocol {
         protocol::TCP => (p.load(transport)?, p.load(transport + 2)?, p.load(transport + 13)?),
         protocol::UDP => (p.load(transport)?, p.load(transport + 2)?, 0),
-        _ if is_echo(protocol, p.load(transport)?) => {
-            let id: Be16 = p.load(transport + 4)?;
-            (id, id, 0)
-        }
-        _ => return None,
+        // As if a request went from port `id` to port 0: who asks is not open to questions.
+        _ => match echo(protocol, p.load(transport)?)? {
+            Echo::Request => (p.load(transport + 4)?, Be16(0), 0),
+            Echo::Reply => (Be16(0), p.load(transport + 4)?, 0),
+        },
     };
     let (from, to) = (H::addr(ip.source()), H::addr(ip.destination()));
     let key = match way {
         Way::Egress => FlowKey::new(from, to, source, destination, protocol),
         Way::Ingress => FlowKey::new(to, from, destination, source, protocol),
     };
-    Some(Tuple { key, flags })
+    Some(Tuple { key, flags, dscp: ip.tos() & !ecn::MASK })
+}
+
+enum Echo {
+    Request,
+    Reply,
 }
 
 /// Echo request or reply. Errors are about other flows, and the stack knows which.
 #[inline(always)]
-const fn is_echo(protocol: u8, kind: u8) -> bool {
-    matches!((protocol, kind), (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129))
+const fn echo(protocol: u8, kind: u8) -> Option<Echo> {
+    match (protocol, kind) {
+        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Some(Echo::Request),
+        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Some(Echo::Reply),
+        _ => None,
+    }
 }
 
 /// Lets a packet bypass the stack, or notes it as pending and says why not.
@@ -102,7 +125,7 @@ pub(crate) fn admit<P: Packet, T: Tables, H: Inner>(
     way: Way,
 ) -> Result<(), Reason> {
     let refused = recognise(p, t, config, at, way);
-    if refused.is_err() {
+    if refused == Err(Reason::Unverified) {
         announce(p, t, at, way);
     }
     refused
@@ -121,7 +144,13 @@ pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
     if config.mode != Mode::Verified as u8 {
         return Ok(());
     }
+    if config.flags & NO_BYPASS != 0 {
+        return Err(Reason::Limited);
+    }
     let tuple = tuple(p, ip, offset, way).ok_or(Reason::Unverified)?;
+    if config.flags & NO_TCP_BYPASS != 0 && tuple.key.protocol == protocol::TCP {
+        return Err(Reason::Limited);
+    }
     let mut flow = t.flow(&tuple.key).ok_or(Reason::Unverified)?;
     if flow.bypass(t, &tuple, way, p.length()) { Ok(()) } else { Err(Reason::Unverified) }
 }
@@ -143,7 +172,8 @@ pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, (ip, offset
 ///
 /// Equal addresses and ports do not suffice: of two flows, one direct and one translated, each may
 /// look behind the stack like the other before it. But a packet keeps its flow hash on its way
-/// through the stack, whatever NAT makes of it.
+/// through the stack, whatever NAT makes of it. A packet that the stack has given another DSCP, or a mark
+/// that somebody behind it reads, is not unchanged either.
 #[inline(always)]
 pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
     p: &P,
@@ -156,14 +186,31 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
         return;
     }
     let Some(tuple) = tuple(p, ip, offset, way) else { return };
+    // Not until the connection's first acknowledgement does conntrack take it for established.
+    if tuple.flags & (SYN | ACK) == SYN || is_marked(p, t, config, ip, way) {
+        return;
+    }
     let (now, generation, hash) = (t.now(), t.generation(), p.flow_hash());
     let Some(mut flow) = t.flow(&tuple.key) else { return };
     let current = flow.generation == generation;
     let direction = flow.direction(way);
-    if current && direction.state == seen::PENDING && direction.hash == hash {
+    let same = direction.hash == hash && direction.dscp == tuple.dscp;
+    if current && direction.state == seen::PENDING && same {
         direction.state = seen::VERIFIED;
         direction.checked = now;
     }
+}
+
+/// Whether the stack has given the packet a mark that makes a difference behind it: to routing rules
+/// when it leaves in a tunnel, to what is on the veth when it goes into a pod.
+#[inline(always)]
+fn is_marked<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, config: &Config, ip: &H, way: Way) -> bool {
+    p.fwmark() != 0
+        && match way {
+            Way::Egress => config.flags & MARKS_ROUTE != 0,
+            Way::Ingress => H::endpoint(t, ip.destination())
+                .is_some_and(|endpoint| endpoint.flags & endpoint::HOOKED_IN != 0),
+        }
 }
 
 impl Flow {
@@ -184,18 +231,6 @@ impl Flow {
         }
     }
 
-    /// How long the flow outlives its last packet, in nanoseconds.
-    #[inline(always)]
-    pub const fn lifetime(&self, protocol: u8) -> u64 {
-        match protocol {
-            // Long enough for a last acknowledgement, and for a FIN that is sent again.
-            protocol::TCP if self.closing == closing::CLOSED => 10 * SECOND,
-            protocol::TCP if self.is_verified() => 24 * 3600 * SECOND,
-            protocol::TCP => 60 * SECOND,
-            _ => 30 * SECOND,
-        }
-    }
-
     #[inline(always)]
     fn direction(&mut self, way: Way) -> &mut Direction {
         match way {
@@ -204,17 +239,7 @@ impl Flow {
         }
     }
 
-    #[inline(always)]
-    fn is_current(&self, protocol: u8, now: u64, generation: u32) -> bool {
-        self.generation == generation && now.wrapping_sub(self.last) <= self.lifetime(protocol)
-    }
-
-    #[inline(always)]
-    const fn is_verified(&self) -> bool {
-        self.egress.state == seen::VERIFIED && self.ingress.state == seen::VERIFIED
-    }
-
-    /// Whether a packet may bypass the stack, and takes down that it does.
+    /// Whether a packet may bypass the stack, and records that it does.
     #[inline(always)]
     fn bypass<T: Tables>(&mut self, t: &T, tuple: &Tuple, way: Way, bytes: u32) -> bool {
         // To read the clock takes a call. A TCP connection does without for as long as the clock
@@ -225,34 +250,45 @@ impl Flow {
         let open = self.is_open(tuple, way, now, t.generation());
         if open {
             self.tick = tick;
-            self.count(tuple, way, now, bytes);
+            self.count(now, bytes);
         }
         open
     }
 
-    /// Whether a packet may bypass the stack. One that begins a connection never does.
+    /// Whether a packet may bypass the stack. One that begins or ends a connection never does.
     #[inline(always)]
     fn is_open(&self, tuple: &Tuple, way: Way, now: u64, generation: u32) -> bool {
-        let protocol = tuple.key.protocol;
-        if !self.is_current(protocol, now, generation) {
-            return false;
-        }
-        if protocol == protocol::TCP {
-            return self.is_verified() && tuple.flags & SYN == 0;
-        }
-        let direction = match way {
-            Way::Egress => &self.egress,
-            Way::Ingress => &self.ingress,
+        let (this, other) = match way {
+            Way::Egress => (&self.egress, &self.ingress),
+            Way::Ingress => (&self.ingress, &self.egress),
         };
-        direction.state == seen::VERIFIED && now.wrapping_sub(direction.checked) < RECHECK
+        let protocol = tuple.key.protocol;
+        let verified = this.state == seen::VERIFIED && now.wrapping_sub(this.checked) < recheck(protocol);
+        if protocol == protocol::TCP {
+            let ends = tuple.flags & (SYN | FIN | RST) != 0 || self.closing != 0;
+            return verified && other.checked != 0 && !ends && self.generation == generation;
+        }
+        verified && self.generation == generation
     }
 
-    /// Takes down a packet that bypasses the stack.
+    /// Records a packet that bypasses the stack.
     #[inline(always)]
-    fn count(&mut self, tuple: &Tuple, way: Way, now: u64, bytes: u32) {
+    fn count(&mut self, now: u64, bytes: u32) {
         self.last = now;
         self.packets += 1;
         self.bytes += bytes as u64;
+    }
+
+    /// Records a packet that is left to the stack.
+    #[inline(always)]
+    fn note(&mut self, tuple: &Tuple, way: Way, hash: u32, now: u64, generation: u32) {
+        let used = self.packets != 0 || self.closing != 0 || self.direction(way).checked != 0;
+        // A SYN begins anew, unless it is one sent again while the first is being verified.
+        let begins = tuple.flags & (SYN | ACK) == SYN && used;
+        if begins || self.generation != generation {
+            *self = Self::new(generation, now);
+        }
+        self.last = now;
         if tuple.flags & RST != 0 {
             self.closing = closing::CLOSED;
         } else if tuple.flags & FIN != 0 {
@@ -261,22 +297,9 @@ impl Flow {
                 Way::Ingress => closing::REMOTE,
             };
         }
-    }
-
-    /// Takes down a packet that is left to the stack.
-    #[inline(always)]
-    fn note(&mut self, tuple: &Tuple, way: Way, hash: u32, now: u64, generation: u32) {
-        let protocol = tuple.key.protocol;
-        // A SYN begins anew, unless it is one sent again while the first is being verified.
-        let begins = tuple.flags & (SYN | ACK) == SYN && self.packets != 0;
-        if begins || !self.is_current(protocol, now, generation) {
-            *self = Self::new(generation, now);
-        }
-        self.last = now;
         let direction = self.direction(way);
-        if protocol != protocol::TCP || direction.state != seen::VERIFIED {
-            direction.state = seen::PENDING;
-            direction.hash = hash;
-        }
+        direction.state = seen::PENDING;
+        direction.hash = hash;
+        direction.dscp = tuple.dscp;
     }
 }

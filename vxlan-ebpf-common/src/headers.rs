@@ -15,6 +15,8 @@ pub const ETH_P_IP: Be16 = Be16(EtherType::Ipv4 as u16);
 pub const ETH_P_IPV6: Be16 = Be16(EtherType::Ipv6 as u16);
 /// EtherType of an 802.1Q tag.
 pub const ETH_P_8021Q: Be16 = Be16(EtherType::Ieee8021q as u16);
+/// 802.1ad (QinQ).
+pub const ETH_P_8021AD: Be16 = Be16::new(0x88a8);
 
 /// IP protocol numbers that the engine looks into.
 pub mod protocol {

@@ -4,7 +4,7 @@ use crate::counters::{Hook, Reason};
 use crate::decap;
 use crate::encap;
 use crate::flow::{self, Way};
-use crate::headers::{Be16, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
+use crate::headers::{Be16, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac, protocol};
 use crate::inner::{Inner, largest_packet};
 use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep, endpoint};
 use crate::packet::{ETH_LEN, Packet};
@@ -60,10 +60,16 @@ pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Result<
 #[inline(always)]
 pub fn pod_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let config = running(t)?;
-    let eth = untagged(p)?;
+    // The kernel takes a priority tag off and then looks at the packet as at any other
+    // (`__netif_receive_skb_core`, v6.18), so its source is checked. Behind a second tag it cannot be.
+    if p.tagged() && !p.priority_tagged() {
+        return Err(Reason::NotIp);
+    }
+    let eth = ethernet(p)?;
     match eth.ether_type {
         ETH_P_IP => from_pod::<P, T, Ipv4>(p, t, config, &eth),
         ETH_P_IPV6 => from_pod::<P, T, Ipv6>(p, t, config, &eth),
+        ETH_P_8021Q | ETH_P_8021AD if p.tagged() => Err(Reason::PodSpoofed),
         _ => Err(Reason::NotIp),
     }
 }
@@ -178,6 +184,11 @@ fn untagged<P: Packet>(p: &mut P) -> Result<Eth, Reason> {
     if p.tagged() {
         return Err(Reason::NotIp);
     }
+    ethernet(p)
+}
+
+#[inline(always)]
+fn ethernet<P: Packet>(p: &mut P) -> Result<Eth, Reason> {
     p.linearize(ETH_LEN);
     p.load(0).ok_or(Reason::Truncated)
 }
@@ -205,8 +216,11 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
     eth: &Eth,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = bare(p)?;
-    let id = H::route(t, ip.destination()).ok_or(Reason::NoRoute)?;
+    let Some(id) = H::route(t, ip.destination()) else { return Err(elsewhere(p, t, config, &ip)) };
     let sender = sender::<P, T, H>(p, t, &ip)?;
+    if p.tagged() {
+        return Err(Reason::NotIp);
+    }
     ip.check(p.length() - ETH_LEN as u32)?;
     let to_node = eth.dst == Mac::from_bytes(&sender.gateway_mac);
     if id == LOCAL_VTEP {
@@ -218,6 +232,35 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
     let forwarded = ip.forwarded()?;
     flow::admit(p, t, config, (&ip, ETH_LEN), Way::Egress)?;
     encap::encapsulate(p, t, config, id, (&ip, &forwarded)).map(Forward::Encapsulated)
+}
+
+/// Why a pod's packet that leaves the overlay is not forwarded.
+///
+/// A pod has no business at the tunnel's port of a node: with the node's address as its source, which
+/// masquerading gives it, what the pod has encapsulated would pass for the overlay's. Where the port
+/// cannot be read, the nf_tables table looks for it; it knows pods by their addresses.
+#[inline(always)]
+fn elsewhere<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, config: &Config, ip: &H) -> Reason {
+    let plain = ip.check(p.length() - ETH_LEN as u32);
+    let others = plain.is_ok() && ip.protocol() != protocol::UDP;
+    if others || !is_node::<T, H>(t, config, ip.destination()) {
+        return Reason::NoRoute;
+    }
+    if plain.is_ok() {
+        let tunnels = p.load(ETH_LEN + H::LEN + 2).is_some_and(|port: Be16| port == config.port());
+        return if tunnels { Reason::PodTunnels } else { Reason::NoRoute };
+    }
+    match sender::<P, T, H>(p, t, ip) {
+        Err(Reason::PodSpoofed) => Reason::PodSpoofed,
+        _ => Reason::NoRoute,
+    }
+}
+
+/// Whether `address` is the underlay address of a node of the network.
+#[inline(always)]
+fn is_node<T: Tables, H: Inner>(t: &T, config: &Config, address: H::Address) -> bool {
+    let address = H::addr(address);
+    address == config.local4.addr || address == config.local6.addr || t.vtep_id(&address).is_some()
 }
 
 /// The pod that a packet came from, if it uses an address of its own.

@@ -396,9 +396,9 @@ pub struct FlowKey {
     pub local: Addr,
     /// The other side.
     pub remote: Addr,
-    /// The pod's port, or the identifier of an echo.
+    /// The pod's port; of echoes, the identifier if the pod asks, else 0.
     pub local_port: Be16,
-    /// The other side's port, or the identifier of an echo.
+    /// The other side's port; of echoes, the identifier if the other side asks, else 0.
     pub remote_port: Be16,
     /// IP protocol number.
     pub protocol: u8,
@@ -422,19 +422,19 @@ impl FlowKey {
 pub struct Direction {
     /// A value of [`seen`](crate::flow::seen).
     pub state: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// TOS or traffic class, without congestion marks, of the last packet that was left to the stack.
+    pub dscp: u8,
     /// Zero.
     pub more_reserved: u16,
     /// Flow hash of the last packet that was left to the stack.
     pub hash: u32,
-    /// When the stack last passed a packet, as [`Flow::last`].
+    /// When the stack last passed a packet, as [`Flow::last`]; 0: never.
     pub checked: u64,
 }
 
 impl Direction {
     /// A direction that nothing is known of.
-    pub const NEW: Self = Self { state: 0, reserved: 0, more_reserved: 0, hash: 0, checked: 0 };
+    pub const NEW: Self = Self { state: 0, dscp: 0, more_reserved: 0, hash: 0, checked: 0 };
 }
 
 /// What is known of a flow. Times are `CLOCK_MONOTONIC` in nanoseconds, a few milliseconds coarse.

@@ -23,6 +23,10 @@ pub struct Frame {
     pub segment_size: u32,
     /// [`Packet::tagged`].
     pub tagged: bool,
+    /// [`Packet::priority_tagged`]; [`tagged`](Self::tagged), too.
+    pub priority_tagged: bool,
+    /// [`Packet::fwmark`].
+    pub fwmark: u32,
     /// [`Packet::stray`].
     pub stray: bool,
     /// [`Packet::ifindex`].
@@ -65,6 +69,14 @@ impl Packet for Frame {
 
     fn tagged(&self) -> bool {
         self.tagged
+    }
+
+    fn priority_tagged(&self) -> bool {
+        self.priority_tagged
+    }
+
+    fn fwmark(&self) -> u32 {
+        self.fwmark
     }
 
     fn stray(&self) -> bool {

@@ -55,6 +55,11 @@ pub trait Packet {
     /// Whether a VLAN tag is kept outside of the bytes.
     fn tagged(&self) -> bool;
 
+    /// Whether the tag that is kept outside of the bytes is of no VLAN (802.1p).
+    fn priority_tagged(&self) -> bool {
+        false
+    }
+
     /// Whether the frame's Ethernet destination is that of another host, so that the kernel drops it
     /// wherever it arrives.
     fn stray(&self) -> bool {

@@ -111,6 +111,13 @@ impl<const HELPER: bool> Packet for TcPacket<HELPER> {
     }
 
     #[inline(always)]
+    fn priority_tagged(&self) -> bool {
+        const VLAN: u32 = 0x0fff;
+        // SAFETY: the context is valid while the program runs.
+        self.tagged() && unsafe { (*self.0).vlan_tci & VLAN } == 0
+    }
+
+    #[inline(always)]
     fn stray(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.0).pkt_type == PACKET_OTHERHOST }

@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
-use crate::kernel::{Events, Netlink, NextHop, Tables, Touched, forget};
+use crate::kernel::sysctl;
+use crate::kernel::{Events, Netlink, NextHop, Tables, Touched};
 use crate::node::Table;
 use crate::preflight;
 use crate::source::Snapshot;
@@ -36,8 +37,8 @@ use retries::Retries;
 const COLLECT: Duration = Duration::from_millis(2);
 /// How often everything is read anew, in case a notification was missed.
 const RESYNC: Duration = Duration::from_secs(60);
-/// How often flows that are over are swept.
-const SWEEP: Duration = Duration::from_secs(5);
+/// How often settings are looked at of which no change is notified.
+const PEEK: Duration = Duration::from_secs(5);
 /// Rounds without a pause before the agent admits that it gets nowhere.
 const ROUNDS: usize = 5;
 /// Pause when it gets nowhere.
@@ -59,6 +60,8 @@ pub struct Agent {
     xdp: Option<Result<Place, Declined>>,
     /// For the mark that XDP leaves with packets.
     secret: u32,
+    /// Whether conntrack takes TCP connections back that have bypassed it.
+    takes_back: bool,
     retries: Retries,
     /// What is known to be installed; `None`: nothing is known.
     table: Option<Option<Table>>,
@@ -102,10 +105,10 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     };
     let mut agent = Agent::new(config, netlink, tables, cluster)?;
     agent.start().await?;
-    let (mut resync, mut sweep) = (Instant::now() + RESYNC, Instant::now() + SWEEP);
+    let (mut resync, mut peek) = (Instant::now() + RESYNC, Instant::now() + PEEK);
     loop {
         health.iter().for_each(|health| drop(health.send_replace(agent.health())));
-        let wake = agent.wake_at().into_iter().fold(resync.min(sweep), Instant::min);
+        let wake = agent.wake_at().into_iter().fold(resync.min(peek), Instant::min);
         let (mut touched, mut reload) = (Touched::default(), false);
         tokio::select! {
             _ = terminate.recv() => break,
@@ -124,10 +127,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         if now >= resync {
             (agent.stale, resync) = (true, now + RESYNC);
         }
-        if now >= sweep {
-            agent.sweep_flows().await;
-            sweep = Instant::now() + SWEEP;
+        let mut settings = false;
+        if now >= peek {
+            (settings, peek) = (agent.settings_changed(), now + PEEK);
         }
+        touched.changed |= settings;
         agent.news(snapshot, &touched).await;
         feed.tell(&agent.config, &agent.tables);
     }
@@ -153,6 +157,7 @@ impl Agent {
             datapath: None,
             xdp: None,
             secret: secret()?,
+            takes_back: false,
             retries: Retries::default(),
             table: None,
             files: BTreeMap::new(),
@@ -265,13 +270,9 @@ impl Agent {
         }
     }
 
-    /// Frees the places of flows that are over, here and in conntrack.
-    async fn sweep_flows(&mut self) {
-        let Some(datapath) = &mut self.datapath else { return };
-        match datapath.sweep_flows() {
-            Ok(unseen) => forget(&unseen).await,
-            Err(error) => tracing::warn!("{error:#}"),
-        }
+    /// Whether conntrack takes connections back otherwise than the programs were told.
+    fn settings_changed(&self) -> bool {
+        self.config.network.fastpath == Fastpath::Verified && sysctl::takes_back() != self.takes_back
     }
 
     /// When to act without being told.

@@ -34,6 +34,7 @@ impl Agent {
         self.find_ways(&sides).await;
         let mut wanted = BTreeSet::new();
         self.forward(&sides, &mut wanted);
+        self.tolerate_gaps();
         self.load(&mut wanted);
         self.place_xdp(&sides);
         let desired = self.plan(&sides)?;
@@ -88,11 +89,24 @@ impl Agent {
         let inner_v6 = subnets.iter().any(|s| s.is_ipv6());
         let mut underlays = sides.iter().map(|side| &side.underlay).filter(|_| inner_v6);
         let v6 = underlays.try_for_each(|underlay| sysctl::forward_ipv6(&underlay.name));
-        let gaps =
-            if self.config.network.fastpath == Fastpath::Verified { sysctl::tolerate_gaps() } else { Ok(()) };
-        match v4.and(v6).and(gaps) {
+        match v4.and(v6) {
             Ok(()) => self.retries.held(FORWARD),
             Err(error) => self.retries.failed(FORWARD.to_owned(), &error, now),
+        }
+    }
+
+    /// Lets conntrack take back what has bypassed it. Where that is not allowed, TCP does not bypass.
+    fn tolerate_gaps(&mut self) {
+        if self.config.network.fastpath != Fastpath::Verified {
+            return;
+        }
+        let told = sysctl::tolerate_gaps();
+        let before = std::mem::replace(&mut self.takes_back, sysctl::takes_back());
+        match told {
+            Err(error) if before != self.takes_back || self.datapath.is_none() => {
+                tracing::warn!("TCP connections do not bypass the host stack: {error:#}");
+            }
+            _ => {}
         }
     }
 
@@ -171,6 +185,7 @@ impl Agent {
             source_ports: sysctl::source_ports(),
             xdp: self.xdp.as_ref().and_then(|placed| placed.as_ref().ok()),
             secret: self.secret,
+            takes_back: self.takes_back,
             previous,
         };
         Ok(input.plan())

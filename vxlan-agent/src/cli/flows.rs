@@ -35,7 +35,9 @@ pub(super) fn list(pins: &Pins, json: bool) -> anyhow::Result<()> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let now = now.tv_sec() as f64 + now.tv_nsec() as f64 / 1e9;
     let current = flows.iter().filter(|(_, flow)| flow.generation == generation);
-    let mut rows: Vec<FlowRow> = current.map(|(key, flow)| row(key, flow, now)).collect();
+    let rows = current.map(|(key, flow)| row(key, flow, now));
+    // What is over keeps its place until another needs it.
+    let mut rows: Vec<FlowRow> = rows.filter(|row| row.idle <= lifetime(row.state)).collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
     let head = ["proto", "local", "remote", "state", "out", "in", "age s", "idle s", "packets", "bytes"];
     print_rows(json, &rows, head, cells)
@@ -87,13 +89,22 @@ const fn direction(state: u8) -> &'static str {
 
 /// Whether packets bypass the stack.
 fn state(protocol: u8, flow: &Flow) -> &'static str {
-    let verified = [flow.egress.state, flow.ingress.state].map(|way| way == seen::VERIFIED);
+    let verified = [flow.egress, flow.ingress].map(|way| way.checked != 0);
     let open = if protocol == 6 { verified == [true, true] } else { verified.contains(&true) };
     match flow.closing {
         closing::CLOSED => "closed",
         _ if !open => "host stack",
         0 => "bypass",
         _ => "closing",
+    }
+}
+
+/// How many seconds after its last packet a flow is listed.
+fn lifetime(state: &str) -> f64 {
+    match state {
+        "bypass" => 24.0 * 3600.0,
+        "closed" => 10.0,
+        _ => 60.0,
     }
 }
 

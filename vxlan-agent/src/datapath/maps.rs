@@ -206,11 +206,6 @@ impl Maps {
         self.flows.iter().filter_map(Result::ok).collect()
     }
 
-    /// Deletes an entry of FLOWS.
-    pub(super) fn delete_flow(&mut self, key: &FlowKey) -> Result<(), MapError> {
-        gone(self.flows.remove(key))
-    }
-
     /// Every counter that is not zero, summed over the CPUs.
     pub(super) fn counters(&self) -> Result<Vec<(Hook, Reason, Counter)>> {
         let mut found = Vec::new();

@@ -1,7 +1,6 @@
 //! Loading, pinning and adopting a datapath.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,8 +12,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde::Serialize;
 use vxlan_ebpf_common::Hook;
-use vxlan_ebpf_common::flow::closing;
-use vxlan_ebpf_common::headers::protocol;
 use vxlan_ebpf_common::maps::names;
 
 use super::attach::{self, Backend, Links};
@@ -126,26 +123,6 @@ impl Datapath {
         self.maps.flush_flows()
     }
 
-    /// Deletes flows that are over. Programs pass them over anyway; this frees their places.
-    /// Returns the ends of those TCP connections among them that conntrack has not seen end.
-    pub fn sweep_flows(&mut self) -> Result<Vec<[SocketAddr; 2]>> {
-        let (now, generation) = (monotonic()?, self.maps.generation()?);
-        let mut unseen = Vec::new();
-        for (key, flow) in self.maps.flows() {
-            let ended = now.saturating_sub(flow.last) > flow.lifetime(key.protocol);
-            // A closed one that is flushed has nothing to verify anew, but conntrack is still to know.
-            let flushed = flow.generation != generation && flow.closing != closing::CLOSED;
-            if ended || flushed {
-                self.maps.delete_flow(&key).context("cannot delete from FLOWS")?;
-            }
-            if ended && key.protocol == protocol::TCP && flow.packets > 0 {
-                let local = SocketAddr::new(key.local.into(), key.local_port.get());
-                unseen.push([local, SocketAddr::new(key.remote.into(), key.remote_port.get())]);
-            }
-        }
-        Ok(unseen)
-    }
-
     /// What the programs have to say, which is next to nothing: to be flushed when readable. The
     /// first caller gets it.
     pub fn logger(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>> {
@@ -161,13 +138,6 @@ impl Datapath {
     pub const fn features(&self) -> Features {
         self.features
     }
-}
-
-/// The clock that [`Flow::last`](vxlan_ebpf_common::maps::Flow::last) is read from.
-fn monotonic() -> Result<u64> {
-    let now =
-        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?;
-    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
 }
 
 /// Removes the programs, links and maps of the network in `dir`, with or without an agent.

@@ -3,7 +3,6 @@
 //! [`Tables`] is what netlink shows, [`KernelState`] what of it is ours, [`diff()`] the way from one
 //! state to another, [`Netlink`] reads the first and carries out the last.
 
-mod conntrack;
 mod decode;
 mod diff;
 mod events;
@@ -15,7 +14,6 @@ mod state;
 pub mod sysctl;
 mod tables;
 
-pub use conntrack::{Ends, forget};
 pub use diff::{KernelChange, diff};
 pub use events::{Events, Touched};
 pub use netlink::{Netlink, Target};

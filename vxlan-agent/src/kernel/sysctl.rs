@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 const ROOT: &str = "/proc/sys/net";
+const LIBERAL: &str = "netfilter/nf_conntrack_tcp_be_liberal";
 /// Where a container may write them: runtimes make its own `/proc/sys` read-only.
 const HOST_ROOT: &str = "/host/proc/sys/net";
 
@@ -58,7 +59,6 @@ pub fn forward_ipv6(underlay: &str) -> anyhow::Result<()> {
 /// Lets conntrack accept packets outside of the windows it has seen, and says so. A connection that
 /// has bypassed the host stack and returns to it, after a flush, would otherwise be "invalid".
 pub fn tolerate_gaps() -> anyhow::Result<()> {
-    const LIBERAL: &str = "netfilter/nf_conntrack_tcp_be_liberal";
     if read(LIBERAL).as_deref() != Some("0") {
         return Ok(());
     }
@@ -67,9 +67,10 @@ pub fn tolerate_gaps() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many connections conntrack knows of; none where there is no conntrack.
-pub fn tracked_connections() -> u64 {
-    read("netfilter/nf_conntrack_count").and_then(|text| text.parse().ok()).unwrap_or(0)
+/// Whether conntrack takes TCP connections back that have bypassed it: packets outside of the windows
+/// that it has seen are "invalid" to it otherwise. Where there is no conntrack, nothing minds.
+pub fn takes_back() -> bool {
+    read(LIBERAL).as_deref() != Some("0")
 }
 
 fn switch_on(name: &str) -> anyhow::Result<()> {

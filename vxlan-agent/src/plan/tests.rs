@@ -75,7 +75,19 @@ impl World {
         let Self { config, tables, underlay, next_hops, previous, xdp } = self;
         let (source_ports, xdp, secret) = ((32_768, 60_999), xdp.as_ref(), 99);
         let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)) }];
-        Input { config, cluster, tables, sides, next_hops, source_ports, xdp, secret, previous }.plan()
+        Input {
+            config,
+            cluster,
+            tables,
+            sides,
+            next_hops,
+            source_ports,
+            xdp,
+            secret,
+            takes_back: true,
+            previous,
+        }
+        .plan()
     }
 }
 

@@ -90,8 +90,9 @@ impl Connection {
         let (own, other, protocol) = match (self.payload(), self.is_v6()) {
             (Payload::Udp, _) => (own, 53, 17),
             (Payload::Tcp, _) => (own, 80, 6),
-            (Payload::Echo, false) => (own, own, 1),
-            (Payload::Echo, true) => (own, own, 58),
+            // The pod asks, the peer answers.
+            (Payload::Echo, false) => (own, 0, 1),
+            (Payload::Echo, true) => (own, 0, 58),
         };
         let ends =
             [(testbed::addr(self.pod()), Be16::new(own)), (testbed::addr(self.peer()), Be16::new(other))];
@@ -155,7 +156,12 @@ impl Connection {
             bytes[at..at + 2].copy_from_slice(&word.get().to_be_bytes());
         };
         match self.payload() {
-            Payload::Echo => put(4, 2, key.local_port),
+            Payload::Echo => {
+                put(4, 2, Be16::new(key.local_port.get() | key.remote_port.get()));
+                if side == Side::Peer {
+                    put(0, 2, Be16::of(if self.is_v6() { 129 } else { 0 }, 0));
+                }
+            }
             payload => {
                 let check = if payload == Payload::Udp { 6 } else { 16 };
                 put(0, check, key.local_port);

@@ -7,12 +7,14 @@
 //!
 //! The promises, in mode `verified`:
 //! - a flow bypasses the stack only after the stack has passed its packets unchanged: of TCP in both
-//!   directions, of others in this one, and within the last second;
-//! - a packet that begins a TCP connection never does, and ends what was known of the last one;
+//!   directions and, in this one, within the last ten seconds; of others in this one, within the last;
+//! - a packet that begins a TCP connection never does, and ends what was known of the last one; it
+//!   does not count as passed, because more has to pass until conntrack knows the connection;
+//! - from the first FIN or RST that the stack was given on, nothing of that connection does;
 //! - after all flows have been forgotten, none does;
 //! - whatever does not bypass is left to the stack, untouched, also when the table is full.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use super::connection::{ACK, Connection, SYN, Side};
@@ -172,7 +174,8 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
             }
             _ => {
                 self.at(hook, &before);
-                keys.iter().for_each(|key| self.ledger.passed(*key, self.maps.now));
+                let counts = |key: &&(FlowKey, Way)| key.0.protocol != TCP || step.flags & (SYN | ACK) != SYN;
+                keys.iter().filter(counts).for_each(|key| self.ledger.passed(*key, self.maps.now));
             }
         }
     }
@@ -209,18 +212,26 @@ struct Ledger {
     passed: BTreeMap<(FlowKey, Way), (u64, usize)>,
     /// How many entries there were when a flow last bypassed it.
     used: BTreeMap<FlowKey, usize>,
+    /// Whether the stack has been given a FIN or RST of it.
+    ended: BTreeSet<FlowKey>,
     entries: usize,
 }
 
 impl Ledger {
     fn left(&mut self, (key, way): (FlowKey, Way), flags: u8) {
+        if key.protocol == TCP && flags & (SYN | ACK) == SYN {
+            let ended = self.ended.remove(&key);
+            let used = self.used.remove(&key).or(ended.then_some(self.entries));
+            // What has been passed since it last bypassed may belong to the new connection already.
+            self.passed
+                .retain(|(known, _), (_, number)| *known != key || used.is_none_or(|used| *number > used));
+        }
+        if key.protocol == TCP && flags & (FIN | RST) != 0 {
+            self.ended.insert(key);
+        }
+        // Until it is passed itself.
         if key.protocol != TCP {
             self.passed.remove(&(key, way));
-        } else if flags & (SYN | ACK) == SYN
-            && let Some(used) = self.used.remove(&key)
-        {
-            // What has been passed since then belongs to the new connection already.
-            self.passed.retain(|(known, _), (_, number)| *known != key || *number > used);
         }
     }
 
@@ -235,6 +246,8 @@ impl Ledger {
         if key.protocol == TCP {
             assert!(when(Way::Egress).is_some() && when(Way::Ingress).is_some(), "one direction of {key:?}");
             assert_eq!(flags & SYN, 0, "a connection began unseen");
+            assert!(flags & (FIN | RST) == 0 && !self.ended.contains(&key), "a connection ended unseen");
+            assert!(now - this < 10 * SECOND, "{way:?} of {key:?} was not looked at for {} ns", now - this);
         } else {
             assert!(now - this < SECOND, "{way:?} of {key:?} was not looked at for {} ns", now - this);
         }
@@ -244,9 +257,14 @@ impl Ledger {
     fn forget(&mut self, key: &FlowKey) {
         self.passed.retain(|(known, _), _| known != key);
         self.used.remove(key);
+        self.ended.remove(key);
     }
 }
 
+/// TCP flags.
+const FIN: u8 = 0x01;
+/// TCP flags.
+const RST: u8 = 0x04;
 /// IP protocol number of TCP.
 const TCP: u8 = 6;
 

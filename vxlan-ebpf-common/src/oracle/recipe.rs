@@ -159,6 +159,7 @@ impl Recipe {
             mark: 0,
             verified: self.has(Self::VERIFIED),
             rigid: self.has(Self::RIGID),
+            ..Frame::default()
         }
     }
 

@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::flow::{closing, seen};
-use crate::headers::protocol;
 use crate::hooks::{pod_egress, pod_ingress, tunnel_egress, tunnel_ingress, underlay_ingress};
-use crate::maps::{Config, Flow, Mode};
+use crate::maps::{Config, Flow, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS};
 use crate::testbed::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -46,7 +45,10 @@ impl Connection {
         let mut frame = inner.frame();
         frame.flow_hash = hash;
         let transport = 14 + if self.v6 { 40 } else { 20 };
-        if inner.to_mac == LOCAL_MAC && self.payload != Payload::Echo {
+        if inner.to_mac == LOCAL_MAC && self.payload == Payload::Echo {
+            // A reply.
+            frame.bytes[transport] = if self.v6 { 129 } else { 0 };
+        } else if inner.to_mac == LOCAL_MAC {
             let (source, destination) = frame.bytes[transport..transport + 4].split_at_mut(2);
             source.swap_with_slice(destination);
         }
@@ -86,6 +88,7 @@ impl Connection {
         if self.payload == Payload::Tcp {
             assert_eq!(self.sends(maps, SYN), Reason::Unverified);
             assert_eq!(self.receives(maps, SYN_ACK), Reason::Unverified);
+            assert_eq!(self.sends(maps, ACK), Reason::Unverified);
         } else {
             assert_eq!(self.sends(maps, 0), Reason::Unverified);
             assert_eq!(self.receives(maps, 0), Reason::Unverified);
@@ -188,66 +191,40 @@ fn a_packet_of_tcp_is_the_last_one_in_whichever_tick_it_comes() {
 }
 
 #[test]
-fn tcp_stays_open_for_hours_of_silence_but_not_for_ever() {
+fn each_direction_of_tcp_is_looked_at_again_after_ten_seconds() {
     let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
     connection.open(&maps);
-    maps.now += 23 * 3600 * SECOND;
     assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
-    maps.now += 25 * 3600 * SECOND;
-    assert_eq!(connection.sends(&maps, ACK), Reason::Unverified);
-}
-
-#[test]
-fn half_open_connections_end_after_a_minute() {
-    let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
-    assert_eq!(connection.sends(&maps, SYN), Reason::Unverified);
-    maps.now += 61 * SECOND;
-    assert_eq!(connection.receives(&maps, SYN_ACK), Reason::Unverified);
-    assert_eq!(connection.sends(&maps, ACK), Reason::Unverified, "the first half is forgotten");
-}
-
-#[test]
-fn a_connection_of_which_one_side_is_silent_ends_after_a_minute() {
-    let connection = Connection::new(Payload::Tcp, false);
-    let halves: [fn(&Connection, &Maps) -> Reason; 3] = [
-        |connection, maps| connection.sends(maps, SYN),
-        |connection, maps| connection.receives(maps, SYN),
-        // In mid-stream.
-        |connection, maps| connection.sends(maps, ACK),
-    ];
-    for half in halves {
-        let mut maps = verified();
-        for _ in 0..3 {
-            assert_eq!(half(&connection, &maps), Reason::Unverified);
-            maps.now += 10 * SECOND;
-        }
-        assert_eq!(only_flow(&maps).lifetime(protocol::TCP), 60 * SECOND);
-    }
-}
-
-#[test]
-fn closed_connections_end_after_ten_seconds_and_half_closed_ones_after_a_day() {
-    for (flags, end) in [(RST, 10 * SECOND), (FIN_ACK, 24 * 3600 * SECOND)] {
-        let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
-        connection.open(&maps);
-        assert_eq!(connection.sends(&maps, flags), Reason::Encapsulated);
-        maps.now += end;
-        assert_eq!(connection.receives(&maps, ACK), Reason::Decapsulated, "a late acknowledgement");
-        assert_eq!(only_flow(&maps).lifetime(protocol::TCP), end);
-        maps.now += end + 1;
+    maps.now += 24 * 3600 * SECOND;
+    for _ in 0..3 {
+        maps.now += 10 * SECOND;
+        assert_eq!(connection.sends(&maps, ACK), Reason::Unverified);
+        assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
         assert_eq!(connection.receives(&maps, ACK), Reason::Unverified);
+        assert_eq!(connection.receives(&maps, ACK), Reason::Decapsulated);
     }
 }
 
 #[test]
-fn datagrams_and_echoes_end_after_half_a_minute_whether_answered_or_not() {
-    for (payload, number) in [(Payload::Udp, protocol::UDP), (Payload::Echo, protocol::ICMP)] {
-        let (maps, connection) = (verified(), Connection::new(payload, false));
-        connection.sends(&maps, 0);
-        assert_eq!(only_flow(&maps).lifetime(number), 30 * SECOND);
-        connection.receives(&maps, 0);
-        assert_eq!(only_flow(&maps).lifetime(number), 30 * SECOND);
+fn a_direction_of_tcp_that_the_stack_drops_by_now_does_not_bypass_any_more() {
+    let (mut maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+    connection.open(&maps);
+    maps.now += 10 * SECOND;
+    let frame = connection.frame(&connection.out(), ACK, 11);
+    for _ in 0..3 {
+        assert_eq!(run_with(pod_egress, &frame, &maps).0, Reason::Unverified);
     }
+}
+
+#[test]
+fn a_server_that_speaks_first_waits_for_the_clients_acknowledgement() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
+    assert_eq!(connection.receives(&maps, SYN), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, SYN_ACK), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, ACK), Reason::Unverified);
+    assert_eq!(connection.receives(&maps, ACK), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
+    assert_eq!(connection.receives(&maps, ACK), Reason::Decapsulated);
 }
 
 #[test]
@@ -264,7 +241,7 @@ fn a_new_generation_closes_every_bypass() {
 }
 
 #[test]
-fn fin_and_rst_bypass_and_close() {
+fn from_the_first_fin_or_rst_on_the_stack_sees_all_of_a_connection() {
     for (flags, state) in [
         ([FIN_ACK, FIN_ACK], closing::CLOSED),
         ([ACK, RST], closing::CLOSED),
@@ -272,22 +249,86 @@ fn fin_and_rst_bypass_and_close() {
     ] {
         let (maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
         connection.open(&maps);
-        assert_eq!(connection.sends(&maps, flags[0]), Reason::Encapsulated);
-        assert_eq!(connection.receives(&maps, flags[1]), Reason::Decapsulated);
-        assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated, "the last acknowledgement");
+        connection.sends(&maps, flags[0]);
+        connection.receives(&maps, flags[1]);
         assert_eq!(only_flow(&maps).closing, state);
+        assert_eq!(connection.sends(&maps, ACK), Reason::Unverified, "the last acknowledgement");
+        assert_eq!(connection.receives(&maps, ACK), Reason::Unverified);
     }
+}
+
+#[test]
+fn both_ends_of_a_connection_within_a_node_learn_that_it_is_over() {
+    let maps = verified();
+    local_connection(&maps, &[(1, SYN), (2, SYN_ACK), (1, ACK), (2, FIN_ACK), (1, FIN_ACK), (2, ACK)]);
+    let flows = maps.flows.borrow();
+    assert_eq!(flows.len(), 2);
+    assert!(flows.values().all(|flow| flow.closing == closing::CLOSED), "{flows:?}");
 }
 
 #[test]
 fn the_same_ports_used_again_are_a_new_connection() {
     let (maps, connection) = (verified(), Connection::new(Payload::Tcp, false));
     connection.open(&maps);
-    assert_eq!(connection.sends(&maps, FIN_ACK), Reason::Encapsulated);
-    assert_eq!(connection.receives(&maps, FIN_ACK), Reason::Decapsulated);
+    assert_eq!(connection.sends(&maps, FIN_ACK), Reason::Unverified);
+    assert_eq!(connection.receives(&maps, FIN_ACK), Reason::Unverified);
     connection.open(&maps);
     assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
     assert_eq!(only_flow(&maps).closing, 0);
+}
+
+#[test]
+fn who_asks_is_not_open_to_questions_of_the_same_identifier() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Echo, false));
+    connection.open(&maps);
+    assert_eq!(connection.receives(&maps, 0), Reason::Decapsulated, "a reply");
+    let request = with(&connection.frame(&connection.back(), 0, 22), |bytes| bytes[34] = 8);
+    let tunnelled = Outer::from_remote(REMOTE4, request.bytes.clone()).frame();
+    let tunnelled = with(&tunnelled, |bytes| bytes[40..42].fill(0));
+    assert_eq!(run_with(underlay_ingress, &tunnelled, &maps).0, Reason::Unverified);
+    assert_eq!(run_with(tunnel_ingress, &request, &maps).0, Reason::Unverified);
+}
+
+#[test]
+fn a_packet_with_another_dscp_or_a_mark_that_matters_verifies_nothing() {
+    let routed = |connection: &Connection| {
+        let inner = Inner { from_mac: LOCAL_MAC, to_mac: vtep_mac(REMOTE4), ttl: 63, ..connection.out() };
+        connection.frame(&inner, 0, 11)
+    };
+    let marked = |connection: &Connection| Frame { fwmark: 7, ..routed(connection) };
+    let classed = |connection: &Connection| {
+        with(&routed(connection), |bytes| {
+            bytes[15] = 0x20;
+            fix_checksum(bytes, 14);
+        })
+    };
+    for (behind, flags, state) in [
+        (&classed as &dyn Fn(&Connection) -> Frame, 0, seen::PENDING),
+        (&marked, MARKS_ROUTE, seen::PENDING),
+        (&marked, 0, seen::VERIFIED),
+    ] {
+        let (mut maps, connection) = (verified(), Connection::new(Payload::Udp, false));
+        maps.config = maps.config.map(|config| Config { flags, ..config });
+        run_with(pod_egress, &connection.frame(&connection.out(), 0, 11), &maps);
+        run_with(tunnel_egress, &behind(&connection), &maps);
+        assert_eq!(only_flow(&maps).egress.state, state);
+    }
+}
+
+#[test]
+fn nothing_bypasses_rules_that_limit_and_tcp_no_conntrack_that_is_strict() {
+    for (flags, payload, bypasses) in [
+        (NO_BYPASS, Payload::Tcp, false),
+        (NO_BYPASS, Payload::Udp, false),
+        (NO_TCP_BYPASS, Payload::Tcp, false),
+        (NO_TCP_BYPASS, Payload::Udp, true),
+    ] {
+        let (mut maps, connection) = (verified(), Connection::new(payload, false));
+        connection.open(&maps);
+        maps.config = maps.config.map(|config| Config { flags, ..config });
+        let sent = if bypasses { Reason::Encapsulated } else { Reason::Limited };
+        assert_eq!(connection.sends(&maps, ACK), sent);
+    }
 }
 
 #[test]
@@ -297,6 +338,7 @@ fn a_syn_sent_again_does_not_undo_what_was_seen() {
     assert_eq!(connection.receives(&maps, SYN_ACK), Reason::Unverified);
     assert_eq!(connection.sends(&maps, SYN), Reason::Unverified);
     assert_eq!(connection.receives(&maps, SYN_ACK), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, ACK), Reason::Unverified);
     assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
 }
 
@@ -313,29 +355,34 @@ fn errors_and_unknown_protocols_stay_with_the_stack() {
     assert!(maps.flows.borrow().is_empty());
 }
 
-#[test]
-fn pods_of_one_node_bypass_once_the_stack_has_passed_both_directions() {
-    let maps = verified();
+/// Pods 1 and 2 of this node exchange packets with these TCP flags; what became of each.
+fn local_connection(maps: &Maps, packets: &[(u32, u8)]) -> std::vec::Vec<Reason> {
     let there = Inner { payload: Payload::Tcp, ..Inner::from_pod(pod4(1, 2).into()) };
     let back =
         Inner { from_mac: pod_mac(2), from: pod4(1, 2).into(), to: pod4(1, 1).into(), ..there.clone() };
-    let sent = |inner: &Inner, flags: u8, pod: u32| {
+    let sent = |&(pod, flags): &(u32, u8)| {
+        let inner = if pod == 1 { &there } else { &back };
         let mut frame = Frame { ifindex: pod, flow_hash: pod, ..inner.frame() };
         frame.bytes[14 + 20 + 13] = flags;
         if pod == 2 {
             let (source, destination) = frame.bytes[34..38].split_at_mut(2);
             source.swap_with_slice(destination);
         }
-        let (reason, _) = run_with(pod_egress, &frame, &maps);
+        let (reason, _) = run_with(pod_egress, &frame, maps);
         if reason == Reason::Unverified {
-            assert_eq!(run_with(pod_ingress, &frame, &maps).0, Reason::Passed);
+            assert_eq!(run_with(pod_ingress, &frame, maps).0, Reason::Passed);
         }
         reason
     };
-    assert_eq!(sent(&there, SYN, 1), Reason::Unverified);
-    assert_eq!(sent(&back, SYN_ACK, 2), Reason::Unverified);
-    assert_eq!(sent(&there, ACK, 1), Reason::Routed);
-    assert_eq!(sent(&back, ACK, 2), Reason::Routed);
+    packets.iter().map(sent).collect()
+}
+
+#[test]
+fn pods_of_one_node_bypass_once_the_stack_has_passed_both_directions() {
+    use Reason::{Routed, Unverified};
+    let packets = [(1, SYN), (2, SYN_ACK), (1, ACK), (1, ACK), (2, ACK)];
+    let became = local_connection(&verified(), &packets);
+    assert_eq!(became, [Unverified, Unverified, Unverified, Routed, Routed]);
 }
 
 #[test]
