@@ -153,3 +153,21 @@ fn a_pod_cannot_send_as_somebody_else() {
     assert_answered(pod, lab.pod(2, 1).ip4, Ping::default());
     assert_took(&counters(&lab, 1), "pod_egress", "pod_spoofed", 2);
 }
+
+#[test]
+fn a_pod_that_makes_a_tunnel_of_its_own_to_a_node_is_counted_and_dropped() {
+    let lab = build(&pair());
+    warm_up(&lab);
+    for node in [1, 2] {
+        let [one, _] = counted(&lab, || {
+            lab.pod(1, 1).run(|| {
+                let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).expect("a socket");
+                socket.send_to(b"tunnel", (underlay4(node), PORT)).expect("sent");
+                socket.send_to(b"other", (underlay4(node), PORT + 1)).expect("sent");
+            });
+        });
+        assert_took(&one, "pod_egress", "pod_tunnels", 1);
+        assert_eq!(one.packets("pod_egress", "pod_tunnels"), 1, "{one}");
+        assert_took(&one, "pod_egress", "no_route", 1);
+    }
+}

@@ -5,6 +5,7 @@ mod closing;
 mod crowd;
 mod kube_proxy;
 pub(super) mod policy;
+mod returns;
 mod services;
 
 use std::io::{Read as _, Write as _};
