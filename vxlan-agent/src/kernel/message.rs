@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::state::{Device, Headroom, Route};
+use super::state::{Device, DirectRoute, Headroom, Route};
 use crate::net::{IfIndex, Mac, Vni, full_length};
 use crate::ownership::{HEADROOM_MAC, HEADROOM_PORT, ROUTE_PROTOCOL, headroom_name};
 
@@ -243,6 +243,15 @@ pub(super) fn remove_route(device: IfIndex, to: IpNetwork) -> Request {
     // Any scope, any protocol number.
     message.header.scope = RouteScope::NoWhere;
     message.header.protocol = RouteProtocol::Unspec;
+    (RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+/// Removes a route past our device that flannel made.
+pub(super) fn remove_direct_route(to: IpNetwork, how: &DirectRoute) -> Request {
+    let mut message = route(how.oif, to);
+    message.header.scope = RouteScope::NoWhere;
+    message.header.protocol = RouteProtocol::Boot;
+    message.attributes.push(RouteAttribute::Gateway(route_address(how.via)));
     (RouteNetlinkMessage::DelRoute(message), 0)
 }
 

@@ -6,6 +6,7 @@
 mod conntrack;
 mod decode;
 mod diff;
+mod direct;
 mod events;
 mod message;
 mod netlink;
@@ -17,8 +18,9 @@ mod tables;
 
 pub use conntrack::{Ends, forget};
 pub use diff::{KernelChange, diff};
+pub use direct::DirectSearch;
 pub use events::{Events, Touched};
 pub use netlink::{Netlink, Target};
 pub use observed::{ForeignDevice, Sought, observed};
-pub use state::{Device, Headroom, KernelState, Route};
+pub use state::{Device, DirectRoute, Headroom, KernelState, Route};
 pub use tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Tables, Vxlan};

@@ -106,6 +106,10 @@ impl Netlink {
                 return Ok(self.ack(message::set_mtu(index, headroom.mtu.0)).await?);
             }
             RemoveHeadroom(bridge) => return self.delete_named(&ownership::headroom_name(*bridge)).await,
+            RemoveDirectRoute(to, route) => {
+                let removed = self.ack(message::remove_direct_route(*to, route)).await;
+                return Ok(absent_is_fine(removed)?);
+            }
             _ => {}
         }
         let device = match target.index {
