@@ -237,6 +237,13 @@ pub(super) fn replace_route(device: IfIndex, to: IpNetwork, how: &Route) -> Requ
     (full_route(device, to, how), CREATE_OR_REPLACE)
 }
 
+/// Puts a route to what is on the link of our device.
+pub(super) fn put_link_route(device: IfIndex, to: IpNetwork) -> Request {
+    let mut message = route(device, to);
+    message.header.scope = RouteScope::Link;
+    (RouteNetlinkMessage::NewRoute(message), CREATE_OR_REPLACE)
+}
+
 /// Removes a route through our device, of ours or of the agent that had it before.
 pub(super) fn remove_route(device: IfIndex, to: IpNetwork) -> Request {
     let mut message = route(device, to);
