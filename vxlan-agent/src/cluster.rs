@@ -33,7 +33,12 @@ pub struct ClusterState {
     /// A number that changes whenever rules for packets between pods have: flows that bypass the host
     /// stack have to meet it again. `None` where the source knows nothing of rules.
     pub policy: Option<u64>,
+    /// Why the node is not ready although the cluster is followed: a line for whoever asks.
+    pub trouble: Option<String>,
 }
+
+/// What follows a node's name in the entry of its VTEP over IPv6, where it has one over IPv4, too.
+const OVER_IPV6: &str = " (IPv6)";
 
 /// A node as somebody wrote it down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +123,7 @@ impl ClusterState {
         let mut remotes: BTreeMap<_, _> = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
         let own = remotes.remove(&viewer.node);
         let missing = || Invalid { candidate: None, reason: Reason::OwnMissing(viewer.node.clone(), count) };
-        Ok(Self { own: own.ok_or_else(missing)?, own6: None, remotes, policy: None })
+        Ok(Self { own: own.ok_or_else(missing)?, own6: None, remotes, policy: None, trouble: None })
     }
 
     /// A cluster over both IP versions out of one over each. A MAC means one VTEP: the second node
@@ -128,11 +133,18 @@ impl ClusterState {
         let mut remotes = v4.remotes;
         for (name, node) in v6.remotes {
             if !macs.contains(&node.mac) {
-                let name = format!("{name} (IPv6)");
+                let name = format!("{name}{OVER_IPV6}");
                 remotes.insert(name.clone(), Node { name, ..node });
             }
         }
-        Self { own: v4.own, own6: Some(v6.own), remotes, policy: v4.policy.or(v6.policy) }
+        let trouble = v4.trouble.or(v6.trouble);
+        Self { own: v4.own, own6: Some(v6.own), remotes, policy: v4.policy.or(v6.policy), trouble }
+    }
+
+    /// How many other nodes there are, whatever number of IP versions they run.
+    pub fn remote_nodes(&self) -> usize {
+        let name = |entry| str::strip_suffix(entry, OVER_IPV6).unwrap_or(entry);
+        self.remotes.keys().map(|entry| name(entry)).collect::<BTreeSet<_>>().len()
     }
 
     /// This node, once for each IP version that the network runs over.

@@ -41,7 +41,19 @@ pub fn headroom_alias(network: &str) -> String {
 
 /// Name of the nf_tables table of `network`.
 pub fn nft_table(network: &str) -> String {
-    format!("vxlan-agent-{network}")
+    format!("{NFT_PREFIX}{network}")
+}
+
+const NFT_PREFIX: &str = "vxlan-agent-";
+
+/// The network that an nf_tables table is named after, if its name is one that we give.
+pub fn network_of_nft_table(table: &str) -> Option<&str> {
+    table.strip_prefix(NFT_PREFIX).filter(|network| !network.is_empty())
+}
+
+/// The network whose vxlan device carries `alias`, if it is one that we give.
+pub fn network_of_device(alias: &str) -> Option<&str> {
+    alias.strip_prefix("vxlan-agent network ")?.split(' ').next()
 }
 
 /// What the names of head-room devices begin with; the index of the bridge follows.
@@ -75,6 +87,15 @@ mod tests {
     #[test]
     fn a_headroom_device_of_any_bridge_has_a_valid_name() {
         assert!(headroom_name(IfIndex(u32::MAX)).len() <= 15);
+    }
+
+    #[test]
+    fn a_network_is_found_by_what_is_named_after_it() {
+        assert_eq!(network_of_nft_table(&nft_table("pods")), Some("pods"));
+        assert_eq!(network_of_nft_table("filter"), None);
+        assert_eq!(network_of_device(&device_alias("pods")), Some("pods"));
+        assert_eq!(network_of_device(&device6_alias("pods")), Some("pods"));
+        assert_eq!(network_of_device("flannel"), None);
     }
 
     #[test]

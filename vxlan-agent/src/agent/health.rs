@@ -109,7 +109,7 @@ impl Health {
 impl Agent {
     /// How the agent is, now that its loop has turned.
     pub(super) fn health(&self) -> Health {
-        let errors = self.reload_error.iter().chain(&self.plan_error).cloned();
+        let errors = self.reload_error.iter().chain(&self.plan_error).chain(&self.cluster.trouble).cloned();
         let failed =
             self.retries.status().into_iter().map(|retry| format!("{}: {}", retry.change, retry.error));
         Health { turned: Instant::now(), missing: errors.chain(failed).collect() }

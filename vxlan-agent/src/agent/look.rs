@@ -1,14 +1,15 @@
 //! Looking round before a round: the underlay, our devices, the ways to other nodes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use futures_util::stream::{self, StreamExt as _};
+use ipnetwork::IpNetwork;
 
 use super::{Agent, feed};
 use crate::cluster::{ClusterState, Node};
 use crate::config::NodeConfig;
-use crate::kernel::{self, KernelState, Sought};
+use crate::kernel::{self, DirectRoute, DirectSearch, KernelState, Sought};
 use crate::net::{IfIndex, Mac, Vni, family};
 use crate::plan::Side;
 use crate::underlay::{self, Underlay};
@@ -24,6 +25,9 @@ impl Agent {
             let underlay = self.find_underlay(cluster, own)?;
             let (name, alias) = self.device_over(own.vtep);
             let (mut state, device) = self.observe_device(name, &alias, own.mac, self.config.adopts())?;
+            if self.config.adopts().is_some() {
+                state.direct_routes = self.direct_routes(cluster, own, device, underlay.ifindex);
+            }
             // Head-room is the first side's.
             if !states.is_empty() {
                 state.headroom.clear();
@@ -71,6 +75,24 @@ impl Agent {
     ) -> Result<(KernelState, Option<IfIndex>), kernel::ForeignDevice> {
         let network = &self.config.network.name;
         kernel::observed(&self.tables, &Sought { network, alias, name, mac, adopt })
+    }
+
+    /// Routes past the tunnel that flannel left behind. Those to nodes that are gone are looked for
+    /// only when the device is taken over: later they are somebody else's.
+    fn direct_routes(
+        &self,
+        cluster: &ClusterState,
+        own: &Node,
+        device: Option<IfIndex>,
+        underlay: IfIndex,
+    ) -> BTreeMap<IpNetwork, DirectRoute> {
+        let over = |node: &&Node| node.vtep.is_ipv4() == own.vtep.is_ipv4();
+        let remotes = cluster.remotes.values().filter(over);
+        let remote: Vec<_> = remotes.flat_map(|node| node.subnets.iter().copied()).collect();
+        let link = device.and_then(|device| self.tables.links.get(&device));
+        let taken_over = link.is_some_and(|link| link.alias.is_none());
+        let networks = if taken_over { self.config.pods.networks.as_slice() } else { &[] };
+        DirectSearch { remote: &remote, own: &own.subnets, networks, underlay }.run(&self.tables)
     }
 
     /// Asks for ways to VTEPs that are not known yet.

@@ -189,7 +189,7 @@ impl Agent {
             node = self.config.node.name,
             network = network.name,
             device = self.config.device_over(self.cluster.own.vtep),
-            nodes = self.cluster.remotes.len(),
+            nodes = self.cluster.remote_nodes(),
             "running"
         );
         Ok(())
@@ -217,7 +217,7 @@ impl Agent {
                 let rules_changed = cluster.policy.is_some() && cluster.policy != self.cluster.policy;
                 self.cluster.policy = cluster.policy;
                 if self.cluster != cluster {
-                    tracing::info!(nodes = cluster.remotes.len(), "cluster state reloaded");
+                    tracing::info!(nodes = cluster.remote_nodes(), "cluster state reloaded");
                     self.cluster = cluster;
                 }
                 if rules_changed {

@@ -7,8 +7,10 @@ use tokio::time::Instant;
 
 use super::Agent;
 use crate::cluster::Node;
+use crate::kernel::nft::expression::Ports;
 use crate::net::Mtu;
 use crate::node::{self, Facts, Table};
+use crate::ownership;
 
 /// Stands for the nf_tables table in the list of what failed.
 const TABLE: &str = "nf_tables";
@@ -38,6 +40,9 @@ impl Agent {
         };
         match done {
             Ok(changed) => {
+                if self.table.is_none() {
+                    self.remove_unused_tables();
+                }
                 if changed {
                     let masquerade = desired.as_ref().is_some_and(|table| !table.masquerade.is_empty());
                     let notrack = desired.as_ref().is_some_and(|table| table.untracked.is_some());
@@ -53,6 +58,19 @@ impl Agent {
         }
     }
 
+    /// Tables of a network that was called otherwise: nobody else would take them away.
+    fn remove_unused_tables(&self) {
+        let aliases = || self.tables.links.values().filter_map(|link| link.alias.as_deref());
+        let is_served =
+            |network: &str| aliases().any(|alias| ownership::network_of_device(alias) == Some(network));
+        match node::remove_unused_tables(&self.config.network.name, is_served) {
+            Ok(removed) => removed.iter().for_each(|network| {
+                tracing::info!(network, "nf_tables table of a network without a device removed");
+            }),
+            Err(error) => tracing::debug!("cannot look for tables of other networks: {error:#}"),
+        }
+    }
+
     /// `None`: nothing is asked for that needs one.
     fn desired_table(&self) -> Option<Table> {
         let (config, network) = (&self.config.pods, &self.config.network);
@@ -60,6 +78,7 @@ impl Agent {
         let table = Table {
             network: network.name.clone(),
             masquerade: networks.map(|pods| (*pods, self.device_to(pods).to_owned())).collect(),
+            ports: if config.random_ports { Ports::Random } else { Ports::Kept },
             untracked: network.notrack.then_some(network.port),
         };
         (!table.masquerade.is_empty() || table.untracked.is_some()).then_some(table)

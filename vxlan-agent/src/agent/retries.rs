@@ -9,6 +9,8 @@ use crate::status::RetryStatus;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
+/// After so many attempts an interface that is gone is news no more: somebody wants the change still.
+const NO_NEWS: u32 = 4;
 
 /// Failed changes, by what they should do.
 #[derive(Debug, Default)]
@@ -20,6 +22,8 @@ pub(super) struct Retries {
 struct Failure {
     error: String,
     attempts: u32,
+    /// The attempt whose failure is worth a warning.
+    said_at: u32,
     due: Instant,
 }
 
@@ -31,19 +35,24 @@ impl Retries {
 
     /// Records a failure; every further one doubles the wait.
     pub(super) fn failed(&mut self, change: String, error: &anyhow::Error, now: Instant) {
-        let error = format!("{error:#}");
+        let (gone, error) = (interface_is_gone(error), format!("{error:#}"));
         let known = self.failed.get(&change);
         let attempts = known.map_or(1, |failure| failure.attempts + 1);
-        if known.is_none_or(|failure| failure.error != error) {
+        // An interface went while it was changed: the next look shows that, and nobody wants the
+        // change any more.
+        let said_at = if gone { NO_NEWS } else { 1 };
+        if attempts == said_at || attempts > said_at && known.is_some_and(|failure| failure.error != error) {
             tracing::warn!(%error, "a change failed and will be tried again");
+        } else if attempts < said_at {
+            tracing::debug!(%error, "the interface is gone");
         }
         let wait = FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(LONGEST);
-        self.failed.insert(change, Failure { error, attempts, due: now + wait });
+        self.failed.insert(change, Failure { error, attempts, said_at, due: now + wait });
     }
 
     /// Records a success.
     pub(super) fn held(&mut self, change: &str) {
-        if self.failed.remove(change).is_some() {
+        if self.failed.remove(change).is_some_and(|failure| failure.attempts >= failure.said_at) {
             tracing::info!(change, "a change that had failed holds now");
         }
     }
@@ -69,6 +78,13 @@ impl Retries {
     }
 }
 
+fn interface_is_gone(error: &anyhow::Error) -> bool {
+    let number = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
+    };
+    error.chain().filter_map(number).any(|number| number == nix::libc::ENODEV)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +102,14 @@ mod tests {
         assert!(!retries.is_due("x", start));
         assert!(retries.is_due("x", start + LONGEST));
         assert!(retries.is_due("y", start));
+    }
+
+    #[test]
+    fn an_interface_that_is_gone_is_told_from_other_failures() {
+        let of = |number| anyhow::Error::from(std::io::Error::from_raw_os_error(number)).context("cannot");
+        assert!(interface_is_gone(&of(nix::libc::ENODEV)));
+        assert!(!interface_is_gone(&of(nix::libc::EPERM)));
+        assert!(!interface_is_gone(&anyhow::anyhow!("no")));
     }
 
     #[test]

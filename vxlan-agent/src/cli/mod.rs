@@ -128,6 +128,9 @@ fn as_flanneld(mut words: impl Iterator<Item = OsString>) -> Option<Vec<String>>
 }
 
 fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
+    if let Some(help) = Flannel::help(flags) {
+        return print(&help);
+    }
     let flannel = Flannel::translate(flags.iter().cloned(), &ThisMachine).map_err(anyhow::Error::msg)?;
     if flannel.only_version {
         return print(&format!("vxlan-agent {}\n", env!("CARGO_PKG_VERSION")));

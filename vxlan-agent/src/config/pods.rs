@@ -28,6 +28,8 @@ pub struct PodsConfig {
     pub cni_file: PathBuf,
     /// Whether packets from pods to the world outside get an address of the node.
     pub masquerade: bool,
+    /// Whether it also gets a port at random, which two connections at a time seldom agree on.
+    pub random_ports: bool,
 }
 
 /// Which CNI configuration a node gets.
@@ -64,6 +66,7 @@ impl Default for PodsConfig {
             cni: Cni::Off,
             cni_file: DEFAULT_CNI_FILE.into(),
             masquerade: false,
+            random_ports: true,
         }
     }
 }
@@ -80,6 +83,7 @@ pub(super) fn check(text: &Text, section: PodsSection) -> Result<PodsConfig, Ref
         cni: section.cni,
         cni_file: cni_file.unwrap_or_else(|| DEFAULT_CNI_FILE.into()),
         masquerade: section.masquerade,
+        random_ports: true,
     })
 }
 

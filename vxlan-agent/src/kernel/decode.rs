@@ -150,7 +150,9 @@ pub(super) fn route(message: &RouteMessage) -> Option<RouteEntry> {
     }
     let unicast =
         message.header.kind == RouteType::Unicast && !message.header.flags.contains(RouteFlags::Cloned);
-    let kept = ours || net::is_host(&to) || to.prefix() == 0 || route.is_overlays();
+    // As flannel makes one; routing daemons, which make many, have protocol numbers of their own.
+    let by_hand = message.header.protocol == RouteProtocol::Boot && route.via.is_some();
+    let kept = ours || net::is_host(&to) || to.prefix() == 0 || route.is_overlays() || by_hand;
     (unicast && kept && table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
 }
 

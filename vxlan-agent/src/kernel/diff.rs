@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::state::{Device, Headroom, KernelState, Route};
+use super::state::{Device, DirectRoute, Headroom, KernelState, Route};
 use crate::net::{IfIndex, Mac, Vni};
 
 /// One step.
@@ -25,6 +25,7 @@ pub enum KernelChange {
     AddRoute(IpNetwork, Route),
     ReplaceRoute(IpNetwork, Route),
     RemoveRoute(IpNetwork),
+    RemoveDirectRoute(IpNetwork, DirectRoute),
     AddHeadroom(IfIndex, Headroom),
     SetHeadroom(IfIndex, Headroom),
     RemoveHeadroom(IfIndex),
@@ -54,6 +55,7 @@ impl fmt::Display for KernelChange {
             Self::AddRoute(to, route) => write!(f, "add route {to} via {}", route.via),
             Self::ReplaceRoute(to, route) => write!(f, "replace route {to} via {}", route.via),
             Self::RemoveRoute(to) => write!(f, "remove route {to}"),
+            Self::RemoveDirectRoute(to, route) => write!(f, "remove route {to} via {}", route.via),
             Self::AddHeadroom(bridge, _) => write!(f, "add head-room port to bridge {bridge}"),
             Self::SetHeadroom(bridge, h) => {
                 write!(f, "set MTU {} on the head-room port of bridge {bridge}", h.mtu)
@@ -98,9 +100,12 @@ fn put_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<Kerne
     changes.extend(neighbours.map(|(ip, mac)| KernelChange::PutNeighbour(*ip, *mac)));
     for (to, route) in &desired.routes {
         match now.routes.get(to) {
-            None => changes.push(KernelChange::AddRoute(*to, route.clone())),
-            Some(have) if have != route => changes.push(KernelChange::ReplaceRoute(*to, route.clone())),
-            Some(_) => {}
+            Some(have) if have == route => {}
+            None if !now.direct_routes.contains_key(to) => {
+                changes.push(KernelChange::AddRoute(*to, route.clone()));
+            }
+            // In one step, so that there is a route at any time.
+            _ => changes.push(KernelChange::ReplaceRoute(*to, route.clone())),
         }
     }
 }
@@ -108,6 +113,9 @@ fn put_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<Kerne
 fn remove_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<KernelChange>) {
     let routes = now.routes.keys().filter(|to| !desired.routes.contains_key(to));
     changes.extend(routes.map(|to| KernelChange::RemoveRoute(*to)));
+    let replaced = |to: &IpNetwork| desired.routes.contains_key(to) && !now.routes.contains_key(to);
+    let direct = now.direct_routes.iter().filter(|(to, _)| !replaced(to));
+    changes.extend(direct.map(|(to, route)| KernelChange::RemoveDirectRoute(*to, route.clone())));
     let neighbours = now.neighbours.keys().filter(|ip| !desired.neighbours.contains_key(ip));
     changes.extend(neighbours.map(|ip| KernelChange::RemoveNeighbour(*ip)));
     let fdb = now.fdb.keys().filter(|mac| !desired.fdb.contains_key(mac));
@@ -139,7 +147,8 @@ impl KernelState {
         match change {
             KernelChange::DeleteDevice(_) => {
                 let headroom = std::mem::take(&mut self.headroom);
-                *self = Self { headroom, ..Self::default() };
+                let direct_routes = std::mem::take(&mut self.direct_routes);
+                *self = Self { headroom, direct_routes, ..Self::default() };
             }
             KernelChange::CreateDevice(device) => self.device = Some(device.clone()),
             KernelChange::SetDevice(device) => {
@@ -156,8 +165,10 @@ impl KernelState {
             KernelChange::RemoveFdb(mac) => drop(self.fdb.remove(mac)),
             KernelChange::AddRoute(to, route) | KernelChange::ReplaceRoute(to, route) => {
                 self.routes.insert(*to, route.clone());
+                self.direct_routes.remove(to);
             }
             KernelChange::RemoveRoute(to) => drop(self.routes.remove(to)),
+            KernelChange::RemoveDirectRoute(to, _) => drop(self.direct_routes.remove(to)),
             KernelChange::AddHeadroom(bridge, h) | KernelChange::SetHeadroom(bridge, h) => {
                 self.headroom.insert(*bridge, h.clone());
             }

@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::state::{Device, Headroom, Route};
+use super::state::{Device, DirectRoute, Headroom, Route};
 use crate::net::{IfIndex, Mac, Vni, full_length};
 use crate::ownership::{HEADROOM_MAC, HEADROOM_PORT, ROUTE_PROTOCOL, headroom_name};
 
@@ -237,12 +237,28 @@ pub(super) fn replace_route(device: IfIndex, to: IpNetwork, how: &Route) -> Requ
     (full_route(device, to, how), CREATE_OR_REPLACE)
 }
 
+/// Puts a route to what is on the link of our device.
+pub(super) fn put_link_route(device: IfIndex, to: IpNetwork) -> Request {
+    let mut message = route(device, to);
+    message.header.scope = RouteScope::Link;
+    (RouteNetlinkMessage::NewRoute(message), CREATE_OR_REPLACE)
+}
+
 /// Removes a route through our device, of ours or of the agent that had it before.
 pub(super) fn remove_route(device: IfIndex, to: IpNetwork) -> Request {
     let mut message = route(device, to);
     // Any scope, any protocol number.
     message.header.scope = RouteScope::NoWhere;
     message.header.protocol = RouteProtocol::Unspec;
+    (RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+/// Removes a route past our device that flannel made.
+pub(super) fn remove_direct_route(to: IpNetwork, how: &DirectRoute) -> Request {
+    let mut message = route(how.oif, to);
+    message.header.scope = RouteScope::NoWhere;
+    message.header.protocol = RouteProtocol::Boot;
+    message.attributes.push(RouteAttribute::Gateway(route_address(how.via)));
     (RouteNetlinkMessage::DelRoute(message), 0)
 }
 

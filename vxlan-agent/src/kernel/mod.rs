@@ -5,6 +5,7 @@
 
 mod decode;
 mod diff;
+mod direct;
 mod events;
 mod message;
 mod netlink;
@@ -15,8 +16,9 @@ pub mod sysctl;
 mod tables;
 
 pub use diff::{KernelChange, diff};
+pub use direct::DirectSearch;
 pub use events::{Events, Touched};
 pub use netlink::{Netlink, Target};
 pub use observed::{ForeignDevice, Sought, observed};
-pub use state::{Device, Headroom, KernelState, Route};
+pub use state::{Device, DirectRoute, Headroom, KernelState, Route};
 pub use tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Tables, Vxlan};

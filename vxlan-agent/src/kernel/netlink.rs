@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, anyhow};
 use futures_util::StreamExt as _;
+use ipnetwork::IpNetwork;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, new_connection};
@@ -12,7 +13,7 @@ use rtnetlink::{Handle, new_connection};
 use super::diff::KernelChange;
 use super::events::Touched;
 use super::message::{self, Request};
-use super::state::{Device, Headroom};
+use super::state::{Device, Headroom, Route};
 use super::tables::{Link, NextHop, Tables};
 use super::{decode, sysctl};
 use crate::net::IfIndex;
@@ -106,6 +107,10 @@ impl Netlink {
                 return Ok(self.ack(message::set_mtu(index, headroom.mtu.0)).await?);
             }
             RemoveHeadroom(bridge) => return self.delete_named(&ownership::headroom_name(*bridge)).await,
+            RemoveDirectRoute(to, route) => {
+                let removed = self.ack(message::remove_direct_route(*to, route)).await;
+                return Ok(absent_is_fine(removed)?);
+            }
             _ => {}
         }
         let device = match target.index {
@@ -120,12 +125,27 @@ impl Netlink {
             PutFdb(mac, vtep) => message::put_fdb(device, *mac, *vtep),
             RemoveFdb(mac) => message::remove_fdb(device, *mac),
             AddRoute(to, route) => message::add_route(device, *to, route),
-            ReplaceRoute(to, route) => message::replace_route(device, *to, route),
+            ReplaceRoute(to, route) => return Ok(self.replace_route(device, *to, route).await?),
             RemoveRoute(to) => message::remove_route(device, *to),
             _ => return Ok(()),
         };
         let result = self.ack(request).await;
         Ok(if is_removal(change) { absent_is_fine(result) } else { result }?)
+    }
+
+    /// IPv6 refuses a gateway that another interface leads to, as it does while a route past the
+    /// tunnel has the whole subnet. So the gateway gets a route of its own for that moment.
+    async fn replace_route(&self, device: IfIndex, to: IpNetwork, route: &Route) -> io::Result<()> {
+        let replaced = self.ack(message::replace_route(device, to, route)).await;
+        let Err(refused) = &replaced else { return Ok(()) };
+        if to.is_ipv4() || refused.raw_os_error() != Some(nix::libc::EINVAL) {
+            return replaced;
+        }
+        let gateway = IpNetwork::from(route.via);
+        self.ack(message::put_link_route(device, gateway)).await?;
+        let replaced = self.ack(message::replace_route(device, to, route)).await;
+        absent_is_fine(self.ack(message::remove_route(device, gateway)).await)?;
+        replaced
     }
 
     /// Takes our alias off the interface called `name`.

@@ -12,12 +12,28 @@ use crate::ownership::{self, HEADROOM_MAC, HEADROOM_PORT};
 
 /// A device has the name of ours but is somebody else's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "interface {name} exists and is not ours (its alias is not '{alias}'): remove it, or set 'device' to another name"
-)]
-pub struct ForeignDevice {
-    name: String,
-    alias: String,
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ForeignDevice {
+    #[error(
+        "interface {name} exists and is not ours (its alias is not '{alias}'): remove it, or set 'device' to another name"
+    )]
+    Somebodys { name: String, alias: String },
+    #[error(
+        "interface {name} is of the network '{other}' and not of '{network}': set 'name' to '{other}', or run 'vxlan-agent release' with the configuration of '{other}' first ('vxlan-agent detach' where no flannel is to go on with it)"
+    )]
+    OfAnotherNetwork { name: String, other: String, network: String },
+}
+
+fn foreign(link: &Link, sought: &Sought<'_>) -> ForeignDevice {
+    let other = link.alias.as_deref().and_then(ownership::network_of_device);
+    match other.filter(|other| *other != sought.network) {
+        Some(other) => ForeignDevice::OfAnotherNetwork {
+            name: sought.name.to_owned(),
+            other: other.to_owned(),
+            network: sought.network.to_owned(),
+        },
+        None => ForeignDevice::Somebodys { name: sought.name.to_owned(), alias: sought.alias.to_owned() },
+    }
 }
 
 /// Which device to look for.
@@ -47,7 +63,7 @@ pub fn observed(
         && found.is_none_or(|f| f.index != link.index)
     {
         if !is_half_made(link, sought.mac) && !is_left_behind(link, sought.adopt) {
-            return Err(ForeignDevice { name: name.to_owned(), alias: alias.to_owned() });
+            return Err(foreign(link, sought));
         }
         found = found.or(Some(link));
     }
@@ -105,7 +121,8 @@ fn content(tables: &Tables, device: IfIndex, state: &mut KernelState) {
     let through = |r: &&RouteEntry| r.oif == Some(device);
     let before = tables.routes.iter().filter(through).filter(|r| !r.ours && r.is_overlays());
     let ours = tables.routes.iter().filter(through).filter(|r| r.ours);
-    let ours = ours.filter_map(|r| Some((r.to, Route { via: r.via?, src: r.src })));
+    // One without a gateway is left from replacing another, half-way.
+    let ours = ours.map(|r| (r.to, Route { via: r.via.unwrap_or(r.to.ip()), src: r.src }));
     state.routes = before.filter_map(left_behind).chain(ours).collect();
 }
 
@@ -180,11 +197,18 @@ mod tests {
 
     #[test]
     fn a_device_of_our_name_without_our_alias_is_refused() {
-        for alias in [None, Some("flannel"), Some("vxlan-agent network other")] {
+        for alias in [None, Some("flannel")] {
             let foreign = look(&vxlan_link(alias, MAC, true)).expect_err("foreign");
             assert!(foreign.to_string().contains("interface vxlan1 exists and is not ours"), "{foreign}");
         }
         assert!(look(&vxlan_link(None, Mac([2, 0, 0, 0, 0, 9]), false)).is_err());
+    }
+
+    #[test]
+    fn a_device_of_another_network_of_ours_is_refused_with_its_name() {
+        let refused = look(&vxlan_link(Some("vxlan-agent network other"), MAC, true)).expect_err("another's");
+        let text = refused.to_string();
+        assert!(text.contains("set 'name' to 'other'") && text.contains("vxlan-agent release"), "{text}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct KernelState {
     pub fdb: BTreeMap<Mac, IpAddr>,
     /// Routes to remote subnets.
     pub routes: BTreeMap<IpNetwork, Route>,
+    /// Routes to such subnets past the device, which flannel left behind: never desired.
+    pub direct_routes: BTreeMap<IpNetwork, DirectRoute>,
     /// Devices that give a bridge's ports head-room, by bridge.
     pub headroom: BTreeMap<IfIndex, Headroom>,
 }
@@ -63,6 +65,15 @@ pub struct Route {
     /// address by itself, and must not be told to: before Linux 5.14 the first address of a subnet
     /// that a bridge has is a broadcast address, and refused as a source.
     pub src: Option<IpAddr>,
+}
+
+/// A route to a node's subnet by way of its underlay address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectRoute {
+    /// The underlay address.
+    pub via: IpAddr,
+    /// Out of which interface.
+    pub oif: IfIndex,
 }
 
 /// A vxlan device that is never up, as a port of a bridge.

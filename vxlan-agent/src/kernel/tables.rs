@@ -15,7 +15,7 @@ pub struct Tables {
     /// Addresses of interfaces.
     pub addresses: BTreeSet<Address>,
     /// Of the main table: our own routes and such as an overlay makes, routes to single addresses,
-    /// and default routes.
+    /// default routes, and routes by way of a gateway that nobody but an operator or flannel makes.
     pub routes: BTreeSet<RouteEntry>,
     /// Neighbours whose MAC the kernel knows.
     pub neighbours: BTreeMap<(IfIndex, IpAddr), Neighbour>,

@@ -12,6 +12,7 @@ use ipnetwork::IpNetwork;
 use nix::libc;
 
 use super::table::Chain;
+use crate::kernel::nft::expression::Ports;
 use crate::kernel::nft::{Attributes, Batch, CREATE, nfta};
 
 /// `ipv4_addr` and `ipv6_addr` among the data types of `nft`, which it shows elements by.
@@ -34,12 +35,12 @@ const V6: Version =
     Version { number: libc::NFPROTO_IPV6 as u8, set: "pods6", source: 8, destination: 24, length: 16 };
 
 /// The rules for `pods`: networks of pods, and the name of the vxlan device that leads to them.
-pub(super) fn chain(pods: &[(IpNetwork, String)]) -> Chain {
+pub(super) fn chain(pods: &[(IpNetwork, String)], ports: Ports) -> Chain {
     let rules = pods.iter().flat_map(|(network, device)| {
         let version = version(*network);
         [
-            ("pods to elsewhere", pods_to_elsewhere(version)),
-            ("elsewhere to pods", elsewhere_to_pods(version, device)),
+            ("pods to elsewhere", pods_to_elsewhere(version).masquerade(ports)),
+            ("elsewhere to pods", elsewhere_to_pods(version, device).masquerade(ports)),
         ]
     });
     Chain {
@@ -115,11 +116,10 @@ fn pods_to_elsewhere(version: &Version) -> Attributes {
         .load_network_header(destination, length)
         .is_not_in(set);
     // 224.0.0.0/4 and ff00::/8.
-    let rule = match version.number == V4.number {
+    match version.number == V4.number {
         true => rule.load_network_header(destination, length).mask(&[0xf0, 0, 0, 0]).is_not(&[0xe0, 0, 0, 0]),
         false => rule.load_network_header(destination, 1).is_not(&[0xff]),
-    };
-    rule.masquerade()
+    }
 }
 
 fn elsewhere_to_pods(version: &Version, device: &str) -> Attributes {
@@ -133,7 +133,6 @@ fn elsewhere_to_pods(version: &Version, device: &str) -> Attributes {
         .is_in(set)
         .load_meta(libc::NFT_META_OIFNAME)
         .is(&name)
-        .masquerade()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 
 pub use file::{remove_if_same, write_if_other};
-pub use table::{Table, remove as remove_table};
+pub use table::{Table, remove as remove_table, remove_unused as remove_unused_tables};
 
 use crate::config::{Cni, PodsConfig};
 use crate::net::Mtu;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::{masquerade, untracked};
+use crate::kernel::nft::expression::Ports;
 use crate::kernel::nft::{self, Attributes, Batch, CREATE, nfta};
 use crate::ownership;
 
@@ -22,6 +23,8 @@ pub struct Table {
     /// Networks of all pods of the cluster, at most one of each IP version, and the name of the
     /// vxlan device that leads to them. Empty: nothing is masqueraded.
     pub masquerade: Vec<(IpNetwork, String)>,
+    /// What becomes of the ports of what is masqueraded.
+    pub ports: Ports,
     /// The UDP port whose packets conntrack shall not follow.
     pub untracked: Option<u16>,
 }
@@ -58,7 +61,8 @@ impl Table {
     }
 
     fn chains(&self) -> Vec<Chain> {
-        let masquerade = (!self.masquerade.is_empty()).then(|| masquerade::chain(&self.masquerade));
+        let masquerade =
+            (!self.masquerade.is_empty()).then(|| masquerade::chain(&self.masquerade, self.ports));
         let untracked = self.untracked.iter().flat_map(|port| untracked::chains(*port));
         masquerade.into_iter().chain(untracked).collect()
     }
@@ -108,6 +112,30 @@ pub fn remove(network: &str) -> anyhow::Result<bool> {
     }
 }
 
+/// Removes tables of networks that this agent is not for and no other agent is, as far as one can
+/// see: every rule is marked as ours, and `is_served` knows no device of that network. Names the
+/// networks.
+pub fn remove_unused(own: &str, is_served: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
+    let mut removed = vec![];
+    for table in nft::tables().map_err(|e| explain(&e))? {
+        let Some(network) = ownership::network_of_nft_table(&table) else { continue };
+        if network == own || is_served(network) {
+            continue;
+        }
+        let comments = nft::comments(&table).map_err(|e| explain(&e))?;
+        if !comments.is_empty() && comments.iter().all(|comment| is_ours(comment)) && remove(network)? {
+            removed.push(network.to_owned());
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether a rule's comment is as [`Table::comment`] makes them.
+fn is_ours(comment: &str) -> bool {
+    let mark = comment.rsplit_once(", ").map_or("", |(_, mark)| mark);
+    mark.len() == 16 && mark.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Creates it first, so that there is one to delete.
 fn delete(batch: &mut Batch, table: &str) {
     let named = || Attributes::default().string(nfta::TABLE_NAME, table);
@@ -137,7 +165,7 @@ mod tests {
 
     fn table(pods: &[(&str, &str)], untracked: Option<u16>) -> Table {
         let pods = pods.iter().map(|(pods, device)| (pods.parse().expect("a network"), (*device).to_owned()));
-        Table { network: "pods".into(), masquerade: pods.collect(), untracked }
+        Table { network: "pods".into(), masquerade: pods.collect(), ports: Ports::Random, untracked }
     }
 
     fn comments(table: &Table) -> Vec<String> {
@@ -155,6 +183,15 @@ mod tests {
             table(&[("10.244.0.0/16", "vxlan1")], Some(8472)),
         ] {
             assert_ne!(base[0], comments(&other)[0]);
+        }
+    }
+
+    #[test]
+    fn our_comments_are_told_from_others() {
+        let table = table(&[("10.244.0.0/16", "vxlan1")], Some(8472));
+        assert!(comments(&table).iter().all(|comment| is_ours(comment)));
+        for other in ["", "pods to elsewhere", "by hand, 2026", "x, 00112233445566zz"] {
+            assert!(!is_ours(other), "{other}");
         }
     }
 

@@ -55,6 +55,7 @@ const VALUES: &[(&str, Use)] = &[
 const SWITCHES: &[(&str, Use)] = &[
     ("kube-subnet-mgr", Obeyed),
     ("ip-masq", Obeyed),
+    ("ip-masq-fully-random-disable", Obeyed),
     ("set-node-network-unavailable", Obeyed),
     ("version", Obeyed),
     ("ip-blackhole-route", Undone("no blackhole route is made for the node's own subnet")),
@@ -66,6 +67,26 @@ const SWITCHES: &[(&str, Use)] = &[
     ("skip_headers", Moot),
     ("skip_log_headers", Moot),
 ];
+
+/// Whether flanneld would say what flags it has, and no more.
+pub(super) fn ask_for_help(words: &[String]) -> bool {
+    words.iter().any(|word| matches!(word.as_str(), "-h" | "--h" | "-help" | "--help"))
+}
+
+/// All flags, and what becomes of them.
+pub(super) fn help() -> String {
+    let mut text = "Usage: flanneld [FLAG]...\n\nThe agent in flanneld's place. FLANNELD_NAME in the environment is --name.\n\n".to_owned();
+    let lines = VALUES.iter().map(|flag| (flag, "=VALUE")).chain(SWITCHES.iter().map(|flag| (flag, "")));
+    for ((name, used), value) in lines {
+        let used = match used {
+            Obeyed => String::new(),
+            Moot => "   (accepted, has no meaning here)".to_owned(),
+            Undone(why) => format!("   (accepted, not done: {why})"),
+        };
+        text.push_str(&format!("  --{name}{value}{used}\n"));
+    }
+    text
+}
 
 /// Flags as they were given, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -204,6 +225,37 @@ mod tests {
             ("--ip-masq=perhaps", "perhaps"),
         ] {
             assert!(parse(line, &[]).expect_err(line).contains(word), "{line}");
+        }
+    }
+
+    #[test]
+    fn whoever_asks_for_help_gets_all_flags() {
+        let asks = |line: &str| ask_for_help(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert!(asks("--ip-masq --help") && asks("-h") && !asks("--healthz-port=1"));
+        for flag in
+            ["--ip-masq-fully-random-disable\n", "--iface=VALUE\n", "--ip-blackhole-route   (accepted, not"]
+        {
+            assert!(help().contains(flag), "{flag}");
+        }
+    }
+
+    /// As flanneld 0.28 has them.
+    #[test]
+    fn every_flag_of_flanneld_is_accepted() {
+        for name in
+            "etcd-endpoints etcd-prefix etcd-keyfile etcd-certfile etcd-cafile etcd-username etcd-password \
+             iface iface-regex iface-can-reach subnet-file public-ip public-ipv6 subnet-lease-renew-margin \
+             kube-api-url kube-annotation-prefix kubeconfig-file healthz-ip healthz-port iptables-resync \
+             net-config-path v vmodule log_backtrace_at"
+                .split_whitespace()
+        {
+            assert!(VALUES.iter().any(|(known, _)| *known == name), "{name}");
+        }
+        for name in "ip-masq ip-masq-fully-random-disable kube-subnet-mgr version iptables-forward-rules \
+             ip-blackhole-route set-node-network-unavailable"
+            .split_whitespace()
+        {
+            assert!(SWITCHES.iter().any(|(known, _)| *known == name), "{name}");
         }
     }
 

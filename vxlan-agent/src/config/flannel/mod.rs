@@ -92,6 +92,11 @@ impl Machine for ThisMachine {
 }
 
 impl Flannel {
+    /// What flanneld says of its flags, if `words` ask for that.
+    pub fn help(words: &[String]) -> Option<String> {
+        flags::ask_for_help(words).then(flags::help)
+    }
+
     /// Translates `words`, what flanneld's command line has after the program's name.
     ///
     /// # Errors
@@ -196,6 +201,7 @@ fn pods(flags: &Flags, net_conf: Option<&NetConf>) -> Result<PodsConfig, String>
         networks: net_conf.map(NetConf::networks).unwrap_or_default(),
         subnet_file: Some(subnet_file),
         masquerade: flags.is_on("ip-masq", false),
+        random_ports: !flags.is_on("ip-masq-fully-random-disable", false),
         ..PodsConfig::default()
     })
 }

@@ -73,7 +73,7 @@ fn the_manifest_needs_no_change() {
     let pods = &config.pods;
     assert_eq!(pods.networks, ["10.244.0.0/16".parse().expect("network")]);
     assert_eq!(pods.subnet_file.as_deref(), Some(Path::new("/run/flannel/subnet.env")));
-    assert_eq!((pods.masquerade, pods.cni), (true, Cni::Off));
+    assert_eq!((pods.masquerade, pods.random_ports, pods.cni), (true, true, Cni::Off));
     assert!(flannel.undone.is_empty());
     assert_eq!(config.node.healthz, None);
 }
@@ -179,7 +179,8 @@ fn flags_are_obeyed() {
             "--net-config-path=/conf/net-conf.json --iface=eth1 --iface=192.0.2.1 --iface-regex=^ens \
              --iface-can-reach=192.0.2.9 --public-ip=198.51.100.1 --public-ipv6=2001:db8::1 \
              --kubeconfig-file=/k --kube-annotation-prefix=a.example --subnet-file=/s \
-             --set-node-network-unavailable=false --healthz-ip=127.0.0.1 --healthz-port=10256",
+             --set-node-network-unavailable=false --healthz-ip=127.0.0.1 --healthz-port=10256 \
+             --ip-masq-fully-random-disable",
         )
         .expect("valid");
     let state = kubernetes(&flannel);
@@ -200,6 +201,7 @@ fn flags_are_obeyed() {
     assert_eq!(flannel.config.node.healthz, Some(([127, 0, 0, 1], 10256).into()));
     let pods = &flannel.config.pods;
     assert_eq!((pods.subnet_file.as_deref(), pods.masquerade), (Some(Path::new("/s")), false));
+    assert!(!pods.random_ports);
 }
 
 #[test]

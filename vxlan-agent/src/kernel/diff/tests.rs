@@ -48,7 +48,8 @@ fn state() -> impl Strategy<Value = KernelState> {
             if device.is_none() {
                 return KernelState { headroom, ..KernelState::default() };
             }
-            KernelState { device, addresses, neighbours, fdb, routes: routes.into_iter().collect(), headroom }
+            let routes = routes.into_iter().collect();
+            KernelState { device, addresses, neighbours, fdb, routes, headroom, ..KernelState::default() }
         },
     )
 }
@@ -66,6 +67,25 @@ proptest! {
             now.apply(&change);
         }
         prop_assert_eq!(now, desired);
+    }
+
+    #[test]
+    fn routes_past_the_device_are_replaced_in_one_step_or_removed(
+        observed in state(), desired in state(), direct in prop::collection::vec(ip(), 0..6),
+    ) {
+        let mut now = observed;
+        let oif = IfIndex(2);
+        let subnet = |ip| IpNetwork::new(ip, 24).expect("prefix");
+        now.direct_routes = direct.into_iter().map(|via| (subnet(via), DirectRoute { via, oif })).collect();
+        let observed = now.clone();
+        for change in diff(&observed, &desired) {
+            if let KernelChange::AddRoute(to, _) = &change {
+                prop_assert!(!now.direct_routes.contains_key(to), "{to} would be refused");
+            }
+            now.apply(&change);
+        }
+        prop_assert_eq!(now.direct_routes.len(), if desired.device.is_some() { 0 } else { observed.direct_routes.len() });
+        prop_assert_eq!(now.routes, desired.routes);
     }
 
     #[test]

@@ -16,6 +16,15 @@ fn value(bytes: &[u8]) -> Attributes {
     Attributes::default().bytes(nfta::DATA_VALUE, bytes)
 }
 
+/// What becomes of a masqueraded packet's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ports {
+    /// Any, at random.
+    Random,
+    /// The same if it is free, else the next that is.
+    Kept,
+}
+
 impl Attributes {
     /// Loads a property of the packet, `NFT_META_…`.
     #[must_use]
@@ -99,9 +108,12 @@ impl Attributes {
 
     /// Gives the packet an address of the interface that it leaves by, and a random port.
     #[must_use]
-    pub fn masquerade(self) -> Self {
-        // NF_NAT_RANGE_PROTO_RANDOM_FULLY: ports counted up collide when two CPUs count.
-        let data = Attributes::default().number(1, 1 << 4);
+    pub fn masquerade(self, ports: Ports) -> Self {
+        let data = match ports {
+            // NF_NAT_RANGE_PROTO_RANDOM_FULLY: ports counted up collide when two CPUs count.
+            Ports::Random => Attributes::default().number(1, 1 << 4),
+            Ports::Kept => Attributes::default(),
+        };
         expression(self, "masq", &data)
     }
 }

@@ -95,6 +95,22 @@ impl Batch {
     }
 }
 
+/// Names of all tables that see IPv4 and IPv6.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn tables() -> io::Result<Vec<String>> {
+    let request = Message::nftables(libc::NFT_MSG_GETTABLE, libc::NLM_F_DUMP as u16, Attributes::default());
+    let socket = Socket::open()?;
+    socket.send(&request.to_bytes(1))?;
+    let mut tables = vec![];
+    socket.collect_dump(|attributes| {
+        let name = attributes::find(attributes, nfta::TABLE_NAME).and_then(|name| name.strip_suffix(b"\0"));
+        tables.extend(name.map(|name| String::from_utf8_lossy(name).into_owned()));
+    })?;
+    Ok(tables)
+}
+
 /// The comments of all rules of the table `table`, in order; empty where there is no such table.
 ///
 /// # Errors

@@ -128,6 +128,35 @@ impl Names {
         }
         all
     }
+
+    /// What of it `have` does not say yet, to be written.
+    ///
+    /// Flanneld passes over a change of a node that has both IP versions unless the annotations of
+    /// both differ. So where only one version's do, the other's data is written in its other form.
+    pub(super) fn changes(&self, published: &Published, have: &Annotations) -> Annotations {
+        let mut all = self.of(published);
+        let compact = all.clone();
+        all.retain(|name, value| have.get(name).is_none_or(|h| h != value && *h != spaced(value)));
+        let differs = |family: &Family| {
+            [data_name(*family), ip_name(*family)].iter().any(|name| all.contains_key(&self.full(name)))
+        };
+        let families = published.vteps.iter().map(|(ip, _)| family(*ip));
+        let (differing, same): (Vec<_>, Vec<_>) = families.partition(differs);
+        if !differing.is_empty() {
+            for name in same.into_iter().map(|family| self.full(data_name(family))) {
+                let Some(value) = compact.get(&name) else { continue };
+                let other = if have.get(&name) == Some(value) { spaced(value) } else { value.clone() };
+                all.insert(name, other);
+            }
+        }
+        all
+    }
+}
+
+/// Backend data in another form that means the same. When flanneld looks for its own MAC it takes
+/// the text apart at `:"` and at the end, so a blank may stand after the comma only.
+fn spaced(compact: &str) -> String {
+    compact.replacen(',', ", ", 1)
 }
 
 const fn data_name(family: Family) -> &'static str {
@@ -268,6 +297,33 @@ mod tests {
         let annotations = Annotations::from([(names().full("public-ip"), "2001:db8::1".to_owned())]);
         assert!(names().public_ip(&annotations, Family::V4).expect_err("IPv6").contains("public-ip"));
         assert_eq!(names().public_ip(&annotations, Family::V6), Ok(None));
+    }
+
+    #[test]
+    fn a_change_of_one_ip_version_shows_in_the_other_s_data() {
+        let (names, before) = (names(), published());
+        let mut have = names.of(&before);
+        assert_eq!(names.changes(&before, &have), Annotations::new());
+        for expected in
+            [r#"{"VNI":1, "VtepMAC":"6a:00:00:00:00:06"}"#, r#"{"VNI":1,"VtepMAC":"6a:00:00:00:00:06"}"#]
+        {
+            let mut moved = before.clone();
+            moved.vteps[0].0 = if expected.contains(' ') { [192, 0, 2, 7] } else { [192, 0, 2, 8] }.into();
+            let changes = names.changes(&moved, &have);
+            assert_eq!(changes.len(), 2, "{changes:?}");
+            assert_eq!(changes[&names.full("backend-v6-data")], expected);
+            let data = BackendData::parse(expected).expect("readable").expect("data");
+            assert_eq!(data.mac, before.vteps[1].1);
+            have.extend(changes);
+            assert_eq!(names.changes(&moved, &have), Annotations::new(), "either form will do");
+        }
+    }
+
+    #[test]
+    fn the_other_form_is_one_that_flanneld_finds_its_mac_in() {
+        let data = spaced(r#"{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}"#);
+        let parts: Vec<_> = data.trim_matches(['"', '}']).split(":\"").collect();
+        assert_eq!(parts, [r#"{"VNI":1, "VtepMAC""#, "12:c6:65:89:b4:e3"]);
     }
 
     proptest! {

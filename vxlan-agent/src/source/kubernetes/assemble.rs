@@ -138,7 +138,6 @@ pub(in crate::source) fn assemble(
 ) -> Result<(ClusterState, LeftOut), String> {
     let mut left_out: LeftOut =
         mirror.peers.iter().filter_map(|(name, peer)| Some((name.clone(), peer.trouble.clone()?))).collect();
-    left_out.extend(own.lacks.iter().map(|lacks| (viewer.node.clone(), lacks.clone())));
     let mut newest: Vec<(&String, &Peer)> = mirror.peers.iter().collect();
     newest.sort_by(|(_, a), (_, b)| (b.is_credible, &b.created).cmp(&(a.is_credible, &a.created)));
     let mut over = |family, own: &Option<Side>| -> Result<Option<ClusterState>, String> {
@@ -289,7 +288,8 @@ mod tests {
         let (cluster, left_out) =
             assemble(&own, &mirror([flannel_node(2)]), &settings().viewer).expect("valid");
         assert_eq!((cluster.own6, cluster.remotes.len()), (None, 1));
-        assert!(left_out["n1"].contains("no IPv6 address"), "{left_out:?}");
+        assert_eq!(left_out, LeftOut::new());
+        assert!(own.lacks.is_some_and(|lacks| lacks.contains("no IPv6 address")));
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub(super) struct Follower {
     out: latest::Sender<Snapshot>,
     /// Nothing before the first list.
     mirror: Option<Mirror>,
+    /// How this node took part when that could last be decided.
+    own: Option<Own>,
+    /// As it was last said.
+    trouble: Option<String>,
     /// When to make a snapshot; `None` when nothing has changed.
     due: Option<Instant>,
     collect: Duration,
@@ -70,6 +74,8 @@ impl Follower {
             rules,
             out,
             mirror: None,
+            own: None,
+            trouble: None,
             due: None,
             collect: COLLECT_LEAST,
             left_out: LeftOut::new(),
@@ -146,22 +152,19 @@ impl Follower {
     fn publish(&mut self) {
         self.due = None;
         let Some(mirror) = &self.mirror else { return };
-        let (started, settings) = (Instant::now(), &self.settings);
+        let started = Instant::now();
         let local = self.local.borrow_and_update().clone();
-        let (seen, patch) = match decide(mirror, &local, settings) {
-            Ok((own, node)) => (
-                assemble(&own, mirror, &settings.viewer),
-                writer::patch(node, &own.published(&settings.viewer), settings, &now()),
-            ),
-            Err(reason) => (Err(reason), None),
-        };
+        let (own, patch, trouble) = self.take_part(mirror, &local);
+        let seen = own.clone().and_then(|own| assemble(&own, mirror, &self.settings.viewer));
+        self.own = own.ok().or(self.own.take());
         if let Some(patch) = patch {
             self.write(patch);
         }
+        self.complain(trouble.as_ref());
         let policy = self.rules.as_ref().and_then(|rules| *rules.borrow());
         let snapshot = seen.map(|(cluster, left_out)| {
             self.report(left_out);
-            ClusterState { policy, ..cluster }
+            ClusterState { policy, trouble, ..cluster }
         });
         self.out.send_if_modified(|before| {
             let differs = *before != snapshot;
@@ -171,6 +174,47 @@ impl Follower {
             differs
         });
         self.collect = (started.elapsed() * COLLECT_TIMES).clamp(COLLECT_LEAST, COLLECT_MOST);
+    }
+
+    /// How this node takes part, what to write about it, and why it is not ready. Where that cannot
+    /// be decided any more, because its object is gone for example, it goes on as it was.
+    fn take_part(
+        &self,
+        mirror: &Mirror,
+        local: &Local,
+    ) -> (Result<Own, String>, Option<serde_json::Value>, Option<String>) {
+        let settings = &self.settings;
+        let (own, node) = match (decide(mirror, local, settings), &self.own) {
+            (Ok(decided), _) => decided,
+            (Err(reason), None) => return (Err(reason), None, None),
+            (Err(reason), Some(own)) => {
+                let gone = || format!("the cluster has no node '{}' any more", settings.viewer.node);
+                let reason = if mirror.own.is_none() { gone() } else { reason };
+                let trouble = format!("{reason}; the others are followed, and this one goes on as it was");
+                return (Ok(own.clone()), None, Some(trouble));
+            }
+        };
+        let announced = settings.names.is_managed(&node.metadata.annotations);
+        let patch = (announced || own.lacks.is_none())
+            .then(|| writer::patch(node, &own.published(&settings.viewer), settings, &now()));
+        let told = if announced { "is announced" } else { "is not announced yet" };
+        let trouble = own.lacks.as_ref().map(|lacks| {
+            format!(
+                "node '{}' {told} without all IP versions that it has subnets of: {lacks}",
+                settings.viewer.node
+            )
+        });
+        (Ok(own), patch.flatten(), trouble)
+    }
+
+    /// Says it once, and its end.
+    fn complain(&mut self, trouble: Option<&String>) {
+        match trouble {
+            Some(trouble) if self.trouble.as_ref() != Some(trouble) => tracing::warn!("{trouble}"),
+            None if self.trouble.is_some() => tracing::info!("this node takes part as a whole"),
+            _ => {}
+        }
+        self.trouble = trouble.cloned();
     }
 
     /// Says once for each node what is wrong with it.

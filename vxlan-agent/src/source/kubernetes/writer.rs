@@ -19,8 +19,7 @@ pub(super) fn patch(
     settings: &Settings,
     now: &str,
 ) -> Option<Value> {
-    let mut annotations = settings.names.of(published);
-    annotations.retain(|name, value| own.metadata.annotations.get(name) != Some(value));
+    let annotations = settings.names.changes(published, &own.metadata.annotations);
     let mut patch = json!({});
     if !annotations.is_empty() {
         patch["metadata"] = json!({ "annotations": annotations });

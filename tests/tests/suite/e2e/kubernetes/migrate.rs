@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use vxlan_tests::lab::addr::inner6;
 use vxlan_tests::lab::kubernetes::flannel;
 use vxlan_tests::lab::traffic::Talk;
 use vxlan_tests::lab::{AgentOptions, DEVICE, Lab, LabSpec, Overlay, wait_until};
@@ -59,6 +60,46 @@ fn a_node_comes_from_flannel_and_goes_back_with_no_connection_broken() {
     for talk in talks {
         let report = talk.stop().expect("a connection that has not broken");
         assert!(report.rounds > 100 && report.longest < Duration::from_secs(2), "{report:?}");
+    }
+}
+
+#[test]
+fn a_node_with_direct_routes_comes_from_flannel_with_no_connection_broken() {
+    let mut lab = build(&LabSpec::of(vec![Overlay::KernelVxlan, Overlay::KernelVxlan, off()]).kubernetes());
+    // As flannel makes them with DirectRouting; node 3 has got another address since.
+    lab.node(1)
+        .ip(&format!(
+            "route replace 10.244.2.0/24 via 192.0.2.2\n\
+             route replace 10.244.3.0/24 via 192.0.2.99\n\
+             route replace {}/64 via 2001:db8::2\n\
+             route add 10.244.40.0/24 via 192.0.2.40\n\
+             route add 10.99.0.0/24 via 192.0.2.40\n\
+             route add 10.244.41.0/24 via 192.0.2.41 proto static\n",
+            inner6(2, 0),
+        ))
+        .expect("direct routes");
+    let ips = lab.pod(2, 1).ips();
+    let talks = ips.map(|ip| Talk::start(lab.pod(1, 1), lab.pod(2, 1), ip).expect("a connection"));
+    // What is inside the cluster's networks and no node's is a node's that is gone.
+    let sections = "[pods]\nnetworks = [\"10.244.0.0/16\", \"fd00:244::/32\"]\n".to_owned();
+    lab.add_agent(1, &AgentOptions { sections, ..AgentOptions::default() }).expect("an agent");
+    lab.agent_mut(1).and_then(|agent| agent.start()).expect("a start");
+    let log = lab.agent(1).expect("an agent").log();
+    assert!(!log.contains("File exists"), "{log}");
+    let before = counters(&lab, 1);
+    assert_all_reach_all(&lab);
+    assert_took(&(&counters(&lab, 1) - &before), "pod_egress", "encapsulated", 8);
+    let routes =
+        ["ip route show", "ip -6 route show"].map(|show| lab.node(1).sh(show).expect("routes")).concat();
+    for gone in ["via 192.0.2.2 ", "via 192.0.2.99 ", "via 2001:db8::2 ", "10.244.40.0/24"] {
+        assert!(!routes.contains(gone), "'{gone}' is still there:\n{routes}");
+    }
+    for kept in ["10.99.0.0/24", "10.244.41.0/24"] {
+        assert!(routes.contains(kept), "an operator's own route stays:\n{routes}");
+    }
+    for talk in talks {
+        let report = talk.stop().expect("a connection that has not broken");
+        assert!(report.longest < Duration::from_secs(2), "{report:?}");
     }
 }
 

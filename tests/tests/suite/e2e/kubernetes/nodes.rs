@@ -199,6 +199,71 @@ fn nodes_that_take_no_part_are_left_out_and_do_no_harm() {
 }
 
 #[test]
+fn a_node_whose_object_is_deleted_goes_on_following_the_others() {
+    let lab = cluster();
+    let own = lab.kubernetes().node("n1").expect("a node");
+    lab.kubernetes().delete("n1").expect("deleted");
+    soon(&lab, "the agent says so", || agent(&lab).log().contains("no node 'n1' any more"));
+    let node = json!({
+        "kind": "Node", "apiVersion": "v1", "metadata": { "name": "n9" },
+        "spec": { "podCIDR": "10.244.9.0/24", "podCIDRs": ["10.244.9.0/24"] },
+    });
+    lab.kubernetes().create(&node).expect("a node");
+    lab.kubernetes().annotate("n9", &flannel::annotations(9)).expect("annotated");
+    soon(&lab, "a new node is followed", || known(&lab, "n9").is_some());
+    assert!(known(&lab, "n2").is_some());
+    assert!(reaches(&lab, 1, 2), "what was there goes on");
+    assert!(!agent(&lab).log().contains("cluster state refused"), "{}", agent(&lab).log());
+    // The kubelet makes it anew, without annotations.
+    let again = json!({
+        "kind": "Node", "apiVersion": "v1", "metadata": { "name": "n1" }, "spec": own["spec"],
+    });
+    lab.kubernetes().create(&again).expect("a node again");
+    let written = || lab.kubernetes().annotation("n1", "public-ip").is_ok_and(|ip| ip.is_some());
+    soon(&lab, "the new object is annotated", written);
+    let data = |node: &serde_json::Value| {
+        node["metadata"]["annotations"]["flannel.alpha.coreos.com/backend-data"].clone()
+    };
+    assert_eq!(data(&lab.kubernetes().node("n1").expect("a node")), data(&own), "with the same MAC");
+}
+
+#[test]
+fn a_change_of_one_ip_version_shows_in_the_annotations_of_both() {
+    let lab = cluster();
+    let data6 = || lab.kubernetes().annotation("n1", "backend-v6-data").ok().flatten().expect("data");
+    let before = data6();
+    lab.node(1)
+        .ip(&format!("addr del 192.0.2.1/24 dev {UNDERLAY}\naddr add 192.0.2.71/24 dev {UNDERLAY}\n"))
+        .expect("another address");
+    let told =
+        || lab.kubernetes().annotation("n1", "public-ip").is_ok_and(|ip| ip.as_deref() == Some("192.0.2.71"));
+    soon(&lab, "the others are told", told);
+    let after = data6();
+    assert_ne!(after, before, "flanneld compares texts");
+    assert_eq!(after.replace(' ', ""), before, "and it means the same");
+}
+
+#[test]
+fn a_node_is_announced_with_all_its_ip_versions_or_not_at_all() {
+    let mut lab = build(&LabSpec::of(vec![Overlay::KernelVxlan, Overlay::KernelVxlan, off()]).kubernetes());
+    let own = lab.kubernetes().node("n1").expect("a node");
+    lab.kubernetes().delete("n1").expect("deleted");
+    let bare = json!({
+        "kind": "Node", "apiVersion": "v1", "metadata": { "name": "n1" }, "spec": own["spec"],
+    });
+    lab.kubernetes().create(&bare).expect("a node without annotations");
+    lab.node(1).ip(&format!("addr del 2001:db8::1/64 dev {UNDERLAY}\n")).expect("no IPv6");
+    lab.add_agent(1, &AgentOptions::default()).expect("an agent");
+    lab.agent_mut(1).and_then(|agent| agent.spawn()).expect("a start");
+    soon(&lab, "it says why", || agent(&lab).log().contains("is not announced yet"));
+    assert!(lab.kubernetes().annotation("n1", "public-ip").is_ok_and(|ip| ip.is_none()), "not in part");
+    lab.node(1).ip(&format!("addr add 2001:db8::1/64 dev {UNDERLAY} nodad\n")).expect("IPv6");
+    for name in ["public-ip", "public-ipv6"] {
+        soon(&lab, "announced", || lab.kubernetes().annotation("n1", name).is_ok_and(|ip| ip.is_some()));
+    }
+}
+
+#[test]
 fn flannels_own_configuration_will_do() {
     let options = AgentOptions { flannel: Some(vec![]), ..AgentOptions::default() };
     let lab = build(&LabSpec::of(vec![Overlay::Agent(options), Overlay::KernelVxlan, off()]).kubernetes());

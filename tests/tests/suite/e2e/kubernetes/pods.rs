@@ -6,7 +6,7 @@ use std::path::Path;
 use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay};
 
 use super::super::pods::{ask, assert_masquerading, new_directory, with_pods};
-use super::{assert_all_reach_all, build, off};
+use super::{assert_all_reach_all, build, off, soon};
 
 /// MTU: what fits into the tunnel over IPv6 fits into both.
 const WRITTEN: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
@@ -71,4 +71,41 @@ fn flannels_flags_ask_for_the_same() {
     let (status, _) = ask(lab.node(1), "/healthz").expect("an answer");
     assert!(status.contains("200"), "{status}");
     assert_set_up(&lab, &subnet);
+}
+
+#[test]
+fn ports_of_what_is_masqueraded_are_random_unless_flannels_flag_says_otherwise() {
+    for (flags, random) in [(vec![], true), (vec!["--ip-masq-fully-random-disable".to_owned()], false)] {
+        let flags = [vec!["--ip-masq".to_owned()], flags].concat();
+        let options = AgentOptions { flannel: Some(flags), ..AgentOptions::default() };
+        let lab = first(Overlay::Agent(options));
+        let rules = lab.node(1).sh("nft list table inet vxlan-agent-flannel").expect("a table");
+        assert_eq!(rules.contains("masquerade fully-random"), random, "{rules}");
+        assert!(rules.contains("masquerade"), "{rules}");
+    }
+}
+
+#[test]
+fn tables_of_a_network_that_is_called_otherwise_now_are_removed_and_no_others() {
+    let mut lab = first(Overlay::Agent(AgentOptions::default()));
+    lab.agent_mut(1).and_then(|agent| agent.stop()).expect("stopped");
+    let table = |name: &str, comment: &str| {
+        format!(
+            "table inet vxlan-agent-{name} {{ chain c {{ type filter hook output priority 0; \
+             counter comment \"{comment}\"; }}; }}\n"
+        )
+    };
+    let marked = "pods to elsewhere, 0123456789abcdef";
+    let tables = table("old", marked) + &table("served", marked) + &table("operators", "by hand");
+    lab.node(1).feed("nft", &["-f", "-"], &tables).expect("tables");
+    // Another agent serves this one.
+    lab.node(1)
+        .ip("link add served type bridge\nlink set served alias \"vxlan-agent network served\"\n")
+        .expect("a device of another network");
+    lab.agent_mut(1).and_then(|agent| agent.start()).expect("a start");
+    let tables = || lab.node(1).sh("nft list tables").expect("tables");
+    soon(&lab, "the old table is gone", || !tables().contains("vxlan-agent-old"));
+    for kept in ["vxlan-agent-served", "vxlan-agent-operators"] {
+        assert!(tables().contains(kept), "{}", tables());
+    }
 }
