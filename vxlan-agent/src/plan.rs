@@ -7,14 +7,14 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Addr, Config as MapConfig, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep,
-    MacKey, Mode, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+    MARKS_ROUTE, MacKey, Mode, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
 };
 
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
 use crate::kernel::{Device, KernelState, NextHop, Route, Tables};
-use crate::net::{IfIndex, family};
+use crate::net::{IfIndex, Mtu, family};
 use crate::pods::{Pods, Search};
 use crate::underlay::Underlay;
 use crate::xdp::Place;
@@ -156,7 +156,8 @@ impl Input<'_> {
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let flags = flag(network.source_check == SourceCheck::Count, TOLERATE_VIOLATIONS)
             | flag(network.malformed == Guard::Drop, DROP_MALFORMED)
-            | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI);
+            | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI)
+            | flag(self.tables.marks_route(), MARKS_ROUTE);
         let mark = match (self.xdp, self.previous.config.mark) {
             (None, _) => 0,
             (Some(_), 0) => self.secret,
@@ -179,7 +180,7 @@ impl Input<'_> {
     }
 
     fn vtep(&self, node: &Node) -> Vtep {
-        let known = self.next_hops.get(&node.vtep).and_then(Option::as_ref);
+        let known = self.next_hop(node);
         let number = |ip: IpAddr| if ip.is_ipv4() { 4 } else { 6 };
         Vtep {
             addr: node.vtep.into(),
@@ -188,14 +189,29 @@ impl Input<'_> {
             flags: 0,
             ifindex: known.map_or(0, |hop| hop.ifindex.0),
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
-            mtu: self.inner_mtu(node),
+            mtu: self.inner_mtu(node, known),
             reserved: 0,
         }
     }
 
-    fn inner_mtu(&self, node: &Node) -> u16 {
+    /// The next hop towards a node, if a program may send there; otherwise the kernel does.
+    fn next_hop(&self, node: &Node) -> Option<&NextHop> {
+        let hop = self.next_hops.get(&node.vtep)?.as_ref()?;
+        let link = self.tables.links.get(&hop.ifindex)?;
+        let tunnel = self.sides.iter().any(|side| side.device == Some(hop.ifindex));
+        let usable = link.sends_ethernet && !tunnel && !self.tables.rules_look_deeper(node.vtep.is_ipv6());
+        usable.then_some(hop)
+    }
+
+    /// The largest inner packet on the way to a node: what its device, the interface that leads there
+    /// and the route take.
+    fn inner_mtu(&self, node: &Node, hop: Option<&NextHop>) -> u16 {
         let same_version = |side: &&Side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4();
-        self.sides.iter().find(same_version).map_or(0, |side| side.underlay.inner_mtu.saturating_u16())
+        let device = self.sides.iter().find(same_version).map(|side| side.underlay.inner_mtu);
+        let link = hop.and_then(|hop| self.tables.links.get(&hop.ifindex)).map(|link| link.mtu);
+        let way = [link, hop.and_then(|hop| hop.mtu)].into_iter().flatten();
+        let inside = way.map(|mtu| mtu.inside(family(node.vtep)));
+        device.map_or(0, |device| inside.fold(device, Mtu::min).saturating_u16())
     }
 
     fn attachments(&self, veths: &BTreeSet<IfIndex>) -> BTreeSet<Attachment> {

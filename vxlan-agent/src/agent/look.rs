@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt as _};
 use super::{Agent, feed};
 use crate::cluster::{ClusterState, Node};
 use crate::config::NodeConfig;
-use crate::kernel::{self, KernelState, Sought};
+use crate::kernel::{self, Asked, KernelState, Kind, Sought};
 use crate::net::{IfIndex, Mac, Vni, family};
 use crate::plan::Side;
 use crate::underlay::{self, Underlay};
@@ -76,19 +76,32 @@ impl Agent {
     /// Asks for ways to VTEPs that are not known yet.
     pub(super) async fn find_ways(&mut self, sides: &[Side]) {
         let vteps: BTreeSet<_> = self.cluster.remotes.values().map(|node| node.vtep).collect();
-        let interface = |underlay: &Underlay| (underlay.ifindex, underlay.address.is_ipv4());
+        let interface = |underlay: &Underlay| (underlay.ifindex, underlay.address);
         let moved = !self.underlays.is_empty()
             && !self.underlays.iter().map(interface).eq(sides.iter().map(|side| interface(&side.underlay)));
         self.next_hops.retain(|vtep, _| !moved && vteps.contains(vtep));
         let netlink = &self.netlink;
         let ask = |vtep: IpAddr| {
             let side = sides.iter().find(|side| side.underlay.address.is_ipv4() == vtep.is_ipv4());
-            let underlay = side.map(|side| side.underlay.ifindex);
-            async move { (vtep, netlink.next_hop(vtep, underlay).await) }
+            let asked = side.map(|side| self.asked(&side.underlay));
+            async move {
+                let hop = match asked {
+                    Some(asked) => netlink.next_hop(vtep, &asked).await,
+                    None => None,
+                };
+                (vtep, hop)
+            }
         };
         let unknown: Vec<IpAddr> =
             vteps.into_iter().filter(|vtep| !self.next_hops.contains_key(vtep)).collect();
         let found: Vec<_> = stream::iter(unknown).map(ask).buffer_unordered(AT_ONCE).collect().await;
         self.next_hops.extend(found);
+    }
+
+    fn asked(&self, underlay: &Underlay) -> Asked {
+        let link = self.tables.links.get(&underlay.ifindex);
+        let master = link.and_then(|link| self.tables.links.get(&link.master?));
+        let vrf = master.filter(|master| master.kind == Kind::Vrf).map(|vrf| vrf.index);
+        Asked { source: underlay.address, vrf, port: self.config.network.port }
     }
 }

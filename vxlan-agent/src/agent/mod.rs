@@ -23,6 +23,7 @@ use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
 use crate::kernel::{Events, Netlink, NextHop, Tables, Touched, forget};
+use crate::net::{IfIndex, is_link_local};
 use crate::node::Table;
 use crate::preflight;
 use crate::source::Snapshot;
@@ -123,6 +124,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         let now = Instant::now();
         if now >= resync {
             (agent.stale, resync) = (true, now + RESYNC);
+            // A route's MTU is learnt without a word.
+            agent.next_hops.clear();
         }
         if now >= sweep {
             agent.sweep_flows().await;
@@ -283,10 +286,16 @@ impl Agent {
     /// Forgets ways to VTEPs that may be others now; whether there were any.
     fn forget_ways(&mut self, touched: &Touched) -> bool {
         let before = self.next_hops.len();
-        self.next_hops.retain(|vtep, hop| {
-            let down = hop.as_ref().is_some_and(|hop| touched.down.contains(&hop.ifindex));
-            !(touched.lost || down || touched.destinations.iter().any(|to| to.contains(*vtep)))
-        });
+        let all = touched.lost || touched.routing || touched.links.iter().any(|link| self.leads_on(*link));
+        self.next_hops.retain(|vtep, _| !(all || touched.destinations.iter().any(|to| to.contains(*vtep))));
         self.next_hops.len() != before
+    }
+
+    /// Whether routes may lead out of `link`: not out of a pod's, of which there are many.
+    fn leads_on(&self, link: IfIndex) -> bool {
+        let routed = self.tables.addresses_of(link).any(|address| !is_link_local(address.ip));
+        routed
+            || self.next_hops.values().flatten().any(|hop| hop.ifindex == link)
+            || self.tables.routes.iter().any(|route| route.legs.contains(&link))
     }
 }
