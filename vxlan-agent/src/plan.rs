@@ -7,13 +7,13 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Addr, Config as MapConfig, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep,
-    MARKS_ROUTE, MacKey, Mode, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+    MARKS_ROUTE, MacKey, Mode, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId, local, vtep,
 };
 
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
-use crate::kernel::{Device, KernelState, NextHop, Route, Tables};
+use crate::kernel::{Device, KernelState, NextHop, Policy, Route, Tables, Way};
 use crate::net::{IfIndex, Mtu, family};
 use crate::pods::{Pods, Search};
 use crate::underlay::Underlay;
@@ -32,6 +32,8 @@ pub struct Input<'a> {
     pub sides: &'a [Side],
     /// Ways to VTEPs; the kernel looks up what is missing here.
     pub next_hops: &'a BTreeMap<IpAddr, Option<NextHop>>,
+    /// IPsec policies that encrypt or block.
+    pub policies: &'a [Policy],
     /// First and last UDP source port.
     pub source_ports: (u16, u16),
     /// Where the XDP program goes, if anywhere.
@@ -49,6 +51,9 @@ pub struct Side {
     pub underlay: Underlay,
     /// Index of our vxlan device, once it exists.
     pub device: Option<IfIndex>,
+    /// Whether that leaves checksums and segmentation to what is below it, as it does unless somebody
+    /// has switched its offloads off.
+    pub offloads: bool,
 }
 
 /// What should be.
@@ -134,18 +139,19 @@ impl Input<'_> {
 
     fn map_config(&self) -> MapConfig {
         let network = &self.config.network;
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let (mut local4, mut local6) = (LocalVtep::default(), LocalVtep::default());
-        for (own, Side { underlay, .. }) in self.own_sides() {
-            let local = match family(underlay.address) {
+        for (own, Side { underlay, offloads, .. }) in self.own_sides() {
+            let end = match family(underlay.address) {
                 Family::V4 => &mut local4,
                 Family::V6 => &mut local6,
             };
-            *local = LocalVtep {
+            *end = LocalVtep {
                 addr: underlay.address.into(),
                 mac: own.mac.0,
                 mtu: underlay.inner_mtu.saturating_u16(),
                 ifindex: underlay.ifindex.0,
-                flags: 0,
+                flags: flag(!offloads, local::NO_OFFLOAD),
             };
         }
         let mode = match network.fastpath {
@@ -153,7 +159,6 @@ impl Input<'_> {
             Fastpath::Direct => Mode::Direct,
             Fastpath::Verified => Mode::Verified,
         };
-        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let flags = flag(network.source_check == SourceCheck::Count, TOLERATE_VIOLATIONS)
             | flag(network.malformed == Guard::Drop, DROP_MALFORMED)
             | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI)
@@ -186,12 +191,20 @@ impl Input<'_> {
             addr: node.vtep.into(),
             mac: node.mac.0,
             family: number(node.vtep),
-            flags: 0,
+            flags: self.ipsec(node),
             ifindex: known.map_or(0, |hop| hop.ifindex.0),
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
             mtu: self.inner_mtu(node, known),
             reserved: 0,
         }
+    }
+
+    fn ipsec(&self, node: &Node) -> u8 {
+        let same_version = |side: &&Side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4();
+        let side = self.sides.iter().find(same_version);
+        side.map_or(0, |side| {
+            ipsec(self.policies, side.underlay.address, node.vtep, self.config.network.port)
+        })
     }
 
     /// The next hop towards a node, if a program may send there; otherwise the kernel does.
@@ -239,6 +252,13 @@ impl Input<'_> {
         let all = fixed.chain(xdp.into_iter().flatten()).chain(pods);
         all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
     }
+}
+
+/// [`vtep`]'s bits for IPsec policies that may apply to the tunnel between `local` and `remote`.
+pub fn ipsec(policies: &[Policy], local: IpAddr, remote: IpAddr, port: u16) -> u8 {
+    let concerned = |way, from, to| policies.iter().any(|policy| policy.concerns(way, from, to, port));
+    let out = if concerned(Way::Out, local, remote) { vtep::IPSEC_OUT } else { 0 };
+    out | if concerned(Way::In, remote, local) { vtep::IPSEC_IN } else { 0 }
 }
 
 fn next_hop(neighbour: IpAddr) -> MapNextHop {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Once;
 
 use futures_util::stream::{self, StreamExt as _};
 
 use super::{Agent, feed};
 use crate::cluster::{ClusterState, Node};
 use crate::config::NodeConfig;
-use crate::kernel::{self, Asked, KernelState, Kind, Sought};
+use crate::kernel::{self, Asked, KernelState, Kind, Policy, Sought, Way, offload};
 use crate::net::{IfIndex, Mac, Vni, family};
 use crate::plan::Side;
 use crate::underlay::{self, Underlay};
@@ -29,7 +30,8 @@ impl Agent {
                 state.headroom.clear();
             }
             states.push(state);
-            sides.push(Side { underlay, device });
+            let offloads = device.is_none() || offload::offloads(name);
+            sides.push(Side { underlay, device, offloads });
         }
         Ok((states, sides))
     }
@@ -75,6 +77,7 @@ impl Agent {
 
     /// Asks for ways to VTEPs that are not known yet.
     pub(super) async fn find_ways(&mut self, sides: &[Side]) {
+        self.mention_rules();
         let vteps: BTreeSet<_> = self.cluster.remotes.values().map(|node| node.vtep).collect();
         let interface = |underlay: &Underlay| (underlay.ifindex, underlay.address);
         let moved = !self.underlays.is_empty()
@@ -96,6 +99,28 @@ impl Agent {
             vteps.into_iter().filter(|vtep| !self.next_hops.contains_key(vtep)).collect();
         let found: Vec<_> = stream::iter(unknown).map(ask).buffer_unordered(AT_ONCE).collect().await;
         self.next_hops.extend(found);
+    }
+
+    /// Reads the IPsec policies. While they cannot be read, any packet may need one.
+    pub(super) async fn read_policies(&mut self) {
+        self.policies = kernel::policies().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read IPsec policies: the kernel's device carries everything");
+            [Way::In, Way::Out].into_iter().flat_map(Policy::everything).collect()
+        });
+    }
+
+    /// Says once that no question to the kernel covers what its routing rules look at.
+    fn mention_rules(&self) {
+        static SAID: Once = Once::new();
+        let families = [false, true].into_iter().filter(|v6| self.tables.rules_look_deeper(*v6));
+        if families.count() != 0 {
+            SAID.call_once(|| {
+                tracing::warn!(
+                    "a routing rule looks at source ports or users: the kernel's device carries everything \
+                     over that IP version"
+                );
+            });
+        }
     }
 
     fn asked(&self, underlay: &Underlay) -> Asked {

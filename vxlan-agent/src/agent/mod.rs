@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
-use crate::kernel::{Events, Netlink, NextHop, Tables, Touched, forget};
+use crate::kernel::{Events, Netlink, NextHop, Policy, Tables, Touched, forget};
 use crate::net::{IfIndex, is_link_local};
 use crate::node::Table;
 use crate::preflight;
@@ -55,6 +55,7 @@ pub struct Agent {
     /// Where the network runs, once for each of [`ClusterState::owns`].
     underlays: Vec<Underlay>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
+    policies: Vec<Policy>,
     datapath: Option<Datapath>,
     /// Where XDP is wanted, or why not; nothing before the programs are loaded.
     xdp: Option<Result<Place, Declined>>,
@@ -126,6 +127,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
             (agent.stale, resync) = (true, now + RESYNC);
             // A route's MTU is learnt without a word.
             agent.next_hops.clear();
+            agent.read_policies().await;
         }
         if now >= sweep {
             agent.sweep_flows().await;
@@ -153,6 +155,7 @@ impl Agent {
             cluster,
             underlays: vec![],
             next_hops: BTreeMap::new(),
+            policies: vec![],
             datapath: None,
             xdp: None,
             secret: secret()?,
@@ -173,6 +176,7 @@ impl Agent {
     /// a Kubernetes cluster or in etcd will be put right there.
     async fn start(&mut self) -> anyhow::Result<()> {
         self.tables = self.netlink.dump().await?;
+        self.read_policies().await;
         self.stale = false;
         if let (Err(refused), StateConfig::File(_)) = (self.check(&self.cluster), &self.config.state) {
             bail!("{refused}");
@@ -199,9 +203,12 @@ impl Agent {
         let due = self.wake_at().is_some_and(|due| due <= now);
         let ways = self.forget_ways(touched);
         self.stale |= touched.lost;
+        if touched.policies {
+            self.read_policies().await;
+        }
         if let Some(snapshot) = snapshot {
             self.reload(snapshot);
-        } else if !(touched.changed || ways || self.stale || due) {
+        } else if !(touched.changed || touched.policies || ways || self.stale || due) {
             return;
         }
         self.settle().await;

@@ -15,6 +15,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
+use super::bell::Bell;
 use super::decode;
 use super::tables::{Kind, Link, Tables};
 use crate::net::{self, IfIndex};
@@ -25,6 +26,8 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// A stream of notifications.
 pub struct Events {
     messages: Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin>,
+    policies: Bell,
+    next_hops: Bell,
 }
 
 /// What notifications changed beyond the rows of [`Tables`].
@@ -40,6 +43,8 @@ pub struct Touched {
     pub links: BTreeSet<IfIndex>,
     /// The way to any destination may be another now.
     pub routing: bool,
+    /// IPsec policies may be others now.
+    pub policies: bool,
 }
 
 impl Events {
@@ -54,13 +59,20 @@ impl Events {
             tracing::warn!(%error, "cannot enlarge the buffer for netlink notifications");
         }
         tokio::spawn(connection);
-        Ok(Self { messages: Box::new(messages.map(|(message, _)| message)) })
+        Ok(Self {
+            messages: Box::new(messages.map(|(message, _)| message)),
+            policies: Bell::of_policies(),
+            next_hops: Bell::of_next_hops(),
+        })
     }
 
     /// Waits for a notification and applies it; `None` when there will be no more.
     pub async fn next(&mut self, tables: &mut Tables, touched: &mut Touched) -> Option<()> {
-        let message = self.messages.next().await?;
-        tables.notice(&message, touched);
+        tokio::select! {
+            message = self.messages.next() => tables.notice(&message?, touched),
+            () = self.policies.rung() => touched.policies = true,
+            () = self.next_hops.rung() => touched.routing = true,
+        }
         Some(())
     }
 }

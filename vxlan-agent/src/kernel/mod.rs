@@ -3,6 +3,7 @@
 //! [`Tables`] is what netlink shows, [`KernelState`] what of it is ours, [`diff()`] the way from one
 //! state to another, [`Netlink`] reads the first and carries out the last.
 
+mod bell;
 mod conntrack;
 mod decode;
 mod diff;
@@ -11,9 +12,11 @@ mod message;
 mod netlink;
 pub mod nft;
 mod observed;
+pub mod offload;
 mod state;
 pub mod sysctl;
 mod tables;
+mod xfrm;
 
 pub use conntrack::{Ends, forget};
 pub use diff::{KernelChange, diff};
@@ -23,3 +26,4 @@ pub use netlink::{Netlink, Target};
 pub use observed::{ForeignDevice, Sought, observed};
 pub use state::{Device, Headroom, KernelState, Route};
 pub use tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Rule, Tables, Vxlan};
+pub use xfrm::{Policy, Way, policies};

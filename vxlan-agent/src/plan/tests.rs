@@ -75,8 +75,20 @@ impl World {
     fn plan(&self, cluster: &ClusterState) -> Desired {
         let Self { config, tables, underlay, next_hops, previous, xdp } = self;
         let (source_ports, xdp, secret) = ((32_768, 60_999), xdp.as_ref(), 99);
-        let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)) }];
-        Input { config, cluster, tables, sides, next_hops, source_ports, xdp, secret, previous }.plan()
+        let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), offloads: true }];
+        Input {
+            config,
+            cluster,
+            tables,
+            sides,
+            next_hops,
+            policies: &[],
+            source_ports,
+            xdp,
+            secret,
+            previous,
+        }
+        .plan()
     }
 }
 
@@ -262,14 +274,18 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
     world.config.state = StateConfig::Kubernetes(KubernetesConfig::new(viewer.vni));
     let address = "2001:db8::1".parse().expect("address");
     let over6 = Underlay { address, ifindex: IfIndex(3), ..world.underlay.clone() };
-    let sides = [(world.underlay.clone(), 9), (over6, 10)]
-        .map(|(underlay, device)| Side { underlay, device: Some(IfIndex(device)) });
+    let sides = [(world.underlay.clone(), 9), (over6, 10)].map(|(underlay, device)| Side {
+        underlay,
+        device: Some(IfIndex(device)),
+        offloads: true,
+    });
     let input = Input {
         config: &world.config,
         cluster: &cluster,
         tables: &world.tables,
         sides: &sides,
         next_hops: &world.next_hops,
+        policies: &[],
         source_ports: (32_768, 60_999),
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
         secret: 99,
