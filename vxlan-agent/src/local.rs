@@ -112,9 +112,7 @@ fn chosen<'t>(choice: &Choice, tables: &'t Tables) -> Option<&'t Link> {
 
 /// IPv4's default route first, as on a host of both IP versions they rarely differ.
 fn by_default_route(tables: &Tables) -> Option<&Link> {
-    let default = tables.routes.iter().filter(|r| r.to.prefix() == 0 && r.oif.is_some());
-    let best = default.min_by_key(|r| (r.to.is_ipv6(), r.priority))?;
-    tables.links.get(&best.oif?)
+    tables.default_link(false).or_else(|| tables.default_link(true))
 }
 
 /// Without link-local ones; single addresses last, because those tend to be virtual ones that wander.
@@ -151,6 +149,7 @@ mod tests {
             lower: None,
             peer_elsewhere: false,
             makes_addresses: true,
+            sends_ethernet: true,
         };
         let address = |index, ip: &str, prefix| Address {
             ifindex: IfIndex(index),
@@ -161,6 +160,7 @@ mod tests {
             to: "0.0.0.0/0".parse().expect("prefix"),
             priority: 100,
             oif: Some(IfIndex(3)),
+            legs: vec![],
             via: None,
             src: None,
             ours: false,

@@ -57,6 +57,14 @@ impl fmt::Display for IfIndex {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Mtu(pub u32);
 
+/// Whether `ip` means something on one link only.
+pub const fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
 impl Mtu {
     /// What is left inside the tunnel when the underlay has this MTU: 50 bytes less over IPv4
     /// (20 IP + 8 UDP + 8 VXLAN + 14 Ethernet), 70 less over IPv6.

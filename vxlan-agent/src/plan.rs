@@ -7,14 +7,15 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Addr, Config as MapConfig, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep,
-    MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+    MARKS_ROUTE, MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+    local, vtep,
 };
 
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
-use crate::kernel::{Device, KernelState, NextHop, Route, Tables};
-use crate::net::{IfIndex, family};
+use crate::kernel::{Device, KernelState, NextHop, Policy, Route, Tables, Way};
+use crate::net::{IfIndex, Mtu, family};
 use crate::pods::{Pods, Search};
 use crate::underlay::Underlay;
 use crate::xdp::Place;
@@ -32,6 +33,8 @@ pub struct Input<'a> {
     pub sides: &'a [Side],
     /// Ways to VTEPs; the kernel looks up what is missing here.
     pub next_hops: &'a BTreeMap<IpAddr, Option<NextHop>>,
+    /// IPsec policies that encrypt or block.
+    pub policies: &'a [Policy],
     /// First and last UDP source port.
     pub source_ports: (u16, u16),
     /// Where the XDP program goes, if anywhere.
@@ -51,6 +54,9 @@ pub struct Side {
     pub underlay: Underlay,
     /// Index of our vxlan device, once it exists.
     pub device: Option<IfIndex>,
+    /// Whether that leaves checksums and segmentation to what is below it, as it does unless somebody
+    /// has switched its offloads off.
+    pub offloads: bool,
 }
 
 /// What should be.
@@ -136,18 +142,19 @@ impl Input<'_> {
 
     fn map_config(&self) -> MapConfig {
         let network = &self.config.network;
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let (mut local4, mut local6) = (LocalVtep::default(), LocalVtep::default());
-        for (own, Side { underlay, .. }) in self.own_sides() {
-            let local = match family(underlay.address) {
+        for (own, Side { underlay, offloads, .. }) in self.own_sides() {
+            let end = match family(underlay.address) {
                 Family::V4 => &mut local4,
                 Family::V6 => &mut local6,
             };
-            *local = LocalVtep {
+            *end = LocalVtep {
                 addr: underlay.address.into(),
                 mac: own.mac.0,
                 mtu: underlay.inner_mtu.saturating_u16(),
                 ifindex: underlay.ifindex.0,
-                flags: 0,
+                flags: flag(!offloads, local::NO_OFFLOAD),
             };
         }
         let mode = match network.fastpath {
@@ -155,11 +162,11 @@ impl Input<'_> {
             Fastpath::Direct => Mode::Direct,
             Fastpath::Verified => Mode::Verified,
         };
-        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let flags = flag(network.source_check == SourceCheck::Count, TOLERATE_VIOLATIONS)
             | flag(network.malformed == Guard::Drop, DROP_MALFORMED)
             | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI)
-            | flag(!self.takes_back, NO_TCP_BYPASS);
+            | flag(!self.takes_back, NO_TCP_BYPASS)
+            | flag(self.tables.marks_route(), MARKS_ROUTE);
         let mark = match (self.xdp, self.previous.config.mark) {
             (None, _) => 0,
             (Some(_), 0) => self.secret,
@@ -182,23 +189,46 @@ impl Input<'_> {
     }
 
     fn vtep(&self, node: &Node) -> Vtep {
-        let known = self.next_hops.get(&node.vtep).and_then(Option::as_ref);
+        let known = self.next_hop(node);
         let number = |ip: IpAddr| if ip.is_ipv4() { 4 } else { 6 };
         Vtep {
             addr: node.vtep.into(),
             mac: node.mac.0,
             family: number(node.vtep),
-            flags: 0,
+            flags: self.ipsec(node),
             ifindex: known.map_or(0, |hop| hop.ifindex.0),
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
-            mtu: self.inner_mtu(node),
+            mtu: self.inner_mtu(node, known),
             reserved: 0,
         }
     }
 
-    fn inner_mtu(&self, node: &Node) -> u16 {
+    fn ipsec(&self, node: &Node) -> u8 {
         let same_version = |side: &&Side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4();
-        self.sides.iter().find(same_version).map_or(0, |side| side.underlay.inner_mtu.saturating_u16())
+        let side = self.sides.iter().find(same_version);
+        side.map_or(0, |side| {
+            ipsec(self.policies, side.underlay.address, node.vtep, self.config.network.port)
+        })
+    }
+
+    /// The next hop towards a node, if a program may send there; otherwise the kernel does.
+    fn next_hop(&self, node: &Node) -> Option<&NextHop> {
+        let hop = self.next_hops.get(&node.vtep)?.as_ref()?;
+        let link = self.tables.links.get(&hop.ifindex)?;
+        let tunnel = self.sides.iter().any(|side| side.device == Some(hop.ifindex));
+        let usable = link.sends_ethernet && !tunnel && !self.tables.rules_look_deeper(node.vtep.is_ipv6());
+        usable.then_some(hop)
+    }
+
+    /// The largest inner packet on the way to a node: what its device, the interface that leads there
+    /// and the route take.
+    fn inner_mtu(&self, node: &Node, hop: Option<&NextHop>) -> u16 {
+        let same_version = |side: &&Side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4();
+        let device = self.sides.iter().find(same_version).map(|side| side.underlay.inner_mtu);
+        let link = hop.and_then(|hop| self.tables.links.get(&hop.ifindex)).map(|link| link.mtu);
+        let way = [link, hop.and_then(|hop| hop.mtu)].into_iter().flatten();
+        let inside = way.map(|mtu| mtu.inside(family(node.vtep)));
+        device.map_or(0, |device| inside.fold(device, Mtu::min).saturating_u16())
     }
 
     fn attachments(&self, veths: &BTreeSet<IfIndex>) -> BTreeSet<Attachment> {
@@ -226,6 +256,13 @@ impl Input<'_> {
         let all = fixed.chain(xdp.into_iter().flatten()).chain(pods);
         all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
     }
+}
+
+/// [`vtep`]'s bits for IPsec policies that may apply to the tunnel between `local` and `remote`.
+pub fn ipsec(policies: &[Policy], local: IpAddr, remote: IpAddr, port: u16) -> u8 {
+    let concerned = |way, from, to| policies.iter().any(|policy| policy.concerns(way, from, to, port));
+    let out = if concerned(Way::Out, local, remote) { vtep::IPSEC_OUT } else { 0 };
+    out | if concerned(Way::In, remote, local) { vtep::IPSEC_IN } else { 0 }
 }
 
 fn next_hop(neighbour: IpAddr) -> MapNextHop {

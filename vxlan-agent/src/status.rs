@@ -92,6 +92,9 @@ pub struct NodeStatus {
     pub mac: Mac,
     /// Its pod subnets.
     pub subnets: Vec<IpNetwork>,
+    /// Whether an IPsec policy may apply to the tunnel to it, so that the kernel's device carries it.
+    #[serde(default)]
+    pub ipsec: bool,
 }
 
 /// A change that failed.

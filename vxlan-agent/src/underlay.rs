@@ -64,7 +64,7 @@ pub fn find(
     let link = match (&node.underlay, holder) {
         (Some(name), _) => tables.link_named(name).ok_or_else(|| Unusable::Missing(name.clone()))?,
         (None, Some(link)) if link.loopback => {
-            default_link(tables, address).ok_or(Unusable::Loopback(address))?
+            tables.default_link(address.is_ipv6()).ok_or(Unusable::Loopback(address))?
         }
         (None, Some(link)) => link,
         (None, None) if node.address.is_some() => return Err(Unusable::BadAddress(address)),
@@ -76,12 +76,6 @@ pub fn find(
     }
     let inner_mtu = inner_mtu(link, network.mtu, net::family(address), inner_v6)?;
     Ok(Underlay { ifindex: link.index, name: link.name.clone(), address, inner_mtu })
-}
-
-fn default_link(tables: &Tables, address: IpAddr) -> Option<&Link> {
-    let default = |r: &&crate::kernel::RouteEntry| r.to.prefix() == 0 && r.to.is_ipv4() == address.is_ipv4();
-    let route = tables.routes.iter().filter(default).min_by_key(|r| r.priority)?;
-    tables.links.get(&route.oif?)
 }
 
 fn inner_mtu(link: &Link, wanted: Option<Mtu>, outer: Family, inner_v6: bool) -> Result<Mtu, Unusable> {
@@ -121,6 +115,7 @@ mod tests {
             lower: None,
             peer_elsewhere: false,
             makes_addresses: true,
+            sends_ethernet: true,
         }
     }
 
@@ -203,11 +198,15 @@ mod tests {
             to,
             priority: 0,
             oif: Some(IfIndex(3)),
+            legs: vec![],
             via: None,
             src: None,
             ours: false,
         });
         assert_eq!(run(&case, &tables).expect("usable").name, "eth1");
+        let several = tables.routes.pop_first().expect("the route");
+        tables.routes.insert(RouteEntry { oif: None, legs: vec![IfIndex(2), IfIndex(3)], ..several });
+        assert_eq!(run(&case, &tables).expect("usable").name, "eth0");
     }
 
     #[test]

@@ -106,6 +106,7 @@ mod tests {
             lower: None,
             peer_elsewhere: false,
             makes_addresses: true,
+            sends_ethernet: true,
         }
     }
 

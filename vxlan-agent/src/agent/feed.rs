@@ -141,7 +141,7 @@ pub(super) fn look(config: &Config, tables: &Tables) -> Local {
 }
 
 async fn reaching(ip: IpAddr, netlink: &Netlink, tables: &Tables) -> anyhow::Result<String> {
-    let hop = netlink.next_hop(ip, None).await.with_context(|| format!("no interface leads to {ip}"))?;
-    let link = tables.links.get(&hop.ifindex);
+    let index = netlink.interface_to(ip).await.with_context(|| format!("no interface leads to {ip}"))?;
+    let link = tables.links.get(&index);
     Ok(link.with_context(|| format!("the interface that leads to {ip} is gone"))?.name.clone())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Once;
 
 use futures_util::stream::{self, StreamExt as _};
 use ipnetwork::IpNetwork;
@@ -9,7 +10,9 @@ use ipnetwork::IpNetwork;
 use super::{Agent, feed};
 use crate::cluster::{ClusterState, Node};
 use crate::config::NodeConfig;
-use crate::kernel::{self, DirectRoute, DirectSearch, KernelState, Sought};
+use crate::kernel::{
+    self, Asked, DirectRoute, DirectSearch, KernelState, Kind, Policy, Sought, Way, offload,
+};
 use crate::net::{IfIndex, Mac, Vni, family};
 use crate::plan::Side;
 use crate::underlay::{self, Underlay};
@@ -33,7 +36,8 @@ impl Agent {
                 state.headroom.clear();
             }
             states.push(state);
-            sides.push(Side { underlay, device });
+            let offloads = device.is_none() || offload::offloads(name);
+            sides.push(Side { underlay, device, offloads });
         }
         Ok((states, sides))
     }
@@ -97,20 +101,56 @@ impl Agent {
 
     /// Asks for ways to VTEPs that are not known yet.
     pub(super) async fn find_ways(&mut self, sides: &[Side]) {
+        self.mention_rules();
         let vteps: BTreeSet<_> = self.cluster.remotes.values().map(|node| node.vtep).collect();
-        let interface = |underlay: &Underlay| (underlay.ifindex, underlay.address.is_ipv4());
+        let interface = |underlay: &Underlay| (underlay.ifindex, underlay.address);
         let moved = !self.underlays.is_empty()
             && !self.underlays.iter().map(interface).eq(sides.iter().map(|side| interface(&side.underlay)));
         self.next_hops.retain(|vtep, _| !moved && vteps.contains(vtep));
         let netlink = &self.netlink;
         let ask = |vtep: IpAddr| {
             let side = sides.iter().find(|side| side.underlay.address.is_ipv4() == vtep.is_ipv4());
-            let underlay = side.map(|side| side.underlay.ifindex);
-            async move { (vtep, netlink.next_hop(vtep, underlay).await) }
+            let asked = side.map(|side| self.asked(&side.underlay));
+            async move {
+                let hop = match asked {
+                    Some(asked) => netlink.next_hop(vtep, &asked).await,
+                    None => None,
+                };
+                (vtep, hop)
+            }
         };
         let unknown: Vec<IpAddr> =
             vteps.into_iter().filter(|vtep| !self.next_hops.contains_key(vtep)).collect();
         let found: Vec<_> = stream::iter(unknown).map(ask).buffer_unordered(AT_ONCE).collect().await;
         self.next_hops.extend(found);
+    }
+
+    /// Reads the IPsec policies. While they cannot be read, any packet may need one.
+    pub(super) async fn read_policies(&mut self) {
+        self.policies = kernel::policies().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read IPsec policies: the kernel's device carries everything");
+            [Way::In, Way::Out].into_iter().flat_map(Policy::everything).collect()
+        });
+    }
+
+    /// Says once that no question to the kernel covers what its routing rules look at.
+    fn mention_rules(&self) {
+        static SAID: Once = Once::new();
+        let families = [false, true].into_iter().filter(|v6| self.tables.rules_look_deeper(*v6));
+        if families.count() != 0 {
+            SAID.call_once(|| {
+                tracing::warn!(
+                    "a routing rule looks at source ports or users: the kernel's device carries everything \
+                     over that IP version"
+                );
+            });
+        }
+    }
+
+    fn asked(&self, underlay: &Underlay) -> Asked {
+        let link = self.tables.links.get(&underlay.ifindex);
+        let master = link.and_then(|link| self.tables.links.get(&link.master?));
+        let vrf = master.filter(|master| master.kind == Kind::Vrf).map(|vrf| vrf.index);
+        Asked { source: underlay.address, vrf, port: self.config.network.port }
     }
 }

@@ -23,7 +23,8 @@ use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{Datapath, KernelFeatures};
 use crate::kernel::sysctl;
-use crate::kernel::{Events, Netlink, NextHop, Tables, Touched};
+use crate::kernel::{Events, Netlink, NextHop, Policy, Tables, Touched};
+use crate::net::{IfIndex, is_link_local};
 use crate::node::Table;
 use crate::preflight;
 use crate::source::Snapshot;
@@ -55,6 +56,7 @@ pub struct Agent {
     /// Where the network runs, once for each of [`ClusterState::owns`].
     underlays: Vec<Underlay>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
+    policies: Vec<Policy>,
     datapath: Option<Datapath>,
     /// Where XDP is wanted, or why not; nothing before the programs are loaded.
     xdp: Option<Result<Place, Declined>>,
@@ -126,6 +128,9 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         let now = Instant::now();
         if now >= resync {
             (agent.stale, resync) = (true, now + RESYNC);
+            // A route's MTU is learnt without a word.
+            agent.next_hops.clear();
+            agent.read_policies().await;
         }
         let mut settings = false;
         if now >= peek {
@@ -154,6 +159,7 @@ impl Agent {
             cluster,
             underlays: vec![],
             next_hops: BTreeMap::new(),
+            policies: vec![],
             datapath: None,
             xdp: None,
             secret: secret()?,
@@ -175,6 +181,7 @@ impl Agent {
     /// a Kubernetes cluster or in etcd will be put right there.
     async fn start(&mut self) -> anyhow::Result<()> {
         self.tables = self.netlink.dump().await?;
+        self.read_policies().await;
         self.stale = false;
         if let (Err(refused), StateConfig::File(_)) = (self.check(&self.cluster), &self.config.state) {
             bail!("{refused}");
@@ -201,9 +208,12 @@ impl Agent {
         let due = self.wake_at().is_some_and(|due| due <= now);
         let ways = self.forget_ways(touched);
         self.stale |= touched.lost;
+        if touched.policies {
+            self.read_policies().await;
+        }
         if let Some(snapshot) = snapshot {
             self.reload(snapshot);
-        } else if !(touched.changed || ways || self.stale || due) {
+        } else if !(touched.changed || touched.policies || ways || self.stale || due) {
             return;
         }
         self.settle().await;
@@ -284,10 +294,16 @@ impl Agent {
     /// Forgets ways to VTEPs that may be others now; whether there were any.
     fn forget_ways(&mut self, touched: &Touched) -> bool {
         let before = self.next_hops.len();
-        self.next_hops.retain(|vtep, hop| {
-            let down = hop.as_ref().is_some_and(|hop| touched.down.contains(&hop.ifindex));
-            !(touched.lost || down || touched.destinations.iter().any(|to| to.contains(*vtep)))
-        });
+        let all = touched.lost || touched.routing || touched.links.iter().any(|link| self.leads_on(*link));
+        self.next_hops.retain(|vtep, _| !(all || touched.destinations.iter().any(|to| to.contains(*vtep))));
         self.next_hops.len() != before
+    }
+
+    /// Whether routes may lead out of `link`: not out of a pod's, of which there are many.
+    fn leads_on(&self, link: IfIndex) -> bool {
+        let routed = self.tables.addresses_of(link).any(|address| !is_link_local(address.ip));
+        routed
+            || self.next_hops.values().flatten().any(|hop| hop.ifindex == link)
+            || self.tables.routes.iter().any(|route| route.legs.contains(&link))
     }
 }

@@ -1,11 +1,15 @@
 //! What goes into the status file.
 
+use std::net::IpAddr;
+
 use anyhow::Context as _;
 use vxlan_ebpf_common::Hook;
 
 use super::Agent;
 use crate::cluster::Node;
+use crate::plan;
 use crate::status::{NetworkStatus, NodeStatus, Status};
+use crate::underlay::Underlay;
 
 impl Agent {
     /// Writes down how things are.
@@ -32,7 +36,15 @@ impl Agent {
             endpoints = state.endpoints.len();
         }
         let (network, underlay) = (&self.config.network, self.underlays.first());
+        let address = |vtep: IpAddr| {
+            let over = |u: &&Underlay| u.address.is_ipv4() == vtep.is_ipv4();
+            self.underlays.iter().find(over).map(|u| u.address)
+        };
+        let ipsec = |vtep: IpAddr| {
+            address(vtep).is_some_and(|own| plan::ipsec(&self.policies, own, vtep, network.port) != 0)
+        };
         let node = |node: &Node| NodeStatus {
+            ipsec: ipsec(node.vtep),
             name: node.name.clone(),
             vtep: node.vtep,
             mac: node.mac,

@@ -182,6 +182,7 @@ impl Agent {
             tables: &self.tables,
             sides,
             next_hops: &self.next_hops,
+            policies: &self.policies,
             source_ports: sysctl::source_ports(),
             xdp: self.xdp.as_ref().and_then(|placed| placed.as_ref().ok()),
             secret: self.secret,

@@ -129,6 +129,10 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     for retry in &network.retrying {
         let _ = writeln!(out, "retrying   {} ({} attempts): {}", retry.change, retry.attempts, retry.error);
     }
+    let guarded: Vec<&str> = network.nodes.iter().filter(|n| n.ipsec).map(|n| n.name.as_str()).collect();
+    if !guarded.is_empty() {
+        let _ = writeln!(out, "ipsec      no fast path, because of policies: {}", guarded.join(", "));
+    }
     let rows = network.nodes.iter().map(|node| {
         let subnets: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
         [node.name.clone(), node.vtep.to_string(), node.mac.to_string(), subnets.join(", ")]

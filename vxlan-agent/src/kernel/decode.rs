@@ -7,16 +7,18 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVlan, InfoVxlan, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    LinkEvent, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteType, RouteVia,
 };
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 
-use super::tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Vxlan};
+use super::tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Rule, Vxlan};
 use crate::net::{self, IfIndex, Mac, Mtu, Vni};
 use crate::ownership::ROUTE_PROTOCOL;
 
@@ -38,6 +40,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         lower: None,
         peer_elsewhere: false,
         makes_addresses: false,
+        sends_ethernet: message.header.link_layer_type == LinkLayerType::Ether
+            && message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -61,11 +65,17 @@ pub(super) fn is_device(message: &LinkMessage) -> bool {
     message.header.interface_family == AddressFamily::Unspec
 }
 
+/// Whether the message tells of changed features (offloads), which are not in it.
+pub(super) fn is_about_features(message: &LinkMessage) -> bool {
+    message.attributes.contains(&LinkAttribute::Event(LinkEvent::Features))
+}
+
 fn kind(infos: &[LinkInfo]) -> Kind {
     let mut kind = Kind::Other;
     for info in infos {
         match info {
             LinkInfo::Kind(InfoKind::Veth) => kind = Kind::Veth,
+            LinkInfo::Kind(InfoKind::Vrf) => kind = Kind::Vrf,
             LinkInfo::Kind(InfoKind::Bridge) => kind = Kind::Bridge,
             LinkInfo::Data(InfoData::Vlan(parameters)) => {
                 let id =
@@ -137,11 +147,14 @@ pub(super) fn route(message: &RouteMessage) -> Option<RouteEntry> {
     let mut table = u32::from(message.header.table);
     let ours = message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL);
     let to = destination(message)?;
-    let mut route = RouteEntry { to, priority: 0, oif: None, via: None, src: None, ours };
+    let mut route = RouteEntry { to, priority: 0, oif: None, legs: vec![], via: None, src: None, ours };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Oif(index) => route.oif = Some(IfIndex(*index)),
+            RouteAttribute::MultiPath(hops) => {
+                route.legs = hops.iter().map(|hop| IfIndex(hop.interface_index)).collect();
+            }
             RouteAttribute::Priority(priority) => route.priority = *priority,
             RouteAttribute::PrefSource(address) => route.src = ip(address),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => route.via = gateway(attribute),
@@ -156,19 +169,47 @@ pub(super) fn route(message: &RouteMessage) -> Option<RouteEntry> {
     (unicast && kept && table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
 }
 
-/// The next hop towards `vtep` in the answer to a route query; `None` for several, and for routes
-/// that lead nowhere.
+/// Whether the routing table's entry has one next hop that a program can use: no several ones among
+/// which the kernel chooses by packet, none that encapsulates, none that leads nowhere.
+pub(super) fn has_one_way(entry: &RouteMessage) -> bool {
+    let one = entry.attributes.iter().any(|a| matches!(a, RouteAttribute::Oif(index) if *index != 0));
+    let other = |a: &RouteAttribute| {
+        matches!(a, RouteAttribute::MultiPath(_) | RouteAttribute::EncapType(_) | RouteAttribute::Encap(_))
+    };
+    one && entry.header.kind == RouteType::Unicast && !entry.attributes.iter().any(other)
+}
+
+/// The next hop towards `vtep` in the answer to a route query; `None` for one that cannot be used.
 pub(super) fn next_hop(message: &RouteMessage, vtep: IpAddr) -> Option<NextHop> {
-    let mut hop = NextHop { ifindex: IfIndex(0), neighbour: vtep };
+    let mut hop = NextHop { ifindex: IfIndex(0), neighbour: vtep, mtu: None };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => hop.ifindex = IfIndex(*index),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => hop.neighbour = gateway(attribute)?,
-            RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) => return None,
+            RouteAttribute::Metrics(metrics) => hop.mtu = metrics.iter().find_map(mtu),
             _ => {}
         }
     }
-    (message.header.kind == RouteType::Unicast && hop.ifindex != IfIndex(0)).then_some(hop)
+    let dead = message.header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
+    (has_one_way(message) && !dead).then_some(hop)
+}
+
+fn mtu(metric: &RouteMetric) -> Option<Mtu> {
+    match metric {
+        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(Mtu(*mtu)),
+        _ => None,
+    }
+}
+
+/// The rule that a message describes.
+pub(super) fn rule(message: &RuleMessage) -> Rule {
+    use RuleAttribute::{FwMark, FwMask, SourcePortRange, UidRange};
+    let any = |wanted: fn(&RuleAttribute) -> bool| message.attributes.iter().any(wanted);
+    Rule {
+        v6: message.header.family == AddressFamily::Inet6,
+        looks_at_mark: any(|a| matches!(a, FwMark(mark) | FwMask(mark) if *mark != 0)),
+        looks_deeper: any(|a| matches!(a, SourcePortRange(_) | UidRange(_))),
+    }
 }
 
 fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {

@@ -76,7 +76,7 @@ mod tests {
         let via = via.parse().ok();
         let to = net(to);
         let priority = if to.is_ipv4() { 0 } else { DEFAULT_METRIC6 };
-        RouteEntry { to, priority, oif: Some(IfIndex(oif)), via, src: None, ours: false }
+        RouteEntry { to, priority, oif: Some(IfIndex(oif)), via, src: None, ours: false, legs: vec![] }
     }
 
     fn found(route: RouteEntry, networks: &[IpNetwork]) -> bool {

@@ -15,9 +15,10 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
+use super::bell::Bell;
 use super::decode;
-use super::tables::Tables;
-use crate::net::IfIndex;
+use super::tables::{Kind, Link, Tables};
+use crate::net::{self, IfIndex};
 
 /// Room for notifications that wait, in bytes: some ten thousand.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -25,6 +26,8 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// A stream of notifications.
 pub struct Events {
     messages: Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin>,
+    policies: Bell,
+    next_hops: Bell,
 }
 
 /// What notifications changed beyond the rows of [`Tables`].
@@ -36,15 +39,19 @@ pub struct Touched {
     pub lost: bool,
     /// Destinations to which the way may be another now.
     pub destinations: BTreeSet<IpNetwork>,
-    /// Interfaces that are gone or down.
-    pub down: BTreeSet<IfIndex>,
+    /// Interfaces that are gone, or went up, down, or gained or lost carrier.
+    pub links: BTreeSet<IfIndex>,
+    /// The way to any destination may be another now.
+    pub routing: bool,
+    /// IPsec policies may be others now.
+    pub policies: bool,
 }
 
 impl Events {
     /// Subscribes to everything that [`Tables`] holds, in this thread's network namespace.
     pub fn subscribe() -> anyhow::Result<Self> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link, Neigh};
-        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link, Neigh};
+        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
         let (mut connection, _, messages) =
             new_multicast_connection(&groups).context("cannot subscribe to netlink notifications")?;
         let socket = connection.socket_mut().socket_mut();
@@ -52,13 +59,20 @@ impl Events {
             tracing::warn!(%error, "cannot enlarge the buffer for netlink notifications");
         }
         tokio::spawn(connection);
-        Ok(Self { messages: Box::new(messages.map(|(message, _)| message)) })
+        Ok(Self {
+            messages: Box::new(messages.map(|(message, _)| message)),
+            policies: Bell::of_policies(),
+            next_hops: Bell::of_next_hops(),
+        })
     }
 
     /// Waits for a notification and applies it; `None` when there will be no more.
     pub async fn next(&mut self, tables: &mut Tables, touched: &mut Touched) -> Option<()> {
-        let message = self.messages.next().await?;
-        tables.notice(&message, touched);
+        tokio::select! {
+            message = self.messages.next() => tables.notice(&message?, touched),
+            () = self.policies.rung() => touched.policies = true,
+            () = self.next_hops.rung() => touched.routing = true,
+        }
         Some(())
     }
 }
@@ -71,13 +85,15 @@ impl Tables {
             return;
         };
         use RouteNetlinkMessage::{
-            DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour, NewRoute,
+            DelAddress, DelLink, DelNeighbour, DelRoute, DelRule, NewAddress, NewLink, NewNeighbour,
+            NewRoute, NewRule,
         };
         let changed = match inner {
             NewLink(link) => self.new_link(link, touched),
             DelLink(link) if decode::is_device(link) => self.forget_link(IfIndex(link.header.index), touched),
             NewAddress(address) => decode::address(address).is_some_and(|a| self.addresses.insert(a)),
             DelAddress(address) => decode::address(address).is_some_and(|a| {
+                touched.routing |= !net::is_link_local(a.ip);
                 // The kernel drops routes with that source without a word (`fib_sync_down_addr`).
                 self.routes.retain(|route| route.src != Some(a.ip));
                 self.addresses.remove(&a)
@@ -86,6 +102,11 @@ impl Tables {
             DelRoute(route) => {
                 touched.destinations.extend(decode::destination(route));
                 decode::route(route).is_some_and(|r| self.routes.remove(&r))
+            }
+            // Rules have no key: they are read anew.
+            NewRule(_) | DelRule(_) => {
+                touched.lost = true;
+                true
             }
             NewNeighbour(entry) if decode::is_fdb(entry) => decode::fdb(entry)
                 .is_some_and(|(key, value)| self.fdb.insert(key, value.clone()) != Some(value)),
@@ -107,21 +128,36 @@ impl Tables {
     fn new_link(&mut self, message: &LinkMessage, touched: &mut Touched) -> bool {
         let Some(link) = decode::link(message) else { return false };
         let index = link.index;
-        if !link.up && self.links.get(&index).is_some_and(|before| before.up) {
-            // The kernel drops IPv4 routes of an interface that goes down without a word.
-            self.routes.retain(|route| route.oif != Some(index));
-            touched.down.insert(index);
+        let state = |link: &Link| (link.up, link.sends_ethernet, link.mtu, link.master);
+        if self.links.get(&index).is_some_and(|before| state(before) != state(&link)) {
+            touched.links.insert(index);
         }
-        self.links.insert(index, link.clone()) != Some(link)
+        let before = self.links.insert(index, link.clone());
+        if !link.up && before.as_ref().is_some_and(|before| before.up) {
+            self.drop_routes_of(index);
+        }
+        // Offloads are asked for in the round that follows.
+        let features = matches!(link.kind, Kind::Vxlan(_)) && decode::is_about_features(message);
+        features || before != Some(link)
     }
 
     fn forget_link(&mut self, index: IfIndex, touched: &mut Touched) -> bool {
         self.addresses.retain(|address| address.ifindex != index);
-        self.routes.retain(|route| route.oif != Some(index));
         self.neighbours.retain(|(device, _), _| *device != index);
         self.fdb.retain(|(port, _, _), entry| *port != index && entry.master != Some(index));
-        touched.down.insert(index);
-        self.links.remove(&index).is_some()
+        touched.links.insert(index);
+        let removed = self.links.remove(&index).is_some();
+        self.drop_routes_of(index);
+        removed
+    }
+
+    /// The kernel drops IPv4 routes of an interface that goes down without a word; one with several
+    /// next hops when the last of them is down.
+    fn drop_routes_of(&mut self, index: IfIndex) {
+        let links = &self.links;
+        let up = |leg: &IfIndex| links.get(leg).is_some_and(|link| link.up);
+        self.routes
+            .retain(|route| route.oif != Some(index) && (route.legs.is_empty() || route.legs.iter().any(up)));
     }
 
     fn new_route(&mut self, message: &RouteMessage, replaces: bool, touched: &mut Touched) -> bool {
@@ -184,7 +220,7 @@ mod tests {
         assert!(notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, true))).changed);
         assert!(!notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, true))).changed);
         assert_eq!(
-            notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, false))).down,
+            notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, false))).links,
             BTreeSet::from([IfIndex(7)])
         );
     }

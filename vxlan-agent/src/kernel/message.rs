@@ -15,6 +15,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::state::{Device, DirectRoute, Headroom, Route};
@@ -262,16 +263,57 @@ pub(super) fn remove_direct_route(to: IpNetwork, how: &DirectRoute) -> Request {
     (RouteNetlinkMessage::DelRoute(message), 0)
 }
 
-/// Asks for the routing table's entry that leads to `vtep`, out of `underlay` if given.
-pub(super) fn query_route(vtep: IpAddr, underlay: Option<IfIndex>) -> Request {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(vtep);
-    message.header.destination_prefix_length = full_length(vtep);
-    // The entry rather than its result, because that shows several next hops (Linux 5.3).
+/// How the kernel's vxlan device asks for the way to a VTEP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its own underlay address.
+    pub source: IpAddr,
+    /// The VRF that the underlay is in, if any; the device below does not bind the route.
+    pub vrf: Option<IfIndex>,
+    /// The tunnel's UDP port.
+    pub port: u16,
+}
+
+/// Asks for the routing table's entry that leads to `vtep`, which shows several next hops (Linux 5.3).
+pub(super) fn query_route_entry(vtep: IpAddr, asked: &Asked) -> Request {
+    let mut message = route_query(vtep, asked);
     message.header.flags = RouteFlags::FibMatch;
-    message.attributes = vec![RouteAttribute::Destination(route_address(vtep))];
-    message.attributes.extend(underlay.map(|underlay| RouteAttribute::Oif(underlay.0)));
     (RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// Asks for the route to `vtep`, which shows the MTU, learnt or not.
+pub(super) fn query_route(vtep: IpAddr, asked: &Asked) -> Request {
+    (RouteNetlinkMessage::GetRoute(route_query(vtep, asked)), 0)
+}
+
+/// Asks for the route to `ip`, whoever sends what.
+pub(super) fn query_any_route(ip: IpAddr) -> Request {
+    (RouteNetlinkMessage::GetRoute(route_to(ip)), 0)
+}
+
+fn route_to(ip: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(ip);
+    message.header.destination_prefix_length = full_length(ip);
+    message.attributes = vec![RouteAttribute::Destination(route_address(ip))];
+    message
+}
+
+fn route_query(vtep: IpAddr, asked: &Asked) -> RouteMessage {
+    let mut message = route_to(vtep);
+    message.header.source_prefix_length = full_length(vtep);
+    message.attributes.extend([
+        RouteAttribute::Source(route_address(asked.source)),
+        RouteAttribute::IpProto(nix::libc::IPPROTO_UDP as u8),
+        RouteAttribute::Dport(asked.port),
+    ]);
+    message.attributes.extend(asked.vrf.map(|vrf| RouteAttribute::Oif(vrf.0)));
+    message
+}
+
+/// Asks for the routing rules; a kernel without them refuses.
+pub(super) fn rules() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetRule(RuleMessage::default())
 }
 
 /// Asks for everything that [`Tables`](super::Tables) holds, one dump each.

@@ -3,6 +3,7 @@
 //! [`Tables`] is what netlink shows, [`KernelState`] what of it is ours, [`diff()`] the way from one
 //! state to another, [`Netlink`] reads the first and carries out the last.
 
+mod bell;
 mod decode;
 mod diff;
 mod direct;
@@ -11,14 +12,18 @@ mod message;
 mod netlink;
 pub mod nft;
 mod observed;
+pub mod offload;
 mod state;
 pub mod sysctl;
 mod tables;
+mod xfrm;
 
 pub use diff::{KernelChange, diff};
 pub use direct::DirectSearch;
 pub use events::{Events, Touched};
+pub use message::Asked;
 pub use netlink::{Netlink, Target};
 pub use observed::{ForeignDevice, Sought, observed};
 pub use state::{Device, DirectRoute, Headroom, KernelState, Route};
-pub use tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Tables, Vxlan};
+pub use tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Rule, Tables, Vxlan};
+pub use xfrm::{Policy, Way, policies};

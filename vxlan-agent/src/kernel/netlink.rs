@@ -8,11 +8,12 @@ use futures_util::StreamExt as _;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{Handle, new_connection};
 
 use super::diff::KernelChange;
 use super::events::Touched;
-use super::message::{self, Request};
+use super::message::{self, Asked, Request};
 use super::state::{Device, Headroom, Route};
 use super::tables::{Link, NextHop, Tables};
 use super::{decode, sysctl};
@@ -53,17 +54,36 @@ impl Netlink {
                 self.request((dump, NLM_F_DUMP)).await.context("cannot read the kernel's tables")?;
             answers.iter().for_each(|answer| tables.notice(answer, &mut touched));
         }
+        // A kernel without policy routing has no rules, and says so with an error.
+        for answer in self.request((message::rules(), NLM_F_DUMP)).await.unwrap_or_default() {
+            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRule(rule)) = &answer.payload {
+                tables.rules.push(decode::rule(rule));
+            }
+        }
         Ok(tables)
     }
 
-    /// Where packets to `vtep` leave, out of `underlay` if given; `None` where there is no or more
-    /// than one way.
-    pub async fn next_hop(&self, vtep: IpAddr, underlay: Option<IfIndex>) -> Option<NextHop> {
-        let answers = self.request(message::query_route(vtep, underlay)).await.ok()?;
-        answers.iter().find_map(|answer| match &answer.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
-                decode::next_hop(route, vtep)
-            }
+    /// The next hop of what the vxlan device sends to `vtep`; `None` where there is none or the kernel
+    /// chooses among several.
+    pub async fn next_hop(&self, vtep: IpAddr, asked: &Asked) -> Option<NextHop> {
+        let entry = self.route(message::query_route_entry(vtep, asked)).await?;
+        if !decode::has_one_way(&entry) {
+            return None;
+        }
+        let route = self.route(message::query_route(vtep, asked)).await?;
+        decode::next_hop(&route, vtep)
+    }
+
+    /// The interface that leads to `ip`; of several the one that the kernel chooses.
+    pub async fn interface_to(&self, ip: IpAddr) -> Option<IfIndex> {
+        let route = self.route(message::query_any_route(ip)).await?;
+        decode::next_hop(&route, ip).map(|hop| hop.ifindex)
+    }
+
+    async fn route(&self, query: Request) -> Option<RouteMessage> {
+        let answers = self.request(query).await.ok()?;
+        answers.into_iter().find_map(|answer| match answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => Some(route),
             _ => None,
         })
     }

@@ -177,6 +177,7 @@ mod tests {
             lower: None,
             peer_elsewhere: false,
             makes_addresses: false,
+            sends_ethernet: true,
         };
         Tables { links: [(link.index, link)].into(), ..Tables::default() }
     }
@@ -236,6 +237,7 @@ mod tests {
             to: to.parse().expect("subnet"),
             priority: 0,
             oif: Some(IfIndex(oif)),
+            legs: vec![],
             via: via.parse().ok(),
             src: None,
             ours,

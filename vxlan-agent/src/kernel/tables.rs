@@ -19,6 +19,8 @@ pub struct Tables {
     pub routes: BTreeSet<RouteEntry>,
     /// Neighbours whose MAC the kernel knows.
     pub neighbours: BTreeMap<(IfIndex, IpAddr), Neighbour>,
+    /// Rules that choose among routing tables.
+    pub rules: Vec<Rule>,
     /// Forwarding entries of bridges and vxlan devices, by port or device, MAC and VLAN.
     pub fdb: BTreeMap<(IfIndex, Mac, u16), FdbEntry>,
 }
@@ -50,6 +52,8 @@ pub struct Link {
     pub peer_elsewhere: bool,
     /// Whether the kernel gives it IPv6 link-local addresses by itself.
     pub makes_addresses: bool,
+    /// Whether Ethernet frames can leave by it: it is up, has carrier, and is no tunnel of layer 3.
+    pub sends_ethernet: bool,
 }
 
 /// What drives an interface.
@@ -63,6 +67,8 @@ pub enum Kind {
     Vxlan(Vxlan),
     /// A VLAN of another interface, by its number.
     Vlan(u16),
+    /// A routing table of its own for its ports.
+    Vrf,
     /// Anything else.
     Other,
 }
@@ -102,6 +108,8 @@ pub struct RouteEntry {
     pub priority: u32,
     /// Out of which interface; `None` for several.
     pub oif: Option<IfIndex>,
+    /// The interfaces of a route with several next hops.
+    pub legs: Vec<IfIndex>,
     /// Gateway; `None` when on-link.
     pub via: Option<IpAddr>,
     /// Preferred source.
@@ -130,6 +138,17 @@ pub struct FdbEntry {
     pub permanent: bool,
 }
 
+/// A rule that chooses among routing tables, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Whether it is about IPv6.
+    pub v6: bool,
+    /// Whether it looks at a packet's mark.
+    pub looks_at_mark: bool,
+    /// Whether it looks at what no question for a route can express: source ports or users.
+    pub looks_deeper: bool,
+}
+
 /// How the underlay leads to a VTEP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextHop {
@@ -137,6 +156,8 @@ pub struct NextHop {
     pub ifindex: IfIndex,
     /// The on-link neighbour: the gateway, or the VTEP itself.
     pub neighbour: IpAddr,
+    /// MTU of the route, set by hand or learnt; `None`: the interface's.
+    pub mtu: Option<Mtu>,
 }
 
 impl RouteEntry {
@@ -144,6 +165,11 @@ impl RouteEntry {
     /// address, which is nobody's.
     pub fn is_overlays(&self) -> bool {
         self.via == Some(self.to.network())
+    }
+
+    /// The interfaces that it leads out of.
+    pub fn interfaces(&self) -> impl Iterator<Item = IfIndex> {
+        self.oif.into_iter().chain(self.legs.iter().copied())
     }
 }
 
@@ -156,6 +182,25 @@ impl Tables {
     /// Addresses of `ifindex`.
     pub fn addresses_of(&self, ifindex: IfIndex) -> impl Iterator<Item = &Address> {
         self.addresses.iter().filter(move |a| a.ifindex == ifindex)
+    }
+
+    /// The interface of the best default route of this IP version; of several next hops the first, up
+    /// or not, so that the choice does not change with every loss of carrier.
+    pub fn default_link(&self, v6: bool) -> Option<&Link> {
+        let default = |r: &&RouteEntry| r.to.prefix() == 0 && r.to.is_ipv6() == v6;
+        let mut routes: Vec<_> = self.routes.iter().filter(default).collect();
+        routes.sort_by_key(|route| route.priority);
+        routes.iter().flat_map(|route| route.interfaces()).find_map(|index| self.links.get(&index))
+    }
+
+    /// Whether a rule of either IP version looks at marks.
+    pub fn marks_route(&self) -> bool {
+        self.rules.iter().any(|rule| rule.looks_at_mark)
+    }
+
+    /// Whether no answer of the kernel says how every packet of a tunnel over this IP version leaves.
+    pub fn rules_look_deeper(&self, v6: bool) -> bool {
+        self.rules.iter().any(|rule| rule.v6 == v6 && rule.looks_deeper)
     }
 
     /// Ports of `bridge`.

@@ -5,7 +5,8 @@ use crate::cluster::{Candidate, Viewer};
 use crate::config::{KubernetesConfig, NetworkConfig, NodeConfig, PodsConfig, StateConfig};
 use crate::datapath;
 use crate::kernel;
-use crate::net::{Mtu, Vni};
+use crate::kernel::{Kind, Link, Rule};
+use crate::net::{Mac, Mtu, Vni};
 
 fn config(fastpath: Fastpath) -> Config {
     let node = NodeConfig {
@@ -74,13 +75,14 @@ impl World {
     fn plan(&self, cluster: &ClusterState) -> Desired {
         let Self { config, tables, underlay, next_hops, previous, xdp } = self;
         let (source_ports, xdp, secret) = ((32_768, 60_999), xdp.as_ref(), 99);
-        let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)) }];
+        let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), offloads: true }];
         Input {
             config,
             cluster,
             tables,
             sides,
             next_hops,
+            policies: &[],
             source_ports,
             xdp,
             secret,
@@ -151,11 +153,66 @@ fn with_the_fast_path_off_nothing_is_attached() {
     assert_eq!(datapath.config.mode, Mode::Off as u8);
 }
 
+fn link(index: u32) -> Link {
+    Link {
+        index: IfIndex(index),
+        name: format!("eth{index}"),
+        alias: None,
+        kind: Kind::Other,
+        mac: Mac::default(),
+        mtu: Mtu(1500),
+        up: true,
+        loopback: false,
+        master: None,
+        lower: None,
+        peer_elsewhere: false,
+        makes_addresses: true,
+        sends_ethernet: true,
+    }
+}
+
+#[test]
+fn what_no_program_may_send_out_of_is_no_next_hop() {
+    let mut world = World::new(Fastpath::Direct);
+    let vtep = IpAddr::from([192, 0, 2, 2]);
+    let ifindex = |world: &World| world.plan(&cluster(&[2].into())).datapath.vteps[&1].ifindex;
+    let hop = |index| Some(NextHop { ifindex: IfIndex(index), neighbour: vtep, mtu: None });
+    world.next_hops = [(vtep, hop(5))].into();
+    assert_eq!(ifindex(&world), 0, "an unknown interface");
+    world.tables.links.insert(IfIndex(5), link(5));
+    assert_eq!(ifindex(&world), 5);
+    world.tables.links.insert(IfIndex(5), Link { sends_ethernet: false, ..link(5) });
+    assert_eq!(ifindex(&world), 0, "down, or no Ethernet");
+    world.next_hops = [(vtep, hop(9))].into();
+    world.tables.links.insert(IfIndex(9), link(9));
+    assert_eq!(ifindex(&world), 0, "our own device");
+    world.next_hops = [(vtep, hop(5))].into();
+    world.tables.links.insert(IfIndex(5), link(5));
+    world.tables.rules = vec![Rule { v6: false, looks_at_mark: false, looks_deeper: true }];
+    assert_eq!(ifindex(&world), 0, "a rule that no question can express");
+}
+
+#[test]
+fn a_vtep_takes_what_its_route_takes() {
+    let mut world = World::new(Fastpath::Direct);
+    let vtep = IpAddr::from([192, 0, 2, 2]);
+    for (interface, route, inner) in
+        [(1500, None, 1450), (9000, None, 1450), (1400, None, 1350), (1500, Some(Mtu(1300)), 1250)]
+    {
+        let mtu = Mtu(interface);
+        world.tables.links.insert(IfIndex(5), Link { mtu, ..link(5) });
+        let hop = NextHop { ifindex: IfIndex(5), neighbour: vtep, mtu: route };
+        world.next_hops = [(vtep, Some(hop))].into();
+        assert_eq!(world.plan(&cluster(&[2].into())).datapath.vteps[&1].mtu, inner);
+    }
+}
+
 #[test]
 fn next_hops_are_on_link_or_a_gateway_or_left_to_the_kernel() {
     let mut world = World::new(Fastpath::Direct);
     let vtep = |n| IpAddr::from([192, 0, 2, n]);
-    let hop = |neighbour| Some(NextHop { ifindex: IfIndex(5), neighbour });
+    let hop = |neighbour| Some(NextHop { ifindex: IfIndex(5), neighbour, mtu: None });
+    world.tables.links.insert(IfIndex(5), link(5));
     world.next_hops = [(vtep(2), hop(vtep(2))), (vtep(3), hop(vtep(254))), (vtep(4), None)].into();
     let datapath = world.plan(&cluster(&[2, 3, 4, 5].into())).datapath;
     let of = |n| datapath.vteps[&datapath.vtep_ids[&vtep(n).into()]];
@@ -206,7 +263,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
     let node = |name: &str, vtep: &str, mac, to: &str| Candidate {
         name: name.into(),
         vtep: vtep.parse().expect("address"),
-        mac: Some(crate::net::Mac([2, 0, 0, 0, 0, mac])),
+        mac: Some(Mac([2, 0, 0, 0, 0, mac])),
         subnets: vec![subnet(to)],
     };
     let over = |nodes| ClusterState::new(nodes, &viewer).expect("valid");
@@ -218,17 +275,22 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
     world.config.state = StateConfig::Kubernetes(KubernetesConfig::new(viewer.vni));
     let address = "2001:db8::1".parse().expect("address");
     let over6 = Underlay { address, ifindex: IfIndex(3), ..world.underlay.clone() };
-    let sides = [(world.underlay.clone(), 9), (over6, 10)]
-        .map(|(underlay, device)| Side { underlay, device: Some(IfIndex(device)) });
+    let sides = [(world.underlay.clone(), 9), (over6, 10)].map(|(underlay, device)| Side {
+        underlay,
+        device: Some(IfIndex(device)),
+        offloads: true,
+    });
     let input = Input {
         config: &world.config,
         cluster: &cluster,
         tables: &world.tables,
         sides: &sides,
         next_hops: &world.next_hops,
+        policies: &[],
         source_ports: (32_768, 60_999),
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
         secret: 99,
+        takes_back: true,
         previous: &world.previous,
     };
     let Desired { kernel, datapath } = input.plan();

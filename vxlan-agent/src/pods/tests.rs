@@ -27,6 +27,7 @@ fn link(index: u32, kind: Kind) -> Link {
         loopback: false,
         master: None,
         makes_addresses: true,
+        sends_ethernet: true,
     }
 }
 
@@ -63,7 +64,15 @@ impl World {
     fn route(mut self, to: &str, oif: u32) -> Self {
         let to = to.parse().expect("prefix");
         let oif = Some(IfIndex(oif));
-        self.tables.routes.insert(RouteEntry { to, priority: 0, oif, via: None, src: None, ours: false });
+        self.tables.routes.insert(RouteEntry {
+            to,
+            priority: 0,
+            oif,
+            legs: vec![],
+            via: None,
+            src: None,
+            ours: false,
+        });
         self
     }
 

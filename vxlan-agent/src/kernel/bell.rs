@@ -1,0 +1,41 @@
+//! Netlink groups of which it is enough to know that something happened: IPsec policies and next hop
+//! objects, whose messages the library does not read.
+
+use rtnetlink::sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
+use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+
+/// `XFRMNLGRP_POLICY` of `linux/xfrm.h`.
+const POLICY: u32 = 4;
+/// `RTNLGRP_NEXTHOP` of `linux/rtnetlink.h`.
+const NEXT_HOP: u32 = 32;
+
+/// A socket that hears of changes.
+pub(super) struct Bell(Option<TokioSocket>);
+
+impl Bell {
+    /// Hears of IPsec policies, in this thread's network namespace; of nothing where the kernel has none.
+    pub(super) fn of_policies() -> Self {
+        Self(open(NETLINK_XFRM, POLICY))
+    }
+
+    /// Hears of next hop objects (Linux 5.3).
+    pub(super) fn of_next_hops() -> Self {
+        Self(open(NETLINK_ROUTE, NEXT_HOP))
+    }
+
+    /// Waits for a change. A message that was lost in a storm was one, too.
+    pub(super) async fn rung(&mut self) {
+        match &self.0 {
+            Some(socket) => drop(socket.recv_from_full().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn open(protocol: isize, group: u32) -> Option<TokioSocket> {
+    let mut socket = TokioSocket::new(protocol).ok()?;
+    let inner = socket.socket_mut();
+    inner.bind(&SocketAddr::new(0, 0)).ok()?;
+    inner.add_membership(group).ok()?;
+    Some(socket)
+}

@@ -1,0 +1,225 @@
+//! IPsec policies (xfrm), as far as they may concern the tunnel's packets.
+//!
+//! Encapsulating past the host stack would send in clear what a policy wants encrypted or blocked, and
+//! decapsulating there would let clear text in. Layouts are those of `linux/xfrm.h`.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use nix::libc;
+use rtnetlink::sys::protocols::NETLINK_XFRM;
+use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+
+/// `XFRM_MSG_NEWPOLICY`, `_GETPOLICY` and `_GETDEFAULT`.
+const NEW_POLICY: u16 = 0x13;
+const GET_POLICY: u16 = 0x15;
+const GET_DEFAULT: u16 = 0x28;
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// `struct xfrm_userpolicy_id`, `struct xfrm_userpolicy_info`.
+const ID: usize = 64;
+const INFO: usize = 168;
+/// `XFRMA_TMPL` and `XFRMA_IF_ID`.
+const TEMPLATES: u16 = 5;
+const INTERFACE: u16 = 31;
+/// `XFRM_USERPOLICY_BLOCK` of the default policies.
+const BLOCKED: u8 = 1;
+
+/// The way that a policy looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Into this node.
+    In,
+    /// Out of it.
+    Out,
+}
+
+/// A policy that encrypts or blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    way: Way,
+    from: IpNetwork,
+    to: IpNetwork,
+    /// IP protocol number; 0: any.
+    protocol: u8,
+    /// UDP destination port and the bits of it that count.
+    port: (u16, u16),
+}
+
+impl Policy {
+    /// Whether it may concern UDP from `from` to port `port` of `to`.
+    pub fn concerns(&self, way: Way, from: IpAddr, to: IpAddr, port: u16) -> bool {
+        let (wanted, mask) = self.port;
+        self.way == way
+            && self.from.contains(from)
+            && self.to.contains(to)
+            && matches!(self.protocol, 0 | 17)
+            && port & mask == wanted & mask
+    }
+
+    /// Whatever goes this way, over IPv4 and IPv6.
+    pub fn everything(way: Way) -> [Self; 2] {
+        [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|ip| {
+            let all = IpNetwork::from(ip);
+            let all = IpNetwork::new(all.ip(), 0).unwrap_or(all);
+            Self { way, from: all, to: all, protocol: 0, port: (0, 0) }
+        })
+    }
+}
+
+/// All policies that encrypt or block; none where the kernel has no IPsec.
+pub async fn policies() -> io::Result<Vec<Policy>> {
+    let mut socket = match TokioSocket::new(NETLINK_XFRM) {
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(vec![]),
+        socket => socket?,
+    };
+    socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+    let mut found = vec![];
+    let dump = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    ask(&socket, GET_POLICY, dump, ID, |kind, content| {
+        found.extend((kind == NEW_POLICY).then(|| policy(content)).flatten());
+    })
+    .await?;
+    let request = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+    // Kernels before 5.15 have no default policies and refuse.
+    let defaults = ask(&socket, GET_DEFAULT, request, 4, |kind, content| {
+        if let (GET_DEFAULT, [inward, _, outward, ..]) = (kind, content) {
+            found.extend((*inward == BLOCKED).then(|| Policy::everything(Way::In)).into_iter().flatten());
+            found.extend((*outward == BLOCKED).then(|| Policy::everything(Way::Out)).into_iter().flatten());
+        }
+    });
+    let _ = defaults.await;
+    Ok(found)
+}
+
+/// Sends a request with `length` zero bytes and hands every answer to `each`.
+async fn ask(
+    socket: &TokioSocket,
+    kind: u16,
+    flags: u16,
+    length: usize,
+    mut each: impl FnMut(u16, &[u8]),
+) -> io::Result<()> {
+    let mut request = vec![0; HEADER + length];
+    request[..4].copy_from_slice(&((HEADER + length) as u32).to_ne_bytes());
+    request[4..6].copy_from_slice(&kind.to_ne_bytes());
+    request[6..8].copy_from_slice(&flags.to_ne_bytes());
+    socket.send_to(&request, &SocketAddr::new(0, 0)).await?;
+    loop {
+        let (answers, _) = socket.recv_from_full().await?;
+        let mut rest = answers.as_slice();
+        while let Some((length, kind, content)) = message(rest) {
+            match i32::from(kind) {
+                libc::NLMSG_DONE => return Ok(()),
+                libc::NLMSG_ERROR => {
+                    let code =
+                        content.first_chunk().map_or(-libc::EBADMSG, |bytes| i32::from_ne_bytes(*bytes));
+                    return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+                }
+                _ => each(kind, content),
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// The first of several messages: length, kind and content.
+fn message(bytes: &[u8]) -> Option<(usize, u16, &[u8])> {
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    Some((length, kind, bytes.get(HEADER..length)?))
+}
+
+/// The policy that a message describes, if it restricts what this node itself sends or receives.
+fn policy(bytes: &[u8]) -> Option<Policy> {
+    let info = bytes.first_chunk::<INFO>()?;
+    let way = match info[160] {
+        0 => Way::In,
+        1 => Way::Out,
+        _ => return None,
+    };
+    let (mut encrypts, mut interface) = (false, false);
+    let mut rest = &bytes[INFO..];
+    while let Some((length, kind, value)) = attribute(rest) {
+        encrypts |= kind == TEMPLATES;
+        interface |= kind == INTERFACE && value.iter().any(|byte| *byte != 0);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    let blocks = info[161] != 0;
+    let v6 = u16::from_ne_bytes([info[40], info[41]]) == libc::AF_INET6 as u16;
+    let port = |at: usize| u16::from_be_bytes([info[at], info[at + 1]]);
+    let policy = Policy {
+        way,
+        to: network(info.first_chunk()?, info[42], v6)?,
+        from: network(info[16..].first_chunk()?, info[43], v6)?,
+        protocol: info[44],
+        port: (port(32), port(34)),
+    };
+    // One of an xfrm interface concerns only what is routed there.
+    ((encrypts || blocks) && !interface).then_some(policy)
+}
+
+fn network(address: &[u8; 16], prefix: u8, v6: bool) -> Option<IpNetwork> {
+    let [a, b, c, d, ..] = *address;
+    let ip = if v6 { IpAddr::from(*address) } else { IpAddr::from([a, b, c, d]) };
+    IpNetwork::new(ip, prefix).ok()
+}
+
+/// The first of several attributes: length, kind and value.
+fn attribute(bytes: &[u8]) -> Option<(usize, u16, &[u8])> {
+    let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+    let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
+    Some((length, kind, bytes.get(4..length)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(text: &str) -> IpAddr {
+        text.parse().expect("address")
+    }
+
+    /// A policy from 192.0.2.1 to 192.0.2.0/24 with a template, as the kernel writes it.
+    fn message_with(protocol: u8, port: u16, interface: u32) -> Vec<u8> {
+        let mut bytes = vec![0; INFO];
+        bytes[..4].copy_from_slice(&[192, 0, 2, 0]);
+        bytes[16..20].copy_from_slice(&[192, 0, 2, 1]);
+        bytes[32..34].copy_from_slice(&port.to_be_bytes());
+        bytes[34..36].copy_from_slice(&if port == 0 { 0_u16 } else { 0xffff }.to_be_bytes());
+        bytes[40..42].copy_from_slice(&2_u16.to_ne_bytes());
+        (bytes[42], bytes[43], bytes[44], bytes[160]) = (24, 32, protocol, 1);
+        for (kind, value) in [(TEMPLATES, 7), (INTERFACE, interface)] {
+            bytes.extend(8_u16.to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(u32::to_ne_bytes(value));
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_policy_concerns_what_its_selector_takes() {
+        let concerns = |bytes: &[u8], to: &str| {
+            let policy = policy(bytes);
+            policy.is_some_and(|p| p.concerns(Way::Out, from("192.0.2.1"), from(to), 8472))
+        };
+        assert!(concerns(&message_with(0, 0, 0), "192.0.2.2"));
+        assert!(concerns(&message_with(17, 8472, 0), "192.0.2.2"));
+        assert!(!concerns(&message_with(0, 0, 0), "198.51.100.2"), "another address");
+        assert!(!concerns(&message_with(0, 0, 0), "2001:db8::2"), "another IP version");
+        assert!(!concerns(&message_with(6, 0, 0), "192.0.2.2"), "TCP");
+        assert!(!concerns(&message_with(17, 4789, 0), "192.0.2.2"), "another port");
+        assert!(!concerns(&message_with(0, 0, 9), "192.0.2.2"), "an xfrm interface's");
+        assert!(!concerns(&message_with(0, 0, 0)[..INFO], "192.0.2.2"), "allowed in clear");
+        assert!(!concerns(&[0; 20], "192.0.2.2"), "cut off");
+    }
+
+    #[test]
+    fn a_default_that_blocks_concerns_everything() {
+        for (ip, policy) in ["192.0.2.2", "2001:db8::2"].into_iter().zip(Policy::everything(Way::In)) {
+            assert!(policy.concerns(Way::In, from(ip), from(ip), 8472));
+            assert!(!policy.concerns(Way::Out, from(ip), from(ip), 8472));
+        }
+    }
+}
