@@ -27,6 +27,7 @@ impl Agent {
             // Head-room is the first side's.
             if !states.is_empty() {
                 state.headroom.clear();
+                state.headroom_elsewhere.clear();
             }
             states.push(state);
             sides.push(Side { underlay, device });

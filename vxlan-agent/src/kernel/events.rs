@@ -105,8 +105,14 @@ impl Tables {
     }
 
     fn new_link(&mut self, message: &LinkMessage, touched: &mut Touched) -> bool {
-        let Some(link) = decode::link(message) else { return false };
+        let Some(mut link) = decode::link(message) else { return false };
         let index = link.index;
+        // The kernel does not announce an alias that an interface gets while it is down, so the notification
+        // of its making, when it comes late, knows nothing of an alias that a dump has shown.
+        if !link.up && link.alias.is_none() {
+            let before = self.links.get(&index).filter(|before| before.name == link.name);
+            link.alias = before.and_then(|before| before.alias.clone());
+        }
         if !link.up && self.links.get(&index).is_some_and(|before| before.up) {
             // The kernel drops IPv4 routes of an interface that goes down without a word.
             self.routes.retain(|route| route.oif != Some(index));
@@ -234,5 +240,16 @@ mod tests {
         let message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(vec![]));
         Tables::default().notice(&message, &mut touched);
         assert!(touched.lost);
+    }
+
+    #[test]
+    fn a_late_notification_does_not_take_the_alias_that_a_dump_has_shown() {
+        let mut tables = Tables::default();
+        let mut dumped = link(7, false);
+        dumped.attributes.push(LinkAttribute::IfAlias("ours".into()));
+        notice(&mut tables, RouteNetlinkMessage::NewLink(dumped));
+        assert!(!notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, false))).changed);
+        notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, true)));
+        assert_eq!(tables.links[&IfIndex(7)].alias, None, "announced, as it is up");
     }
 }

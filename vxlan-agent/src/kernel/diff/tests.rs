@@ -48,7 +48,15 @@ fn state() -> impl Strategy<Value = KernelState> {
             if device.is_none() {
                 return KernelState { headroom, ..KernelState::default() };
             }
-            KernelState { device, addresses, neighbours, fdb, routes: routes.into_iter().collect(), headroom }
+            KernelState {
+                device,
+                addresses,
+                neighbours,
+                fdb,
+                routes: routes.into_iter().collect(),
+                headroom,
+                ..KernelState::default()
+            }
         },
     )
 }
