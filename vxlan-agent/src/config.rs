@@ -283,6 +283,9 @@ fn check_node(
                 text.refuse(Some(name.span()), "the node's name is empty: leave it out for the host name")
             );
         }
+        Some(name) if name.get_ref().contains(char::is_control) => {
+            return Err(text.refuse(Some(name.span()), "the node's name has control characters in it"));
+        }
         Some(name) => name.into_inner(),
         None => hostname()
             .ok_or_else(|| text.refuse(None, "[node] name is missing and this machine has no host name"))?,
@@ -430,7 +433,7 @@ mod tests {
         assert_eq!(config.network.mtu, None);
         assert_eq!(config.network.fastpath, Fastpath::Verified);
         assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
-        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v2/pods"));
+        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v3/pods"));
     }
 
     #[test]
@@ -470,6 +473,11 @@ mod tests {
         refused("[[network]]\nname = \"pods\"\nvni = 1\nkind = \"l2\"\n", Some(7), "l2");
         refused("[[network]]\nname = \"pods\"\nvni = 1\ncolour = \"red\"\n", Some(7), "colour");
         refused("[node]\nname = \"\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "empty");
+        refused(
+            "[node]\nname = \"a\\u001b[2J\"\n[[network]]\nname = \"pods\"\nvni = 1\n",
+            Some(5),
+            "control",
+        );
         refused("[[network]]\nname = \"po\\nds\"\nvni = 1\n", Some(5), "po\\nds");
         refused("[node]\npin_dir = \"bpf\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "absolute");
         refused(

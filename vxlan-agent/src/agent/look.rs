@@ -35,6 +35,20 @@ impl Agent {
         Ok((states, sides))
     }
 
+    /// Refuses pod subnets that take addresses away from the underlay's own segment.
+    pub(super) fn check_on_link(
+        &self,
+        cluster: &ClusterState,
+        sides: &[Side],
+    ) -> Result<(), underlay::Unusable> {
+        for side in sides {
+            for node in cluster.owns().chain(cluster.remotes.values()) {
+                underlay::check_on_link(&side.underlay, &node.subnets, &self.tables)?;
+            }
+        }
+        Ok(())
+    }
+
     fn find_underlay(&self, cluster: &ClusterState, own: &Node) -> Result<Underlay, underlay::Unusable> {
         let over = |node: &&Node| node.vtep.is_ipv4() == own.vtep.is_ipv4();
         let nodes = std::iter::once(own).chain(cluster.remotes.values().filter(over));

@@ -4,6 +4,7 @@ mod describe;
 mod feed;
 mod health;
 mod look;
+mod pins;
 mod pods;
 mod report;
 mod retries;
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
-use crate::datapath::{Datapath, KernelFeatures};
+use crate::datapath::{self, Datapath, KernelFeatures};
 use crate::kernel::{Events, Netlink, NextHop, Tables, Touched, forget};
 use crate::node::Table;
 use crate::preflight;
@@ -30,12 +31,15 @@ use crate::status::{Lock, StatusFile};
 use crate::underlay::Underlay;
 use crate::xdp::{Declined, Place};
 use feed::Feed;
+use pins::PinWatch;
 use retries::Retries;
 
 /// How long news is collected: a veth that is made comes with a handful of notifications.
 const COLLECT: Duration = Duration::from_millis(2);
 /// How often everything is read anew, in case a notification was missed.
 const RESYNC: Duration = Duration::from_secs(60);
+/// How long an agent that starts waits for the one before it to end.
+const PREDECESSOR: Duration = Duration::from_secs(5);
 /// How often flows that are over are swept.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Rounds without a pause before the agent admits that it gets nowhere.
@@ -55,6 +59,8 @@ pub struct Agent {
     underlays: Vec<Underlay>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     datapath: Option<Datapath>,
+    /// Tells when pins of it are removed.
+    pins: PinWatch,
     /// Where XDP is wanted, or why not; nothing before the programs are loaded.
     xdp: Option<Result<Place, Declined>>,
     /// For the mark that XDP leaves with packets.
@@ -78,11 +84,9 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     if config.network.fastpath != Fastpath::Off {
         preflight::check_kernel()?;
     }
-    let _lock = Lock::take(&config.node.run_dir)?;
-    let health = match config.node.healthz {
-        Some(address) => Some(health::serve(address).await?),
-        None => None,
-    };
+    datapath::check_pin_dir(&config.node.pin_dir)?;
+    let _lock = Lock::wait(&config.node.run_dir, PREDECESSOR).await?;
+    let health = config.node.healthz.map(health::serve).transpose()?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let netlink = Netlink::open(&config.network.name)?;
@@ -100,7 +104,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         never = health::lives(&health) => match never {},
         begun = begin => begun?,
     };
-    let mut agent = Agent::new(config, netlink, tables, cluster)?;
+    let (pins, mut unpinned) = PinWatch::new();
+    let mut agent = Agent::new(config, netlink, tables, cluster, pins)?;
     agent.start().await?;
     let (mut resync, mut sweep) = (Instant::now() + RESYNC, Instant::now() + SWEEP);
     loop {
@@ -115,6 +120,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
                 reload = true;
             }
             event = events.next(&mut agent.tables, &mut touched) => event.context("netlink notifications have stopped")?,
+            Some(()) = unpinned.recv() => touched.changed = true,
             () = tokio::time::sleep_until(wake) => {}
         }
         tokio::time::sleep(COLLECT).await;
@@ -141,7 +147,13 @@ fn secret() -> anyhow::Result<u32> {
 }
 
 impl Agent {
-    fn new(config: Config, netlink: Netlink, tables: Tables, cluster: ClusterState) -> anyhow::Result<Self> {
+    fn new(
+        config: Config,
+        netlink: Netlink,
+        tables: Tables,
+        cluster: ClusterState,
+        pins: PinWatch,
+    ) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
             netlink,
@@ -151,6 +163,7 @@ impl Agent {
             underlays: vec![],
             next_hops: BTreeMap::new(),
             datapath: None,
+            pins,
             xdp: None,
             secret: secret()?,
             retries: Retries::default(),

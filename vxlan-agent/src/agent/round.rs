@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Agent;
 use super::describe::describe;
 use crate::cluster::ClusterState;
-use crate::config::{Attach, Fastpath, Xdp};
+use crate::config::{Attach, Fastpath, StateConfig, Xdp};
 use crate::datapath::{self, Change, Datapath, DatapathState, Options};
 use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
 use crate::net::Mac;
@@ -54,7 +54,12 @@ impl Agent {
 
     /// Whether `cluster` can be planned for on this machine; one sentence otherwise.
     pub(super) fn check(&self, cluster: &ClusterState) -> Result<(), String> {
-        self.look(cluster).map(drop).map_err(|e| e.to_string())
+        let (_, sides) = self.look(cluster).map_err(|e| e.to_string())?;
+        // What a cluster gives its nodes, its nodes cannot change.
+        match self.config.state {
+            StateConfig::File(_) => self.check_on_link(cluster, &sides).map_err(|e| e.to_string()),
+            _ => Ok(()),
+        }
     }
 
     /// Removes devices of ours over an IP version that the network does not run over any more.
@@ -99,6 +104,10 @@ impl Agent {
     /// Loads the programs, or adopts those that are pinned. Without them the kernel does all the
     /// work. With the fast path off, there is something to do only if an earlier agent left pins.
     fn load(&mut self, wanted: &mut BTreeSet<String>) {
+        if self.datapath.as_ref().is_some_and(|datapath| !datapath.is_pinned()) {
+            tracing::warn!("somebody has removed pins: the fast path is loaded anew");
+            self.datapath = None;
+        }
         let dir = self.config.pins();
         let off = self.config.network.fastpath == Fastpath::Off;
         if self.datapath.is_some() || off && !dir.is_dir() {
@@ -116,7 +125,7 @@ impl Agent {
             xdp: !off && node.xdp != Xdp::Off,
             flows: self.config.network.flows,
         };
-        match Datapath::open(&options) {
+        match self.open(&options) {
             Ok(mut datapath) => {
                 if let Err(error) = datapath.logger().and_then(listen) {
                     tracing::warn!("{error:#}");
@@ -127,6 +136,15 @@ impl Agent {
             }
             Err(error) => self.retries.failed(LOAD.to_owned(), &error, now),
         }
+    }
+
+    /// Opens the datapath and keeps an eye on its pins.
+    fn open(&mut self, options: &Options) -> anyhow::Result<Datapath> {
+        let datapath = Datapath::open(options)?;
+        self.pins.follow(&datapath.directories())?;
+        // What was removed before the watch was set up.
+        anyhow::ensure!(datapath.is_pinned(), "pins are removed as they are made");
+        Ok(datapath)
     }
 
     /// Decides about XDP; says so when it decides otherwise than before. With an underlay for each IP

@@ -75,7 +75,8 @@ impl Links {
         self.dir.join(format!("{}-{ifindex}{suffix}", hook.label()))
     }
 
-    /// Attaches `program`, or puts it in the place of an earlier one.
+    /// Attaches `program`, or puts it in the place of an earlier one. The error does not say which program
+    /// was to be attached where.
     pub(super) fn attach(&self, program: &mut Program, attachment: Attachment) -> Result<()> {
         match (program, self.backend) {
             (Program::Xdp(program), _) => xdp::attach(program, attachment.ifindex, &self.path(attachment)),
@@ -85,9 +86,6 @@ impl Links {
             }
             (other, _) => bail!("a program of type {:?} is attached nowhere", other.prog_type()),
         }
-        .with_context(|| {
-            format!("cannot attach {} to interface {}", attachment.hook.label(), attachment.ifindex)
-        })
     }
 
     fn attach_tcx(&self, program: &mut SchedClassifier, attachment: Attachment) -> Result<()> {

@@ -22,6 +22,6 @@ mod syscall;
 mod xdp;
 
 pub use features::KernelFeatures;
-pub use open::{Datapath, Features, Options, detach};
+pub use open::{Datapath, Features, Options, check_pin_dir, detach};
 pub use pins::Pins;
 pub use state::{Attachment, Change, DatapathState, diff};
