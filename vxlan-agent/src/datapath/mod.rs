@@ -13,6 +13,7 @@
 
 mod attach;
 mod features;
+mod filter;
 mod link;
 mod maps;
 mod open;

@@ -78,6 +78,7 @@ impl Datapath {
         let features = Features { tcx: !options.clsact && attach::has_tcx() };
         let backend = if features.tcx { Backend::Tcx } else { Backend::Clsact(attach::clsact_handle(dir)) };
         let links = Links::new(dir.join(LINKS), backend)?;
+        links.retire_other_backend(attach::clsact_handle(dir))?;
         let attachments = links.in_place()?;
         for attachment in &attachments {
             let program = program(&mut programs, attachment.hook)?;

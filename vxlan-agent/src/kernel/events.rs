@@ -43,8 +43,8 @@ pub struct Touched {
 impl Events {
     /// Subscribes to everything that [`Tables`] holds, in this thread's network namespace.
     pub fn subscribe() -> anyhow::Result<Self> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link, Neigh};
-        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link, Neigh, Tc};
+        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Tc];
         let (mut connection, _, messages) =
             new_multicast_connection(&groups).context("cannot subscribe to netlink notifications")?;
         let socket = connection.socket_mut().socket_mut();
@@ -71,7 +71,8 @@ impl Tables {
             return;
         };
         use RouteNetlinkMessage::{
-            DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour, NewRoute,
+            DelAddress, DelLink, DelNeighbour, DelQueueDiscipline, DelRoute, DelTrafficFilter, NewAddress,
+            NewLink, NewNeighbour, NewRoute,
         };
         let changed = match inner {
             NewLink(link) => self.new_link(link, touched),
@@ -99,6 +100,8 @@ impl Tables {
             DelNeighbour(entry) => {
                 decode::neighbour(entry).is_some_and(|(key, _)| self.neighbours.remove(&key).is_some())
             }
+            // Programs of ours may have gone with it.
+            DelTrafficFilter(_) | DelQueueDiscipline(_) => true,
             _ => false,
         };
         touched.changed |= changed;
