@@ -9,7 +9,7 @@ use super::{Candidate, ClusterState, Invalid, Node, Reason, Viewer, check_node, 
 use crate::net::Mac;
 
 /// Names of candidates that were left out, and why.
-pub type LeftOut = Vec<(String, Reason)>;
+pub(super) type LeftOut = Vec<(String, Reason)>;
 
 impl ClusterState {
     /// The cluster of those `candidates` that can be right together: of two that claim the same name,
