@@ -15,7 +15,7 @@ use super::Agent;
 use super::describe::describe;
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Attach, Fastpath, StateConfig, Xdp};
-use crate::datapath::{self, Change, Datapath, DatapathState, Options};
+use crate::datapath::{self, Change, Datapath, DatapathState, Options, Sizes};
 use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
 use crate::net::Mac;
 use crate::plan::{Desired, Input, Side};
@@ -112,6 +112,10 @@ impl Agent {
             tracing::warn!("somebody has removed pins: the fast path is loaded anew");
             self.datapath = None;
         }
+        let sizes = self.sizes();
+        if self.datapath.as_ref().is_some_and(|datapath| !sizes.fit(datapath.sizes())) {
+            self.datapath = None;
+        }
         let dir = self.config.pins();
         let off = self.config.network.fastpath == Fastpath::Off;
         if self.datapath.is_some() || off && !dir.is_dir() {
@@ -128,6 +132,7 @@ impl Agent {
             clsact: node.attach == Attach::Clsact,
             xdp: !off && node.xdp != Xdp::Off,
             flows: self.config.network.flows,
+            sizes,
         };
         match self.open(&options) {
             Ok(mut datapath) => {
@@ -140,6 +145,13 @@ impl Agent {
             }
             Err(error) => self.retries.failed(LOAD.to_owned(), &error, now),
         }
+    }
+
+    /// What the cluster needs of the maps.
+    fn sizes(&self) -> Sizes {
+        let nodes = || self.cluster.owns().chain(self.cluster.remotes.values());
+        let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
+        Sizes::of(nodes().count(), prefixes(true).max(prefixes(false)))
     }
 
     /// Opens the datapath and keeps an eye on its pins.

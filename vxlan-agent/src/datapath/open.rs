@@ -20,6 +20,7 @@ use vxlan_ebpf_common::maps::names;
 use super::attach::{self, Backend, Links};
 use super::maps::Maps;
 use super::pins::remove_if_there;
+use super::sizes::Sizes;
 use super::state::{Attachment, Change, DatapathState};
 
 /// The object made by `cargo xtask build-ebpf`.
@@ -42,6 +43,8 @@ pub struct Options {
     pub xdp: bool,
     /// Places in FLOWS.
     pub flows: u32,
+    /// Places for nodes and prefixes, at least.
+    pub sizes: Sizes,
 }
 
 /// What the kernel offers, as found at start.
@@ -54,6 +57,7 @@ pub struct Features {
 /// A loaded, pinned datapath.
 pub struct Datapath {
     dir: PathBuf,
+    sizes: Sizes,
     programs: Ebpf,
     links: Links,
     maps: Maps,
@@ -72,7 +76,7 @@ impl Datapath {
         ensure_bpffs(dir)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         retire_other_layouts(dir)?;
-        let mut programs = load(dir, options.flows)?;
+        let mut programs = load(dir, options.flows, options.sizes)?;
         let no_xdp = if options.xdp { load_xdp(&mut programs, dir) } else { Ok(()) };
         let no_xdp = no_xdp.err().map(|error| format!("{error:#}"));
         let features = Features { tcx: !options.clsact && attach::has_tcx() };
@@ -92,7 +96,7 @@ impl Datapath {
         let maps = Maps::open(dir)?;
         let mut state = maps.read().context("cannot read the maps")?;
         state.attachments = attachments;
-        Ok(Self { dir: dir.clone(), programs, links, maps, state, features, no_xdp })
+        Ok(Self { dir: dir.clone(), sizes: options.sizes, programs, links, maps, state, features, no_xdp })
     }
 
     /// What is in the maps and on the interfaces. The maps are ours alone to write, so their
@@ -106,6 +110,11 @@ impl Datapath {
     pub fn directories(&self) -> [PathBuf; 3] {
         let dir = &self.dir;
         [dir.clone(), dir.join(PROGRAMS), dir.join(LINKS)]
+    }
+
+    /// What its maps have room for.
+    pub const fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// Whether everything is still pinned that has to be, so that the next agent finds it and links can be
@@ -240,10 +249,14 @@ fn ensure_bpffs(dir: &Path) -> Result<()> {
     })
 }
 
-fn load(dir: &Path, flows: u32) -> Result<Ebpf> {
+fn load(dir: &Path, flows: u32, sizes: Sizes) -> Result<Ebpf> {
     forget_flows_of_another_size(dir, flows)?;
+    make_room(dir, sizes)?;
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(names::FLOWS, flows);
+    for (name, places) in sizes.places() {
+        loader.map_max_entries(name, places);
+    }
     for name in names::ALL {
         loader.map_pin_path(name, dir.join(name));
     }
@@ -254,6 +267,17 @@ fn load(dir: &Path, flows: u32) -> Result<Ebpf> {
         load_program(&mut programs, hook, &pins)?;
     }
     Ok(programs)
+}
+
+/// Makes way for larger tables of nodes. Programs are detached first: to those that find nobody in the tables
+/// every node is a stranger. Until they are attached again the kernel has every packet.
+fn make_room(dir: &Path, sizes: Sizes) -> Result<()> {
+    if !sizes.exceed(dir)? {
+        return Ok(());
+    }
+    tracing::info!("the tables of nodes get larger: the kernel has every packet meanwhile");
+    attach::detach_all(&dir.join(LINKS), attach::clsact_handle(dir))?;
+    sizes.places().into_iter().try_for_each(|(name, _)| remove_if_there(&dir.join(name)))
 }
 
 /// Makes way for a table of the size that is asked for. Programs that are attached go on with theirs

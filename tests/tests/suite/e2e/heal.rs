@@ -1,10 +1,11 @@
 //! What somebody does to a running agent, and what becomes of it.
 
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use vxlan_tests::lab::traffic::{Ping, ping};
-use vxlan_tests::lab::{Lab, UNDERLAY, agent, wait_until, xdp};
+use vxlan_tests::lab::{Lab, StateNode, UNDERLAY, agent, wait_until, xdp};
 
 use super::{assert_answered, assert_took, build, counted, filters_on, pair, tcx_programs_on, warm_up};
 
@@ -171,6 +172,12 @@ fn agents_of_two_networks_leave_each_others_head_room_alone() {
     let runs =
         || std::fs::read_to_string(lab.run_dir().join("second.log")).unwrap_or_default().contains("running");
     wait_until("the second agent runs", SOON, runs).expect("in time");
+    // Both hear of the new one before it has an alias.
+    let name = before.as_deref().and_then(|port| port.split([' ', ':']).find(|word| word.starts_with("vxr")));
+    lab.node(1).sh(&format!("ip link del {}", name.expect("a name"))).expect("damage");
+    wait_until("the bridge has head-room again", SOON, || port().is_some()).expect("in time");
+    std::thread::sleep(Duration::from_millis(500)); // for a war to begin, not synchronisation
+    let before = port();
     // Notifications that would make one of them remove it come with every change of a link.
     lab.node(1).ip("link set cni0 alias a\nlink set cni0 alias b\n").expect("changes");
     std::thread::sleep(Duration::from_millis(500)); // time to do harm, not synchronisation
@@ -208,4 +215,25 @@ fn an_underlay_too_small_for_ipv6_carries_ipv4() {
         wait_for_fast_path(&lab, "it is fast", true);
         assert_answered(lab.pod(1, 1), lab.pod(2, 1).ip4, Ping { count: 3, ..Ping::default() });
     }
+}
+
+#[test]
+fn tables_grow_with_the_cluster_while_the_agent_runs() {
+    let mut lab = build(&pair());
+    warm_up(&lab);
+    let mut state = lab.state().clone();
+    state.nodes.extend((0..8_200_u16).map(|n| StateNode {
+        name: format!("more-{n}"),
+        vtep: IpAddr::from([198, 18, (n >> 8) as u8, n as u8]),
+        mac: None,
+        subnets: vec![],
+    }));
+    lab.write_state(state).expect("written");
+    let pins = lab.agent(1).and_then(|agent| agent.pins()).expect("pins");
+    let places = || aya::maps::MapInfo::from_pin(pins.join("VTEPS")).map_or(0, |map| map.max_entries());
+    wait_until("there is room for them", SOON * 4, || places() == 32_768)
+        .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
+        .expect("in time");
+    assert_answered(lab.pod(1, 1), lab.pod(2, 1).ip4, Ping { count: 3, ..Ping::default() });
+    wait_for_fast_path(&lab, "it is fast", true);
 }
