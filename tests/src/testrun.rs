@@ -10,7 +10,7 @@ use std::time::Duration;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp};
 use aya_obj::programs::XdpAttachType;
 use ipnetwork::IpNetwork;
-use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins};
+use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins, Sizes};
 use vxlan_ebpf_common::maps::{Config, DEFAULT_FLOWS, Flow, FlowKey, Mode};
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::{Hook, Reason};
@@ -41,7 +41,13 @@ impl Kernel {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = PathBuf::from(format!("/sys/fs/bpf/vxlan-tests-{}/v1/{number}", std::process::id()));
-        let options = Options { dir: dir.clone(), clsact: false, xdp: true, flows: DEFAULT_FLOWS };
+        let options = Options {
+            dir: dir.clone(),
+            clsact: false,
+            xdp: true,
+            flows: DEFAULT_FLOWS,
+            sizes: Sizes::of(1, 1),
+        };
         let datapath =
             Datapath::open(&options).expect("the programs load (needs root and `cargo xtask build-ebpf`)");
         let pins = Pins::open(&dir).expect("the maps are pinned");

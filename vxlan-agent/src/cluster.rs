@@ -1,7 +1,9 @@
 //! The cluster as a source describes it, checked as a whole: pure, the same on every node.
 
+mod sift;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
@@ -78,6 +80,8 @@ pub struct Invalid {
 pub enum Reason {
     #[error("a node has an empty name")]
     NoName,
+    #[error("node name '{0}' has control characters in it")]
+    BadName(String),
     #[error("there are two nodes '{0}'")]
     DuplicateName(String),
     #[error("nodes '{0}' and '{1}' have the same VTEP address {2}")]
@@ -90,7 +94,9 @@ pub enum Reason {
     BadMac(String, Mac),
     #[error("node '{0}': subnet {1} has host bits set: did you mean {2}?")]
     HostBits(String, IpNetwork, IpNetwork),
-    #[error("node '{0}': subnet {1} cannot hold pods: it is not unicast, or has fewer than four addresses")]
+    #[error(
+        "node '{0}': subnet {1} cannot hold pods: it is not unicast, or reserved, or has fewer than four addresses"
+    )]
     BadSubnet(String, IpNetwork),
     #[error("subnet {1} of node '{0}' overlaps {3} of node '{2}'")]
     Overlap(String, IpNetwork, String, IpNetwork),
@@ -183,6 +189,9 @@ fn check_node(node: &Node) -> Result<(), Reason> {
     if node.name.is_empty() {
         return Err(Reason::NoName);
     }
+    if node.name.contains(char::is_control) {
+        return Err(Reason::BadName(name().escape_debug().to_string()));
+    }
     if !is_unicast(node.vtep) {
         return Err(Reason::BadVtep(name(), node.vtep));
     }
@@ -195,9 +204,7 @@ fn check_node(node: &Node) -> Result<(), Reason> {
             return Err(Reason::HostBits(name(), *subnet, meant));
         }
         // The first address is the node's own inside the overlay, as flannel has it.
-        if subnet.prefix() == 0
-            || subnet.prefix() + 2 > net::full_length(subnet.ip())
-            || !is_unicast(subnet.ip())
+        if subnet.prefix() == 0 || subnet.prefix() + 2 > net::full_length(subnet.ip()) || is_reserved(subnet)
         {
             return Err(Reason::BadSubnet(name(), *subnet));
         }
@@ -212,6 +219,32 @@ fn is_unicast(address: IpAddr) -> bool {
         IpAddr::V6(a) => a.to_ipv4_mapped().is_some(),
     };
     !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || other)
+}
+
+/// Whether packets to some of `subnet` never reach a pod, or must not be routed to one: this host,
+/// loopback, link-local, multicast, class E, and mapped IPv4 addresses.
+fn is_reserved(subnet: &IpNetwork) -> bool {
+    const V4: [(Ipv4Addr, u8); 5] = [
+        (Ipv4Addr::UNSPECIFIED, 8),
+        (Ipv4Addr::new(127, 0, 0, 0), 8),
+        (Ipv4Addr::new(169, 254, 0, 0), 16),
+        (Ipv4Addr::new(224, 0, 0, 0), 4),
+        (Ipv4Addr::new(240, 0, 0, 0), 4),
+    ];
+    const V6: [(Ipv6Addr, u8); 3] = [
+        // Unspecified, loopback, and mapped.
+        (Ipv6Addr::UNSPECIFIED, 80),
+        (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+        (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+    ];
+    let overlaps = |network: IpAddr, prefix: u8| {
+        IpNetwork::new(network, prefix).is_ok_and(|reserved| net::overlap(&reserved, subnet))
+    };
+    if subnet.is_ipv4() {
+        V4.into_iter().any(|(network, prefix)| overlaps(network.into(), prefix))
+    } else {
+        V6.into_iter().any(|(network, prefix)| overlaps(network.into(), prefix))
+    }
 }
 
 fn check_unique(nodes: &[Node]) -> Result<(), Invalid> {

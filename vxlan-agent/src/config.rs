@@ -283,6 +283,9 @@ fn check_node(
                 text.refuse(Some(name.span()), "the node's name is empty: leave it out for the host name")
             );
         }
+        Some(name) if name.get_ref().contains(char::is_control) => {
+            return Err(text.refuse(Some(name.span()), "the node's name has control characters in it"));
+        }
         Some(name) => name.into_inner(),
         None => hostname()
             .ok_or_else(|| text.refuse(None, "[node] name is missing and this machine has no host name"))?,
@@ -470,6 +473,11 @@ mod tests {
         refused("[[network]]\nname = \"pods\"\nvni = 1\nkind = \"l2\"\n", Some(7), "l2");
         refused("[[network]]\nname = \"pods\"\nvni = 1\ncolour = \"red\"\n", Some(7), "colour");
         refused("[node]\nname = \"\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "empty");
+        refused(
+            "[node]\nname = \"a\\u001b[2J\"\n[[network]]\nname = \"pods\"\nvni = 1\n",
+            Some(5),
+            "control",
+        );
         refused("[[network]]\nname = \"po\\nds\"\nvni = 1\n", Some(5), "po\\nds");
         refused("[node]\npin_dir = \"bpf\"\n[[network]]\nname = \"pods\"\nvni = 1\n", Some(5), "absolute");
         refused(

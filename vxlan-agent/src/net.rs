@@ -113,6 +113,11 @@ pub fn is_host(prefix: &IpNetwork) -> bool {
     prefix.prefix() == full_length(prefix.ip())
 }
 
+/// Whether there is an address in both.
+pub fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
 /// An Ethernet address in transmission order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

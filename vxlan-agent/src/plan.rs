@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
-    Addr, Config as MapConfig, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep,
-    MARKS_ROUTE, MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
-    local, vtep,
+    Addr, Config as MapConfig, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep, MARKS_ROUTE,
+    MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId, local, vtep,
 };
 
 use crate::cluster::{ClusterState, Node};
@@ -293,7 +292,7 @@ fn vtep_ids(cluster: &ClusterState, previous: &DatapathState) -> BTreeMap<IpAddr
         (id != LOCAL_VTEP && kept.insert(id)).then_some((*vtep, id))
     };
     let mut ids: BTreeMap<IpAddr, VtepId> = wanted.iter().filter_map(keep).collect();
-    let mut free = (1..DEFAULT_VTEPS).filter(|id| !taken.contains(id));
+    let mut free = (1..VtepId::MAX).filter(|id| !taken.contains(id));
     for vtep in wanted {
         if let std::collections::btree_map::Entry::Vacant(vacant) = ids.entry(vtep) {
             let Some(id) = free.next() else { break };

@@ -5,12 +5,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::config::Fastpath;
 use crate::datapath::KernelFeatures;
@@ -18,6 +20,9 @@ use crate::net::{Mac, Mtu, Vni};
 
 const LOCK: &str = "agent.lock";
 const STATUS: &str = "status.json";
+/// How often a starting agent asks whether its predecessor has ended. The kernel tells nobody that a lock is free but who blocks for it, and who blocks
+/// cannot be told to stop.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What the agent last knew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +113,17 @@ pub struct RetryStatus {
     pub attempts: u32,
 }
 
+impl RetryStatus {
+    /// What fails and why; an error that says what it is about itself says it once.
+    pub fn sentence(&self) -> String {
+        if self.error.contains(&self.change) {
+            self.error.clone()
+        } else {
+            format!("{}: {}", self.change, self.error)
+        }
+    }
+}
+
 /// Writes the status file when there is something new.
 pub struct StatusFile {
     path: PathBuf,
@@ -160,19 +176,32 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock and writes the own process id into it, and where that counts.
-    pub fn take(run_dir: &Path) -> anyhow::Result<Self> {
+    /// Takes the lock as soon as it is free, but gives up after `patience`. The kernel takes a moment to end a process that was killed,
+    /// and whoever asks for the [`holder`] has it for as long as it takes to ask.
+    pub async fn wait(run_dir: &Path, patience: Duration) -> anyhow::Result<Self> {
+        let give_up = Instant::now() + patience;
+        loop {
+            match Self::take(run_dir)? {
+                Some(lock) => return Ok(lock),
+                None if Instant::now() < give_up => tokio::time::sleep(AGAIN).await,
+                None => break,
+            }
+        }
+        let pid = holder(run_dir)?.and_then(|holder| holder.pid);
+        let pid = pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+        bail!(
+            "an agent is running already (pid {pid}, lock in {}): stop it, or give this one a pin_dir of its own",
+            run_dir.display()
+        );
+    }
+
+    /// Takes the lock and writes the own process id into it, and where that counts; `None` if somebody
+    /// else has it.
+    pub fn take(run_dir: &Path) -> anyhow::Result<Option<Self>> {
         fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
         let mut file = match Flock::lock(open(run_dir)?, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
-            Err((_, Errno::EWOULDBLOCK)) => {
-                let pid = holder(run_dir)?.and_then(|holder| holder.pid);
-                let pid = pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
-                bail!(
-                    "an agent is running already (pid {pid}, lock in {}): stop it, or give this one a pin_dir of its own",
-                    run_dir.display()
-                );
-            }
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", run_dir.display()));
             }
@@ -181,7 +210,7 @@ impl Lock {
         file.set_len(0).with_context(context)?;
         file.rewind().with_context(context)?;
         writeln!(file, "{} {}", std::process::id(), pid_namespace()?).with_context(context)?;
-        Ok(Self { _file: file })
+        Ok(Some(Self { _file: file }))
     }
 }
 
@@ -248,17 +277,37 @@ pub fn remove(run_dir: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_lock_is_held_by_one_and_tells_by_whom() {
+    #[tokio::test]
+    async fn a_lock_is_held_by_one_and_tells_by_whom() {
         let dir = tempfile::tempdir().expect("directory");
         assert_eq!(holder(dir.path()).expect("readable"), None);
-        let lock = Lock::take(dir.path()).expect("free");
+        let lock = Lock::take(dir.path()).expect("a file").expect("free");
         let own = Holder { pid: i32::try_from(std::process::id()).ok() };
         assert_eq!(holder(dir.path()).expect("readable"), Some(own));
-        let refused = Lock::take(dir.path()).expect_err("taken").to_string();
+        assert!(Lock::take(dir.path()).expect("a file").is_none());
+        let refused = Lock::wait(dir.path(), AGAIN).await.expect_err("taken").to_string();
         assert!(refused.contains("running already"), "{refused}");
         drop(lock);
         assert_eq!(holder(dir.path()).expect("readable"), None);
+    }
+
+    #[tokio::test]
+    async fn an_agent_waits_a_moment_for_the_one_before_it_to_end() {
+        let dir = tempfile::tempdir().expect("directory");
+        let before = Lock::take(dir.path()).expect("a file").expect("free");
+        let end = async {
+            tokio::time::sleep(AGAIN * 2).await;
+            drop(before);
+        };
+        let (taken, ()) = tokio::join!(Lock::wait(dir.path(), Duration::from_secs(10)), end);
+        assert!(taken.is_ok(), "{taken:?}");
+    }
+
+    #[test]
+    fn a_failure_says_once_what_it_is_about() {
+        let retry = |error: &str| RetryStatus { change: "attach x".into(), error: error.into(), attempts: 1 };
+        assert_eq!(retry("cannot attach x: no").sentence(), "cannot attach x: no");
+        assert_eq!(retry("no").sentence(), "attach x: no");
     }
 
     #[test]

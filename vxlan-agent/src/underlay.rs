@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::maps::Family;
 
 use crate::config::{NetworkConfig, NodeConfig};
@@ -45,6 +46,22 @@ pub enum Unusable {
         "the underlay is too small: {name} has MTU {mtu}, the tunnel would have {left} of the {needed} bytes that IP needs"
     )]
     TooSmall { name: String, mtu: Mtu, left: Mtu, needed: Mtu },
+    #[error(
+        "subnet {subnet} cannot hold pods: it overlaps {on_link}, the network that {name} is in; give pods another"
+    )]
+    OnLink { subnet: IpNetwork, on_link: IpNetwork, name: String },
+}
+
+/// Refuses `subnets` of pods that overlap a network that `underlay` is in.
+pub fn check_on_link(underlay: &Underlay, subnets: &[IpNetwork], tables: &Tables) -> Result<(), Unusable> {
+    for address in tables.addresses_of(underlay.ifindex).filter(|a| a.prefix < net::full_length(a.ip)) {
+        let Ok(on_link) = IpNetwork::new(address.ip, address.prefix) else { continue };
+        if let Some(subnet) = subnets.iter().find(|subnet| net::overlap(subnet, &on_link)) {
+            let on_link = IpNetwork::new(on_link.network(), address.prefix).unwrap_or(on_link);
+            return Err(Unusable::OnLink { subnet: *subnet, on_link, name: underlay.name.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// Finds the underlay of a node whose VTEP address in the cluster is `vtep`. `inner_v6`: whether
@@ -233,5 +250,18 @@ mod tests {
         let reason = run(&Case { v6: true, ..CASE }, &tables(1329)).expect_err("too small").to_string();
         assert!(reason.contains("1279 of the 1280 bytes"), "{reason}");
         assert!(run(&Case { v6: true, ..CASE }, &tables(1330)).is_ok());
+    }
+
+    #[test]
+    fn pods_take_no_addresses_of_the_underlays_segment() {
+        let tables = tables(1500);
+        let underlay = run(&CASE, &tables).expect("usable");
+        let check = |subnet: &str| check_on_link(&underlay, &[subnet.parse().expect("a subnet")], &tables);
+        for overlapping in ["192.0.2.0/24", "192.0.2.128/25", "192.0.0.0/16"] {
+            let refused = check(overlapping).expect_err(overlapping).to_string();
+            assert!(refused.contains("overlaps 192.0.2.0/24"), "{refused}");
+        }
+        assert_eq!(check("192.0.3.0/24"), Ok(()));
+        assert_eq!(check("2001:db8::/64"), Ok(()), "of another interface");
     }
 }

@@ -21,8 +21,10 @@ use tokio::time::Instant;
 
 use super::Agent;
 
-/// The loop turns at least this often; twice as long without a turn is too long.
-const TURN: Duration = super::RESYNC;
+/// The loop turns at least this often.
+const TURN: Duration = super::PEEK;
+/// So long without a turn is too long: thousands of nodes at once take it some seconds.
+const STANDSTILL: Duration = Duration::from_secs(30);
 /// What a whole exchange may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,25 +39,39 @@ pub(super) struct Health {
     missing: Vec<String>,
 }
 
-/// Answers at `address` for as long as the process lives; what is sent to the result is the answer.
-pub(super) async fn serve(address: SocketAddr) -> anyhow::Result<watch::Sender<Health>> {
-    let listener = TcpListener::bind(address).await;
-    let listener = listener.with_context(|| format!("cannot listen for health checks on {address}"))?;
+/// Answers at `address` for as long as the process lives; what is sent to the result is the answer. On a
+/// thread of its own, which answers that the loop stands still even while something blocks that.
+pub(super) fn serve(address: SocketAddr) -> anyhow::Result<watch::Sender<Health>> {
+    let context = || format!("cannot listen for health checks on {address}");
+    let listener = std::net::TcpListener::bind(address).with_context(context)?;
+    listener.set_nonblocking(true).with_context(context)?;
     let starting = Health { turned: Instant::now(), missing: vec!["starting".to_owned()] };
     let (sender, health) = watch::channel(starting);
-    tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                // One after the other: nobody can make the agent busy with this.
-                Ok((stream, _)) => drop(tokio::time::timeout(PATIENCE, exchange(stream, &health)).await),
-                Err(error) => {
-                    tracing::warn!("cannot accept a health check: {error}");
-                    tokio::time::sleep(super::PAUSE).await;
-                }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().with_context(context)?;
+    let thread = std::thread::Builder::new().name("health".to_owned());
+    let answer = move || {
+        let Err(error) = runtime.block_on(answer_all(listener, health));
+        tracing::error!("health checks are not answered any more: {error}");
+    };
+    thread.spawn(answer).with_context(context)?;
+    Ok(sender)
+}
+
+async fn answer_all(
+    listener: std::net::TcpListener,
+    health: watch::Receiver<Health>,
+) -> std::io::Result<Infallible> {
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        match listener.accept().await {
+            // One after the other: nobody can make the agent busy with this.
+            Ok((stream, _)) => drop(tokio::time::timeout(PATIENCE, exchange(stream, &health)).await),
+            Err(error) => {
+                tracing::warn!("cannot accept a health check: {error}");
+                tokio::time::sleep(super::PAUSE).await;
             }
         }
-    });
-    Ok(sender)
+    }
 }
 
 /// Says that nothing is done yet because of `reason`.
@@ -94,7 +110,7 @@ impl Health {
             (&Method::GET | &Method::HEAD, "/healthz" | "/livez") => {
                 let still = now.duration_since(self.turned);
                 let stuck = format!("the loop has stood still for {} s", still.as_secs());
-                (still > 2 * TURN).then_some(stuck).into_iter().collect()
+                (still > STANDSTILL).then_some(stuck).into_iter().collect()
             }
             (&Method::GET | &Method::HEAD, "/readyz") => self.missing.clone(),
             _ => return (StatusCode::NOT_FOUND, "there are /healthz and /readyz\n".to_owned()),
@@ -110,8 +126,7 @@ impl Agent {
     /// How the agent is, now that its loop has turned.
     pub(super) fn health(&self) -> Health {
         let errors = self.reload_error.iter().chain(&self.plan_error).chain(&self.cluster.trouble).cloned();
-        let failed =
-            self.retries.status().into_iter().map(|retry| format!("{}: {}", retry.change, retry.error));
+        let failed = self.retries.status().into_iter().map(|retry| retry.sentence());
         Health { turned: Instant::now(), missing: errors.chain(failed).collect() }
     }
 }
@@ -130,8 +145,8 @@ mod tests {
     #[test]
     fn an_agent_is_alive_as_long_as_its_loop_turns() {
         assert_eq!(answer(&["x"], "/healthz", TURN).0, 200, "whatever else is missing");
-        let (status, text) = answer(&[], "/healthz", TURN * 3);
-        assert!(status == 503 && text.contains("180 s"), "{text}");
+        let (status, text) = answer(&[], "/healthz", STANDSTILL + TURN);
+        assert!(status == 503 && text.contains("35 s"), "{text}");
     }
 
     #[test]
@@ -139,5 +154,21 @@ mod tests {
         assert_eq!(answer(&[], "/readyz", TURN), (200, "ok\n".into()));
         assert_eq!(answer(&["a", "b"], "/readyz", TURN), (503, "a\nb\n".into()));
         assert_eq!(answer(&[], "/", TURN).0, 404);
+    }
+
+    #[test]
+    fn a_loop_that_is_blocked_is_reported_all_the_same() {
+        use std::io::{Read as _, Write as _};
+        let address: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let free = std::net::TcpListener::bind(address).and_then(|l| l.local_addr()).expect("a free port");
+        let health = serve(free).expect("a server");
+        let long_ago = Instant::now().checked_sub(STANDSTILL * 2).expect("the machine is up longer");
+        health.send_replace(Health { turned: long_ago, missing: vec![] });
+        // No loop turns in this test.
+        let mut stream = std::net::TcpStream::connect(free).expect("a connection");
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("stood still"), "{answer}");
     }
 }

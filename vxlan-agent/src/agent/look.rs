@@ -34,12 +34,27 @@ impl Agent {
             // Head-room is the first side's.
             if !states.is_empty() {
                 state.headroom.clear();
+                state.headroom_elsewhere.clear();
             }
             states.push(state);
             let offloads = device.is_none() || offload::offloads(name);
             sides.push(Side { underlay, device, offloads });
         }
         Ok((states, sides))
+    }
+
+    /// Refuses pod subnets that take addresses away from the underlay's own segment.
+    pub(super) fn check_on_link(
+        &self,
+        cluster: &ClusterState,
+        sides: &[Side],
+    ) -> Result<(), underlay::Unusable> {
+        for side in sides {
+            for node in cluster.owns().chain(cluster.remotes.values()) {
+                underlay::check_on_link(&side.underlay, &node.subnets, &self.tables)?;
+            }
+        }
+        Ok(())
     }
 
     fn find_underlay(&self, cluster: &ClusterState, own: &Node) -> Result<Underlay, underlay::Unusable> {

@@ -4,6 +4,7 @@ mod describe;
 mod feed;
 mod health;
 mod look;
+mod pins;
 mod pods;
 mod report;
 mod retries;
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
-use crate::datapath::{Datapath, KernelFeatures};
+use crate::datapath::{self, Datapath, KernelFeatures};
 use crate::kernel::sysctl;
 use crate::kernel::{Events, Netlink, NextHop, Policy, Tables, Touched};
 use crate::net::{IfIndex, is_link_local};
@@ -32,6 +33,7 @@ use crate::status::{Lock, StatusFile};
 use crate::underlay::Underlay;
 use crate::xdp::{Declined, Place};
 use feed::Feed;
+use pins::PinWatch;
 use retries::Retries;
 
 /// How long news is collected: a veth that is made comes with a handful of notifications.
@@ -40,6 +42,8 @@ const COLLECT: Duration = Duration::from_millis(2);
 const RESYNC: Duration = Duration::from_secs(60);
 /// How often settings are looked at of which no change is notified.
 const PEEK: Duration = Duration::from_secs(5);
+/// How long an agent that starts waits for the one before it to end.
+const PREDECESSOR: Duration = Duration::from_secs(5);
 /// Rounds without a pause before the agent admits that it gets nowhere.
 const ROUNDS: usize = 5;
 /// Pause when it gets nowhere.
@@ -58,6 +62,8 @@ pub struct Agent {
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     policies: Vec<Policy>,
     datapath: Option<Datapath>,
+    /// Tells when pins of it are removed.
+    pins: PinWatch,
     /// Where XDP is wanted, or why not; nothing before the programs are loaded.
     xdp: Option<Result<Place, Declined>>,
     /// For the mark that XDP leaves with packets.
@@ -83,11 +89,9 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     if config.network.fastpath != Fastpath::Off {
         preflight::check_kernel()?;
     }
-    let _lock = Lock::take(&config.node.run_dir)?;
-    let health = match config.node.healthz {
-        Some(address) => Some(health::serve(address).await?),
-        None => None,
-    };
+    datapath::check_pin_dir(&config.node.pin_dir)?;
+    let _lock = Lock::wait(&config.node.run_dir, PREDECESSOR).await?;
+    let health = config.node.healthz.map(health::serve).transpose()?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let netlink = Netlink::open(&config.network.name)?;
@@ -105,7 +109,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         never = health::lives(&health) => match never {},
         begun = begin => begun?,
     };
-    let mut agent = Agent::new(config, netlink, tables, cluster)?;
+    let (pins, mut unpinned) = PinWatch::new();
+    let mut agent = Agent::new(config, netlink, tables, cluster, pins)?;
     agent.start().await?;
     let (mut resync, mut peek) = (Instant::now() + RESYNC, Instant::now() + PEEK);
     loop {
@@ -120,6 +125,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
                 reload = true;
             }
             event = events.next(&mut agent.tables, &mut touched) => event.context("netlink notifications have stopped")?,
+            Some(()) = unpinned.recv() => touched.changed = true,
             () = tokio::time::sleep_until(wake) => {}
         }
         tokio::time::sleep(COLLECT).await;
@@ -150,7 +156,13 @@ fn secret() -> anyhow::Result<u32> {
 }
 
 impl Agent {
-    fn new(config: Config, netlink: Netlink, tables: Tables, cluster: ClusterState) -> anyhow::Result<Self> {
+    fn new(
+        config: Config,
+        netlink: Netlink,
+        tables: Tables,
+        cluster: ClusterState,
+        pins: PinWatch,
+    ) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
             netlink,
@@ -161,6 +173,7 @@ impl Agent {
             next_hops: BTreeMap::new(),
             policies: vec![],
             datapath: None,
+            pins,
             xdp: None,
             secret: secret()?,
             takes_back: false,

@@ -33,6 +33,16 @@ impl Retries {
         self.failed.get(change).is_none_or(|failure| failure.due <= now)
     }
 
+    /// Whether there is any failure.
+    pub(super) fn any(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// Whether `change` failed when it was last tried.
+    pub(super) fn has_failed(&self, change: &str) -> bool {
+        self.failed.contains_key(change)
+    }
+
     /// Records a failure; every further one doubles the wait.
     pub(super) fn failed(&mut self, change: String, error: &anyhow::Error, now: Instant) {
         let (gone, error) = (interface_is_gone(error), format!("{error:#}"));

@@ -5,15 +5,17 @@ use std::net::IpAddr;
 
 use anyhow::Context as _;
 use aya_log::EbpfLogger;
+use ipnetwork::IpNetwork;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
+use vxlan_ebpf_common::maps::{Addr, NextHop, PARTIAL};
 
 use super::Agent;
 use super::describe::describe;
-use crate::cluster::ClusterState;
-use crate::config::{Attach, Fastpath, Xdp};
-use crate::datapath::{self, Change, Datapath, DatapathState, Options};
+use crate::cluster::{ClusterState, Node};
+use crate::config::{Attach, Fastpath, StateConfig, Xdp};
+use crate::datapath::{self, Change, Datapath, DatapathState, Options, Sizes};
 use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
 use crate::net::Mac;
 use crate::plan::{Desired, Input, Side};
@@ -37,14 +39,15 @@ impl Agent {
         self.tolerate_gaps();
         self.load(&mut wanted);
         self.place_xdp(&sides);
-        let desired = self.plan(&sides)?;
+        let mut desired = self.plan(&sides)?;
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
-        let mut changed = false;
+        let (mut changed, mut refused) = (false, BTreeSet::new());
         for ((observed, desired), side) in observed.iter().zip(&desired.kernel).zip(&sides) {
-            changed |= self.apply_kernel(observed, desired, side, &mut wanted).await;
+            changed |= self.apply_kernel(observed, desired, side, &mut wanted, &mut refused).await;
         }
         changed |= self.leave_unused_devices(&mut wanted).await;
-        changed |= self.apply_datapath(&desired.datapath, &mut wanted)?;
+        leave_to_kernel(&mut desired.datapath, &self.cluster, &refused);
+        changed |= self.apply_datapath(desired.datapath, &mut wanted)?;
         // The devices were there before this round.
         if sides.iter().all(|side| side.device.is_some()) {
             self.set_up_for_pods(look, &mut wanted);
@@ -55,7 +58,12 @@ impl Agent {
 
     /// Whether `cluster` can be planned for on this machine; one sentence otherwise.
     pub(super) fn check(&self, cluster: &ClusterState) -> Result<(), String> {
-        self.look(cluster).map(drop).map_err(|e| e.to_string())
+        let (_, sides) = self.look(cluster).map_err(|e| e.to_string())?;
+        // What a cluster gives its nodes, its nodes cannot change.
+        match self.config.state {
+            StateConfig::File(_) => self.check_on_link(cluster, &sides).map_err(|e| e.to_string()),
+            _ => Ok(()),
+        }
     }
 
     /// Removes devices of ours over an IP version that the network does not run over any more.
@@ -71,7 +79,8 @@ impl Agent {
             };
             observed.headroom.clear();
             let target = Target { name, alias, index };
-            changed |= self.apply_changes(&observed, &KernelState::default(), target, wanted).await;
+            let nothing = KernelState::default();
+            changed |= self.apply_changes(&observed, &nothing, target, wanted, &mut BTreeSet::new()).await;
         }
         changed
     }
@@ -113,6 +122,14 @@ impl Agent {
     /// Loads the programs, or adopts those that are pinned. Without them the kernel does all the
     /// work. With the fast path off, there is something to do only if an earlier agent left pins.
     fn load(&mut self, wanted: &mut BTreeSet<String>) {
+        if self.datapath.as_ref().is_some_and(|datapath| !datapath.is_pinned()) {
+            tracing::warn!("somebody has removed pins: the fast path is loaded anew");
+            self.datapath = None;
+        }
+        let sizes = self.sizes();
+        if self.datapath.as_ref().is_some_and(|datapath| !sizes.fit(datapath.sizes())) {
+            self.datapath = None;
+        }
         let dir = self.config.pins();
         let off = self.config.network.fastpath == Fastpath::Off;
         if self.datapath.is_some() || off && !dir.is_dir() {
@@ -129,8 +146,9 @@ impl Agent {
             clsact: node.attach == Attach::Clsact,
             xdp: !off && node.xdp != Xdp::Off,
             flows: self.config.network.flows,
+            sizes,
         };
-        match Datapath::open(&options) {
+        match self.open(&options) {
             Ok(mut datapath) => {
                 if let Err(error) = datapath.logger().and_then(listen) {
                     tracing::warn!("{error:#}");
@@ -141,6 +159,22 @@ impl Agent {
             }
             Err(error) => self.retries.failed(LOAD.to_owned(), &error, now),
         }
+    }
+
+    /// What the cluster needs of the maps.
+    fn sizes(&self) -> Sizes {
+        let nodes = || self.cluster.owns().chain(self.cluster.remotes.values());
+        let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
+        Sizes::of(nodes().count(), prefixes(true).max(prefixes(false)))
+    }
+
+    /// Opens the datapath and keeps an eye on its pins.
+    fn open(&mut self, options: &Options) -> anyhow::Result<Datapath> {
+        let datapath = Datapath::open(options)?;
+        self.pins.follow(&datapath.directories())?;
+        // What was removed before the watch was set up.
+        anyhow::ensure!(datapath.is_pinned(), "pins are removed as they are made");
+        Ok(datapath)
     }
 
     /// Decides about XDP; says so when it decides otherwise than before. With an underlay for each IP
@@ -198,10 +232,11 @@ impl Agent {
         desired: &KernelState,
         side: &Side,
         wanted: &mut BTreeSet<String>,
+        refused: &mut BTreeSet<IpNetwork>,
     ) -> bool {
         let (name, alias) = self.device_over(side.underlay.address);
         let target = Target { name: name.to_owned(), alias, index: side.device };
-        self.apply_changes(observed, desired, target, wanted).await
+        self.apply_changes(observed, desired, target, wanted, refused).await
     }
 
     async fn apply_changes(
@@ -210,6 +245,7 @@ impl Agent {
         desired: &KernelState,
         mut target: Target,
         wanted: &mut BTreeSet<String>,
+        refused: &mut BTreeSet<IpNetwork>,
     ) -> bool {
         let changes = kernel::diff(observed, desired);
         let mut broken = BTreeSet::new();
@@ -219,6 +255,7 @@ impl Agent {
             wanted.insert(key.clone());
             if !self.retries.is_due(&key, now) || lacks_base(change, desired, &broken) {
                 broken.extend(base(change));
+                refused.extend(missing_route(change).filter(|_| !broken.contains(&Base::Device)));
                 continue;
             }
             match self.netlink.apply(change, &mut target).await {
@@ -229,6 +266,7 @@ impl Agent {
                 }
                 Err(error) => {
                     broken.extend(base(change));
+                    refused.extend(missing_route(change));
                     self.retries.failed(key, &error, now);
                     self.stale = true;
                 }
@@ -241,13 +279,20 @@ impl Agent {
 
     fn apply_datapath(
         &mut self,
-        desired: &DatapathState,
+        mut desired: DatapathState,
         wanted: &mut BTreeSet<String>,
     ) -> anyhow::Result<bool> {
         let Some(datapath) = &mut self.datapath else { return Ok(false) };
         let observed = datapath.observe().context("cannot observe the fast path")?;
         let (mut keys, mut due, now) = (Vec::new(), Vec::new(), Instant::now());
-        for change in datapath::diff(observed, desired) {
+        let mut changes = datapath::diff(observed, &desired);
+        if self.retries.any()
+            && changes.iter().any(|c| c.is_about_a_node() && self.retries.has_failed(&describe(c)))
+        {
+            desired.config.flags |= PARTIAL;
+            changes = datapath::diff(observed, &desired);
+        }
+        for change in changes {
             let key = describe(&change);
             wanted.insert(key.clone());
             if self.retries.is_due(&key, now) {
@@ -255,7 +300,7 @@ impl Agent {
                 due.push(change);
             }
         }
-        let (mut changed, mut keys) = (false, keys.into_iter());
+        let (mut changed, mut partial, mut keys) = (false, false, keys.into_iter());
         for entries in due.chunk_by(Change::is_alike) {
             // What cannot be done together is tried, and if need be refused, one by one.
             let done = datapath.apply_together(entries);
@@ -268,10 +313,16 @@ impl Agent {
                     }
                     Err(error) => {
                         let error = error.context(format!("cannot {key}"));
+                        partial |= change.is_about_a_node();
                         self.retries.failed(key, &error, Instant::now());
                     }
                 }
             }
+        }
+        if partial {
+            // Who is missing in the tables is no stranger.
+            desired.config.flags |= PARTIAL;
+            datapath.apply(&Change::SetConfig(desired.config)).context("cannot write CONFIG")?;
         }
         Ok(changed)
     }
@@ -311,6 +362,26 @@ fn lacks_base(change: &KernelChange, desired: &KernelState, broken: &BTreeSet<Ba
     }
 }
 
+/// The subnet to which there is no route of ours unless `change` is carried out.
+fn missing_route(change: &KernelChange) -> Option<IpNetwork> {
+    match change {
+        KernelChange::AddRoute(to, _) => Some(*to),
+        _ => None,
+    }
+}
+
+/// Leaves nodes to the kernel that it refused a route to: it has another, which is not ours. Their packets
+/// are accepted as before.
+fn leave_to_kernel(state: &mut DatapathState, cluster: &ClusterState, refused: &BTreeSet<IpNetwork>) {
+    let lacks_route = |node: &&Node| node.subnets.iter().any(|subnet| refused.contains(subnet));
+    let nodes = cluster.remotes.values().filter(|_| !refused.is_empty()).filter(lacks_route);
+    for vtep in nodes.map(|node| Addr::from(node.vtep)) {
+        if let Some(vtep) = state.vtep_ids.get(&vtep).and_then(|id| state.vteps.get_mut(id)) {
+            (vtep.ifindex, vtep.next_hop) = (0, NextHop::default());
+        }
+    }
+}
+
 /// Passes on what the programs have to say.
 fn listen(logger: EbpfLogger<&'static dyn log::Log>) -> anyhow::Result<()> {
     // SAFETY: the logger owns the descriptor of its map; flushing neither closes nor replaces it.
@@ -345,5 +416,25 @@ mod tests {
         }
         assert!(!lacks_base(&KernelChange::RemoveRoute(to), &desired, &[Base::Neighbour(ip)].into()));
         assert!(!lacks_base(&KernelChange::RemoveHeadroom(IfIndex(3)), &desired, &[Base::Device].into()));
+    }
+
+    #[test]
+    fn a_node_that_the_kernel_refused_a_route_to_is_the_kernels() {
+        use crate::cluster::{Candidate, Viewer};
+        use vxlan_ebpf_common::maps::Vtep;
+        let node = |name: &str, n: u8| Candidate {
+            name: name.into(),
+            vtep: IpAddr::from([192, 0, 2, n]),
+            mac: None,
+            subnets: vec![format!("10.{n}.0.0/24").parse().expect("subnet")],
+        };
+        let viewer = Viewer { node: "a".into(), vni: 1.try_into().expect("in range") };
+        let cluster =
+            ClusterState::new(vec![node("a", 1), node("b", 2), node("c", 3)], &viewer).expect("valid");
+        let vtep = Vtep { ifindex: 7, ..Vtep::default() };
+        let mut state = DatapathState { vteps: [(1, vtep), (2, vtep)].into(), ..DatapathState::default() };
+        state.vtep_ids = [(2, 1), (3, 2)].map(|(n, id)| (IpAddr::from([192, 0, 2, n]).into(), id)).into();
+        leave_to_kernel(&mut state, &cluster, &["10.2.0.0/24".parse().expect("subnet")].into());
+        assert_eq!([state.vteps[&1].ifindex, state.vteps[&2].ifindex], [0, 7]);
     }
 }

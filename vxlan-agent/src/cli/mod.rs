@@ -137,7 +137,7 @@ fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
     }
     log_to_stderr(json);
     flannel.undone.iter().for_each(|undone| tracing::warn!("{undone}"));
-    runtime()?.block_on(agent::run(flannel.config))
+    run(flannel.config)
 }
 
 /// The configuration that a command is about.
@@ -161,7 +161,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Features => features::show(json),
         Command::Run => {
             log_to_stderr(json);
-            runtime()?.block_on(agent::run(config()?))
+            run(config()?)
         }
         Command::Status => status::show(&config()?, json),
         Command::Dump { what } => dump::show(&Pins::open(&config()?.pins())?, *what, json),
@@ -188,6 +188,14 @@ fn switch(config: &Config, to: OnOff, json: bool) -> anyhow::Result<()> {
     }
     let how = if on { "on" } else { "off: every packet is the kernel's" };
     print(&format!("fast path of network {network} is {how}\n"))
+}
+
+/// Runs the agent, and does not wait for a file that somebody reads for it.
+fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(agent::run(config));
+    runtime.shutdown_background();
+    ended
 }
 
 /// Everything runs on this thread: programs are attached in its network namespace.

@@ -14,10 +14,10 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttach, TcHandle, qdis
 use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType};
 use vxlan_ebpf_common::Hook;
 
-use super::link;
 use super::pins::remove_if_there;
 use super::state::Attachment;
 use super::xdp;
+use super::{filter, link};
 
 /// Priority of our clsact filters: behind those that say they come first, before the default.
 const PRIORITY: u16 = 0x4000;
@@ -41,6 +41,14 @@ const fn direction(hook: Hook) -> TcAttachType {
         | Hook::TunnelIngress
         | Hook::StrippedIngress
         | Hook::UnderlayXdp => TcAttachType::Ingress,
+    }
+}
+
+/// `TC_H_CLSACT` with the direction, `TC_H_MIN_INGRESS` or `TC_H_MIN_EGRESS`.
+const fn parent(hook: Hook) -> u32 {
+    match direction(hook) {
+        TcAttachType::Egress => 0xffff_fff3,
+        _ => 0xffff_fff2,
     }
 }
 
@@ -75,7 +83,8 @@ impl Links {
         self.dir.join(format!("{}-{ifindex}{suffix}", hook.label()))
     }
 
-    /// Attaches `program`, or puts it in the place of an earlier one.
+    /// Attaches `program`, or puts it in the place of an earlier one. The error does not say which program
+    /// was to be attached where.
     pub(super) fn attach(&self, program: &mut Program, attachment: Attachment) -> Result<()> {
         match (program, self.backend) {
             (Program::Xdp(program), _) => xdp::attach(program, attachment.ifindex, &self.path(attachment)),
@@ -85,9 +94,6 @@ impl Links {
             }
             (other, _) => bail!("a program of type {:?} is attached nowhere", other.prog_type()),
         }
-        .with_context(|| {
-            format!("cannot attach {} to interface {}", attachment.hook.label(), attachment.ifindex)
-        })
     }
 
     fn attach_tcx(&self, program: &mut SchedClassifier, attachment: Attachment) -> Result<()> {
@@ -154,11 +160,29 @@ impl Links {
         remove_if_there(&path)
     }
 
+    /// Takes off what an agent that attached programs the other way has left: each packet would meet both.
+    /// `handle` is that of this network's clsact filters.
+    pub(super) fn retire_other_backend(&self, handle: u32) -> Result<()> {
+        let backend = match self.backend {
+            Backend::Tcx => Backend::Clsact(handle),
+            Backend::Clsact(_) => Backend::Tcx,
+        };
+        let other = Self { dir: self.dir.clone(), backend };
+        let left = |attachment: &Attachment| {
+            attachment.hook != Hook::UnderlayXdp && other.path(*attachment).exists()
+        };
+        recorded(&self.dir)?.into_iter().filter(left).try_for_each(|attachment| other.detach(attachment))
+    }
+
     fn is_in_place(&self, attachment: Attachment) -> bool {
         let path = self.path(attachment);
         match (attachment.hook, self.backend) {
             (Hook::UnderlayXdp, _) | (_, Backend::Tcx) => is_on(attachment, &path),
-            (_, Backend::Clsact(_)) => path.exists() && interface_exists(attachment.ifindex),
+            (hook, Backend::Clsact(handle)) => {
+                let there = || filter::is_there(attachment.ifindex, parent(hook), priority(hook), handle);
+                // Whoever cannot be asked is believed.
+                path.exists() && there().unwrap_or(true)
+            }
         }
     }
 
@@ -193,10 +217,6 @@ fn parse(name: &str) -> Option<Attachment> {
 /// the same index.
 fn is_on(attachment: Attachment, path: &Path) -> bool {
     link::interface_of(path) == Some(attachment.ifindex)
-}
-
-fn interface_exists(ifindex: u32) -> bool {
-    nix::net::if_::if_indextoname(ifindex).is_ok()
 }
 
 /// Puts `program` in the place of the one that the link pinned at `path` has.

@@ -49,7 +49,9 @@ struct LinkInfo {
 /// there is no such link.
 pub(super) fn interface_of(path: &Path) -> Option<u32> {
     let name = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let fd = bpf(BPF_OBJ_GET, &mut Get { path: name.as_ptr().expose_provenance() as u64, fd: 0, flags: 0 })?;
+    let mut get = Get { path: name.as_ptr().expose_provenance() as u64, fd: 0, flags: 0 };
+    // SAFETY: `name` ends with a zero byte and outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut get) }?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut info = LinkInfo::default();
@@ -58,7 +60,8 @@ pub(super) fn interface_of(path: &Path) -> Option<u32> {
         length: size_of::<LinkInfo>() as u32,
         info: (&raw mut info).expose_provenance() as u64,
     };
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request)?;
+    // SAFETY: `info` has as many bytes as `length` says, and outlives the call.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request) }?;
     // A link whose interface is gone stays, with the index 0.
     let there = matches!(info.kind, BPF_LINK_TYPE_XDP | BPF_LINK_TYPE_TCX) && info.ifindex != 0;
     there.then_some(info.ifindex)

@@ -13,15 +13,18 @@
 
 mod attach;
 mod features;
+mod filter;
 mod link;
 mod maps;
 mod open;
 mod pins;
+mod sizes;
 mod state;
 mod syscall;
 mod xdp;
 
 pub use features::KernelFeatures;
-pub use open::{Datapath, Features, Options, detach};
+pub use open::{Datapath, Features, Options, check_pin_dir, detach};
 pub use pins::Pins;
+pub use sizes::Sizes;
 pub use state::{Attachment, Change, DatapathState, diff};

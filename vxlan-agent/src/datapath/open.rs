@@ -17,7 +17,8 @@ use vxlan_ebpf_common::maps::names;
 use super::attach::{self, Backend, Links};
 use super::maps::Maps;
 use super::pins::remove_if_there;
-use super::state::{Change, DatapathState};
+use super::sizes::Sizes;
+use super::state::{Attachment, Change, DatapathState};
 
 /// The object made by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXLAN_EBPF_OBJECT"));
@@ -39,6 +40,8 @@ pub struct Options {
     pub xdp: bool,
     /// Places in FLOWS.
     pub flows: u32,
+    /// Places for nodes and prefixes, at least.
+    pub sizes: Sizes,
 }
 
 /// What the kernel offers, as found at start.
@@ -50,6 +53,8 @@ pub struct Features {
 
 /// A loaded, pinned datapath.
 pub struct Datapath {
+    dir: PathBuf,
+    sizes: Sizes,
     programs: Ebpf,
     links: Links,
     maps: Maps,
@@ -68,24 +73,27 @@ impl Datapath {
         ensure_bpffs(dir)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         retire_other_layouts(dir)?;
-        let mut programs = load(dir, options.flows)?;
+        let mut programs = load(dir, options.flows, options.sizes)?;
         let no_xdp = if options.xdp { load_xdp(&mut programs, dir) } else { Ok(()) };
         let no_xdp = no_xdp.err().map(|error| format!("{error:#}"));
         let features = Features { tcx: !options.clsact && attach::has_tcx() };
         let backend = if features.tcx { Backend::Tcx } else { Backend::Clsact(attach::clsact_handle(dir)) };
         let links = Links::new(dir.join(LINKS), backend)?;
+        links.retire_other_backend(attach::clsact_handle(dir))?;
         let attachments = links.in_place()?;
         for attachment in &attachments {
             let program = program(&mut programs, attachment.hook)?;
             // An XDP program that is not wanted any more stays until it is detached.
             if program.fd().is_ok() {
-                links.attach(program, *attachment)?;
+                let Attachment { hook, ifindex } = attachment;
+                let context = || format!("cannot attach {} to interface {ifindex}", hook.label());
+                links.attach(program, *attachment).with_context(context)?;
             }
         }
         let maps = Maps::open(dir)?;
         let mut state = maps.read().context("cannot read the maps")?;
         state.attachments = attachments;
-        Ok(Self { programs, links, maps, state, features, no_xdp })
+        Ok(Self { dir: dir.clone(), sizes: options.sizes, programs, links, maps, state, features, no_xdp })
     }
 
     /// What is in the maps and on the interfaces. The maps are ours alone to write, so their
@@ -95,14 +103,35 @@ impl Datapath {
         Ok(&self.state)
     }
 
-    /// Carries out one change.
+    /// Where its pins lie.
+    pub fn directories(&self) -> [PathBuf; 3] {
+        let dir = &self.dir;
+        [dir.clone(), dir.join(PROGRAMS), dir.join(LINKS)]
+    }
+
+    /// What its maps have room for.
+    pub const fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Whether everything is still pinned that has to be, so that the next agent finds it and links can be
+    /// pinned. A link without its pin is gone, and is missed as an attachment.
+    pub fn is_pinned(&self) -> bool {
+        let [dir, programs, links] = self.directories();
+        let mut hooks = Hook::ALL.into_iter().filter(|hook| *hook != Hook::UnderlayXdp);
+        links.is_dir()
+            && names::ALL.iter().all(|name| dir.join(name).exists())
+            && hooks.all(|hook| programs.join(hook.label()).exists())
+    }
+
+    /// Carries out one change. The error does not say which.
     pub fn apply(&mut self, change: &Change) -> Result<()> {
         match *change {
             Change::Attach(attachment) => {
                 self.links.attach(program(&mut self.programs, attachment.hook)?, attachment)?;
             }
             Change::Detach(attachment) => self.links.detach(attachment)?,
-            _ => self.maps.write(change).with_context(|| format!("cannot apply {change:?}"))?,
+            _ => self.maps.write(change)?,
         }
         self.state.record(change);
         Ok(())
@@ -159,11 +188,25 @@ pub fn detach(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn is_on_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Refuses a directory for pins that is not below the root of a bpffs, or of the place where one belongs.
+pub fn check_pin_dir(dir: &Path) -> Result<()> {
+    let advice = format!("choose a directory below {BPFFS}, or below another place where bpffs is mounted");
+    let above = dir.ancestors().skip(1).find(|path| path.exists());
+    let within = |path: &Path| path.starts_with(BPFFS) || is_on_bpffs(path);
+    if !above.is_some_and(within) {
+        bail!("pin_dir {} is not inside a bpffs: {advice}", dir.display());
+    }
+    Ok(())
+}
+
 /// Makes sure that `dir` will be on bpffs, mounting it at its usual place if nobody has.
 fn ensure_bpffs(dir: &Path) -> Result<()> {
-    let on_bpffs = |path: &Path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
     let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    if on_bpffs(existing) {
+    if is_on_bpffs(existing) {
         return Ok(());
     }
     if !dir.starts_with(BPFFS) {
@@ -176,10 +219,14 @@ fn ensure_bpffs(dir: &Path) -> Result<()> {
     })
 }
 
-fn load(dir: &Path, flows: u32) -> Result<Ebpf> {
+fn load(dir: &Path, flows: u32, sizes: Sizes) -> Result<Ebpf> {
     forget_flows_of_another_size(dir, flows)?;
+    make_room(dir, sizes)?;
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(names::FLOWS, flows);
+    for (name, places) in sizes.places() {
+        loader.map_max_entries(name, places);
+    }
     for name in names::ALL {
         loader.map_pin_path(name, dir.join(name));
     }
@@ -190,6 +237,17 @@ fn load(dir: &Path, flows: u32) -> Result<Ebpf> {
         load_program(&mut programs, hook, &pins)?;
     }
     Ok(programs)
+}
+
+/// Makes way for larger tables of nodes. Programs are detached first: to those that find nobody in the tables
+/// every node is a stranger. Until they are attached again the kernel has every packet.
+fn make_room(dir: &Path, sizes: Sizes) -> Result<()> {
+    if !sizes.exceed(dir)? {
+        return Ok(());
+    }
+    tracing::info!("the tables of nodes get larger: the kernel has every packet meanwhile");
+    attach::detach_all(&dir.join(LINKS), attach::clsact_handle(dir))?;
+    sizes.places().into_iter().try_for_each(|(name, _)| remove_if_there(&dir.join(name)))
 }
 
 /// Makes way for a table of the size that is asked for. Programs that are attached go on with theirs
@@ -258,4 +316,19 @@ fn explain_program(error: ProgramError) -> anyhow::Error {
 fn explain_load(error: EbpfError) -> anyhow::Error {
     let hint = "the agent needs root or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 5.15 or later";
     anyhow::Error::new(error).context(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_have_their_place_below_the_root_of_a_bpffs() {
+        assert!(check_pin_dir(Path::new("/sys/fs/bpf/vxlan-agent")).is_ok());
+        assert!(check_pin_dir(Path::new("/sys/fs/bpf/lab/n1")).is_ok());
+        for outside in ["/", "/sys", "/sys/fs/bpf", "/sys/fs/bpf/", "/tmp/bpf", "/proc/1/bpf"] {
+            let refused = check_pin_dir(Path::new(outside)).expect_err(outside).to_string();
+            assert!(refused.contains("choose a directory below"), "{refused}");
+        }
+    }
 }

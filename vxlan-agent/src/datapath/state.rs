@@ -67,6 +67,11 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether it writes what says who another node is: without it, its packets look like a stranger's.
+    pub const fn is_about_a_node(&self) -> bool {
+        matches!(self, Self::PutVtep(..) | Self::PutVtepId(..) | Self::PutMac(..) | Self::PutRoute(..))
+    }
+
     /// Whether `other` does the same to another entry of the same map.
     pub fn is_alike(&self, other: &Self) -> bool {
         let same_family = match (self, other) {

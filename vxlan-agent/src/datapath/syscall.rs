@@ -37,13 +37,19 @@ pub(super) fn update_batch<K: Pod, V: Pod>(map: impl AsFd, keys: &[K], values: &
         flags: 0,
     };
     // The kernel says in `count` how many it has written.
-    keys.len() == values.len() && bpf(BPF_MAP_UPDATE_BATCH, &mut batch).is_some() && batch.count == count
+    // SAFETY: keys and values are as many as `count` says, of the sizes that the map has, and outlive the call.
+    let mut written = || unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut batch) }.is_some();
+    keys.len() == values.len() && written() && batch.count == count
 }
 
 /// The system call; `None` if it fails.
-pub(super) fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Option<i32> {
+///
+/// # Safety
+/// `attributes` is the part of `union bpf_attr` that `command` takes, and the pointers in it are valid for
+/// what the kernel reads and writes there.
+pub(super) unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Option<i32> {
     // SAFETY: the kernel reads and writes `size_of::<T>()` bytes at `attributes`, which outlives the
-    // call; what those point to is alive too, as the callers see to.
+    // call; the rest is the caller's promise.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
     i32::try_from(result).ok().filter(|result| *result >= 0)

@@ -126,6 +126,7 @@ fn remove_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<Ke
 fn headroom_changes(now: &KernelState, desired: &KernelState, changes: &mut Vec<KernelChange>) {
     for (bridge, want) in &desired.headroom {
         match now.headroom.get(bridge) {
+            None if now.headroom_elsewhere.contains(bridge) => {}
             None => changes.push(KernelChange::AddHeadroom(*bridge, want.clone())),
             Some(have) if have == want => {}
             Some(have) if have.ready => changes.push(KernelChange::SetHeadroom(*bridge, want.clone())),
@@ -148,7 +149,8 @@ impl KernelState {
             KernelChange::DeleteDevice(_) => {
                 let headroom = std::mem::take(&mut self.headroom);
                 let direct_routes = std::mem::take(&mut self.direct_routes);
-                *self = Self { headroom, direct_routes, ..Self::default() };
+                let headroom_elsewhere = std::mem::take(&mut self.headroom_elsewhere);
+                *self = Self { headroom, headroom_elsewhere, direct_routes, ..Self::default() };
             }
             KernelChange::CreateDevice(device) => self.device = Some(device.clone()),
             KernelChange::SetDevice(device) => {

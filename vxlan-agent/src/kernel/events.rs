@@ -50,8 +50,10 @@ pub struct Touched {
 impl Events {
     /// Subscribes to everything that [`Tables`] holds, in this thread's network namespace.
     pub fn subscribe() -> anyhow::Result<Self> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link, Neigh};
-        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
+        use MulticastGroup::{
+            Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link, Neigh, Tc,
+        };
+        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule, Tc];
         let (mut connection, _, messages) =
             new_multicast_connection(&groups).context("cannot subscribe to netlink notifications")?;
         let socket = connection.socket_mut().socket_mut();
@@ -85,8 +87,8 @@ impl Tables {
             return;
         };
         use RouteNetlinkMessage::{
-            DelAddress, DelLink, DelNeighbour, DelRoute, DelRule, NewAddress, NewLink, NewNeighbour,
-            NewRoute, NewRule,
+            DelAddress, DelLink, DelNeighbour, DelQueueDiscipline, DelRoute, DelRule, DelTrafficFilter,
+            NewAddress, NewLink, NewNeighbour, NewRoute, NewRule,
         };
         let changed = match inner {
             NewLink(link) => self.new_link(link, touched),
@@ -120,14 +122,22 @@ impl Tables {
             DelNeighbour(entry) => {
                 decode::neighbour(entry).is_some_and(|(key, _)| self.neighbours.remove(&key).is_some())
             }
+            // Programs of ours may have gone with it.
+            DelTrafficFilter(_) | DelQueueDiscipline(_) => true,
             _ => false,
         };
         touched.changed |= changed;
     }
 
     fn new_link(&mut self, message: &LinkMessage, touched: &mut Touched) -> bool {
-        let Some(link) = decode::link(message) else { return false };
+        let Some(mut link) = decode::link(message) else { return false };
         let index = link.index;
+        // The kernel does not announce an alias that an interface gets while it is down, so the notification
+        // of its making, when it comes late, knows nothing of an alias that a dump has shown.
+        if !link.up && link.alias.is_none() {
+            let before = self.links.get(&index).filter(|before| before.name == link.name);
+            link.alias = before.and_then(|before| before.alias.clone());
+        }
         let state = |link: &Link| (link.up, link.sends_ethernet, link.mtu, link.master);
         if self.links.get(&index).is_some_and(|before| state(before) != state(&link)) {
             touched.links.insert(index);
@@ -270,5 +280,16 @@ mod tests {
         let message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(vec![]));
         Tables::default().notice(&message, &mut touched);
         assert!(touched.lost);
+    }
+
+    #[test]
+    fn a_late_notification_does_not_take_the_alias_that_a_dump_has_shown() {
+        let mut tables = Tables::default();
+        let mut dumped = link(7, false);
+        dumped.attributes.push(LinkAttribute::IfAlias("ours".into()));
+        notice(&mut tables, RouteNetlinkMessage::NewLink(dumped));
+        assert!(!notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, false))).changed);
+        notice(&mut tables, RouteNetlinkMessage::NewLink(link(7, true)));
+        assert_eq!(tables.links[&IfIndex(7)].alias, None, "announced, as it is up");
     }
 }

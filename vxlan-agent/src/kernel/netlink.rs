@@ -175,7 +175,8 @@ impl Netlink {
         unmarked.with_context(|| format!("cannot take the alias off {name}"))
     }
 
-    /// Alias first: from then on the device is recognised as ours whatever happens.
+    /// Alias first: from then on the device is recognised as ours whatever happens. What the overlay
+    /// can do without never keeps the device from coming up.
     async fn set_device(&self, device: &Device, alias: &str) -> anyhow::Result<()> {
         let link = self.link_named(&device.name).await?;
         let index = link.index;
@@ -185,10 +186,25 @@ impl Netlink {
             self.ack(message::set_mac(index, device.mac)).await?;
         }
         self.ack(message::set_mtu(index, device.mtu.0)).await?;
-        if sysctl::has_ipv6() {
-            self.ack(message::set_no_made_up_addresses(index)).await?;
+        // Before it is up, because then the kernel has made its address already.
+        let without_addresses = self.stop_made_up_addresses(index).await;
+        self.ack(message::set_up(index)).await.map_err(explain_up)?;
+        Ok(without_addresses?)
+    }
+
+    /// A device whose MTU is below 1280 has no IPv6, and nothing to stop; should the MTU grow, the
+    /// device shows as not ready, and this comes again.
+    async fn stop_made_up_addresses(&self, index: IfIndex) -> io::Result<()> {
+        if !sysctl::has_ipv6() {
+            return Ok(());
         }
-        self.ack(message::set_up(index)).await.map_err(explain_up)
+        match self.ack(message::set_no_made_up_addresses(index)).await {
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) => {
+                tracing::debug!(interface = index.0, "the device has no IPv6");
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     async fn add_headroom(&self, bridge: IfIndex, headroom: &Headroom) -> anyhow::Result<()> {

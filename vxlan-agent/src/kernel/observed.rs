@@ -1,5 +1,6 @@
 //! What of the kernel's tables is ours.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -67,7 +68,8 @@ pub fn observed(
         }
         found = found.or(Some(link));
     }
-    let mut state = KernelState { headroom: headroom(tables, network), ..KernelState::default() };
+    let (headroom, headroom_elsewhere) = headroom(tables, network);
+    let mut state = KernelState { headroom, headroom_elsewhere, ..KernelState::default() };
     let Some((link, vxlan)) = found.and_then(|link| Some((link, vxlan_of(link)?))) else {
         return Ok((state, None));
     };
@@ -134,19 +136,33 @@ fn left_behind(route: &RouteEntry) -> Option<(IpNetwork, Route)> {
     Some((route.to, Route { via, src: Some(nowhere) }))
 }
 
-fn headroom(tables: &Tables, network: &str) -> std::collections::BTreeMap<IfIndex, Headroom> {
+/// The head-room ports of this network, and the bridges that have one of somebody else's.
+///
+/// The kernel announces an interface that is made without its alias, and what changes on one that is
+/// down not at all. So one without an alias may be another agent's in the making: it serves its
+/// bridge, and is nobody's to remove until the bridge is gone.
+fn headroom(tables: &Tables, network: &str) -> (BTreeMap<IfIndex, Headroom>, BTreeSet<IfIndex>) {
     let alias = ownership::headroom_alias(network);
-    let ours = |link: &Link| {
-        let vxlan = vxlan_of(link).filter(|vxlan| vxlan.port == HEADROOM_PORT && link.mac == HEADROOM_MAC)?;
-        // The bridge may be gone, and with it the link's master; the name still tells it.
-        let bridge = IfIndex(link.name.strip_prefix(ownership::HEADROOM_PREFIX)?.parse().ok()?);
-        let made_by_us = vxlan.vni.is_some_and(|vni| vni.get() == headroom_vni(bridge));
-        // The kernel announces no alias of an interface that is down, so its absence says nothing.
-        let ours = made_by_us && link.alias.as_ref().is_none_or(|have| *have == alias);
-        let ready = link.master == Some(bridge);
-        ours.then_some((bridge, Headroom { mtu: link.mtu, ready }))
-    };
-    tables.links.values().filter_map(ours).collect()
+    let (mut ours, mut elsewhere) = (BTreeMap::new(), BTreeSet::new());
+    for link in tables.links.values() {
+        let Some(bridge) = headroom_of(link) else { continue };
+        let left_over = link.alias.is_none() && !tables.links.contains_key(&bridge);
+        if left_over || link.alias.as_ref() == Some(&alias) {
+            let ready = link.master == Some(bridge);
+            ours.insert(bridge, Headroom { mtu: link.mtu, ready });
+        } else {
+            elsewhere.insert(bridge);
+        }
+    }
+    (ours, elsewhere)
+}
+
+/// The bridge whose head-room port an agent made `link` as, of whatever network. The bridge may be gone,
+/// and with it the link's master; the name still tells it.
+fn headroom_of(link: &Link) -> Option<IfIndex> {
+    let vxlan = vxlan_of(link).filter(|vxlan| vxlan.port == HEADROOM_PORT && link.mac == HEADROOM_MAC)?;
+    let bridge = IfIndex(link.name.strip_prefix(ownership::HEADROOM_PREFIX)?.parse().ok()?);
+    vxlan.vni.is_some_and(|vni| vni.get() == headroom_vni(bridge)).then_some(bridge)
 }
 
 #[cfg(test)]
@@ -261,5 +277,57 @@ mod tests {
         let tables = vxlan_link(Some("vxlan-agent network pods"), MAC, true);
         let (state, _) = observed(&tables, &Sought { name: "overlay0", ..PODS }).expect("ours");
         assert_eq!(state.device.map(|d| d.name).as_deref(), Some("vxlan1"));
+    }
+
+    /// A head-room port of bridge 7 with `alias`, which may be gone.
+    fn headroom_port(alias: Option<&str>, bridge_is_there: bool) -> Tables {
+        let mut tables = vxlan_link(alias, HEADROOM_MAC, false);
+        let link = tables.links.get_mut(&IfIndex(9)).expect("there");
+        link.name = ownership::headroom_name(IfIndex(7));
+        link.master = bridge_is_there.then_some(IfIndex(7));
+        link.kind = Kind::Vxlan(Vxlan {
+            vni: Vni::try_from(7).ok(),
+            port: HEADROOM_PORT,
+            local: None,
+            underlay: None,
+            learning: false,
+        });
+        if bridge_is_there {
+            let bridge = Link { index: IfIndex(7), name: "br".into(), kind: Kind::Bridge, ..link.clone() };
+            tables.links.insert(IfIndex(7), bridge);
+        }
+        tables
+    }
+
+    #[test]
+    fn only_a_head_room_port_with_our_alias_is_ours() {
+        for (alias, there, ours) in [
+            (Some("vxlan-agent head-room pods"), true, true),
+            (Some("vxlan-agent head-room pods"), false, true),
+            (Some("vxlan-agent head-room other"), true, false),
+            (Some("vxlan-agent head-room other"), false, false),
+            (None, true, false),
+            (None, false, true),
+        ] {
+            let (state, _) = look(&headroom_port(alias, there)).expect("a state");
+            assert_eq!(state.headroom.contains_key(&IfIndex(7)), ours, "{alias:?}, bridge {there}");
+            assert_eq!(state.headroom_elsewhere.contains(&IfIndex(7)), !ours, "{alias:?}, bridge {there}");
+        }
+    }
+
+    #[test]
+    fn a_bridge_with_another_networks_head_room_port_gets_no_second_one() {
+        use crate::kernel::{KernelChange, diff};
+        let want = KernelState {
+            headroom: [(IfIndex(7), Headroom { mtu: Mtu(1450), ready: true })].into(),
+            ..KernelState::default()
+        };
+        for alias in [None, Some("vxlan-agent head-room other")] {
+            let (state, _) = look(&headroom_port(alias, true)).expect("a state");
+            assert_eq!(diff(&state, &want), [], "it serves");
+            assert_eq!(diff(&state, &KernelState::default()), [], "it is not ours to remove");
+        }
+        let (state, _) = look(&headroom_port(Some("vxlan-agent head-room pods"), true)).expect("a state");
+        assert_eq!(diff(&state, &KernelState::default()), [KernelChange::RemoveHeadroom(IfIndex(7))]);
     }
 }

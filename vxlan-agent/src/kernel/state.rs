@@ -24,6 +24,9 @@ pub struct KernelState {
     pub direct_routes: BTreeMap<IpNetwork, DirectRoute>,
     /// Devices that give a bridge's ports head-room, by bridge.
     pub headroom: BTreeMap<IfIndex, Headroom>,
+    /// Bridges that have a head-room port of another network, or one that is not known to be ours: it
+    /// serves, and stays as it is. Only observed, never desired.
+    pub headroom_elsewhere: BTreeSet<IfIndex>,
 }
 
 /// A vxlan device: no learning, UDP checksums as the kernel has them by default.

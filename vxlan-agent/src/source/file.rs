@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -83,10 +84,15 @@ impl FileSource {
         watcher: RecommendedWatcher,
     ) {
         let _keep_watching = watcher;
+        let source = Arc::new(self);
         while changed.recv().await.is_some() {
             tokio::time::sleep(SETTLE).await;
             while changed.try_recv().is_ok() {}
-            let (content, snapshot) = self.read();
+            // A slow file system or a long file keeps nobody waiting.
+            let source = Arc::clone(&source);
+            let Ok((content, snapshot)) = tokio::task::spawn_blocking(move || source.read()).await else {
+                return;
+            };
             if content == seen {
                 continue;
             }

@@ -9,6 +9,7 @@ mod delivery;
 mod etcd;
 mod floor;
 mod guard;
+mod heal;
 mod hostile;
 mod interop;
 mod kubernetes;

@@ -48,8 +48,15 @@ fn state() -> impl Strategy<Value = KernelState> {
             if device.is_none() {
                 return KernelState { headroom, ..KernelState::default() };
             }
-            let routes = routes.into_iter().collect();
-            KernelState { device, addresses, neighbours, fdb, routes, headroom, ..KernelState::default() }
+            KernelState {
+                device,
+                addresses,
+                neighbours,
+                fdb,
+                routes: routes.into_iter().collect(),
+                headroom,
+                ..KernelState::default()
+            }
         },
     )
 }

@@ -159,23 +159,15 @@ fn candidate(name: &str, side: &Side) -> Candidate {
     Candidate { name: name.to_owned(), vtep: side.vtep, mac: Some(side.mac), subnets: vec![side.subnet] }
 }
 
-/// Leaves out one candidate after the other until the rest is a cluster. The first is this node.
+/// Leaves out what cannot be right. The first candidate is this node.
 fn valid_part(
-    mut candidates: Vec<Candidate>,
+    candidates: Vec<Candidate>,
     viewer: &Viewer,
     left_out: &mut LeftOut,
 ) -> Result<ClusterState, String> {
-    loop {
-        match ClusterState::new(candidates.clone(), viewer) {
-            Ok(cluster) => return Ok(cluster),
-            Err(invalid) => match invalid.candidate {
-                Some(index) if (1..candidates.len()).contains(&index) => {
-                    left_out.insert(candidates.remove(index).name, invalid.to_string());
-                }
-                _ => return Err(invalid.to_string()),
-            },
-        }
-    }
+    let (cluster, others) = ClusterState::sift(candidates, viewer).map_err(|invalid| invalid.to_string())?;
+    left_out.extend(others.into_iter().map(|(name, reason)| (name, reason.to_string())));
+    Ok(cluster)
 }
 
 #[cfg(test)]
