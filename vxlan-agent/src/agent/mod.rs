@@ -71,6 +71,8 @@ pub struct Agent {
     /// Whether conntrack takes TCP connections back that have bypassed it.
     takes_back: bool,
     retries: Retries,
+    /// This kernel's nf_tables cannot guard the tunnel's port.
+    no_guard: bool,
     /// What is known to be installed; `None`: nothing is known.
     table: Option<Option<Table>>,
     /// Files for pods, as they were last written.
@@ -178,6 +180,7 @@ impl Agent {
             secret: secret()?,
             takes_back: false,
             retries: Retries::default(),
+            no_guard: false,
             table: None,
             files: BTreeMap::new(),
             reload_error: None,

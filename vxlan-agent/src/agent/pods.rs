@@ -7,26 +7,27 @@ use tokio::time::Instant;
 
 use super::Agent;
 use crate::cluster::Node;
+use crate::config::SourceCheck;
 use crate::kernel::nft::expression::Ports;
 use crate::net::Mtu;
-use crate::node::{self, Facts, Table};
+use crate::node::{self, Facts, Guard, Table};
 use crate::ownership;
 
 /// Stands for the nf_tables table in the list of what failed.
 const TABLE: &str = "nf_tables";
 
 impl Agent {
-    /// The table, then the files: a pod that starts because of them finds all the rest.
-    /// `look`: whether somebody may have taken the rules away.
-    pub(super) fn set_up_for_pods(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
-        self.set_table(look, wanted);
+    /// The files, after all the rest: a pod starts because of them.
+    pub(super) fn set_up_for_pods(&mut self, wanted: &mut BTreeSet<String>) {
         // A pod has one interface for all IP versions.
         if let Some(mtu) = self.underlays.iter().map(|underlay| underlay.inner_mtu).min() {
             self.write_files(mtu, wanted);
         }
     }
 
-    fn set_table(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
+    /// The table, before anything can arrive through the tunnel. `look`: whether somebody may have taken
+    /// the rules away.
+    pub(super) fn set_table(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
         let (desired, now) = (self.desired_table(), Instant::now());
         wanted.insert(TABLE.to_owned());
         let known = self.table.as_ref() == Some(&desired);
@@ -50,6 +51,12 @@ impl Agent {
                 }
                 self.table = Some(desired);
                 self.retries.held(TABLE);
+            }
+            // The rest does without it, rather than that nothing stands.
+            Err(error) if desired.as_ref().is_some_and(|table| table.guard.is_some()) && !self.no_guard => {
+                tracing::warn!("the tunnel's port is not guarded outside of the fast path: {error:#}");
+                self.no_guard = true;
+                self.set_table(look, wanted);
             }
             Err(error) => {
                 self.table = None;
@@ -80,8 +87,23 @@ impl Agent {
             masquerade: networks.map(|pods| (*pods, self.device_to(pods).to_owned())).collect(),
             ports: if config.random_ports { Ports::Random } else { Ports::Kept },
             untracked: network.notrack.then_some(network.port),
+            guard: self.guard(),
         };
-        (!table.masquerade.is_empty() || table.untracked.is_some()).then_some(table)
+        table.is_needed().then_some(table)
+    }
+
+    /// Who may send through the tunnel, where strangers are dropped.
+    fn guard(&self) -> Option<Guard> {
+        let network = &self.config.network;
+        if network.source_check != SourceCheck::Drop || self.no_guard {
+            return None;
+        }
+        let own = |node: &Node| (node.vtep, IpNetwork::from(node.vtep));
+        let nodes = self.cluster.remotes.values();
+        let sources =
+            nodes.flat_map(|node| node.subnets.iter().map(|s| (node.vtep, *s)).chain([own(node)])).collect();
+        let pods = self.cluster.own_subnets();
+        Some(Guard { port: network.port, vni: network.vni, sources, pods })
     }
 
     /// The vxlan device that leads to `pods` of other nodes.

@@ -41,6 +41,7 @@ impl Agent {
         self.place_xdp(&sides);
         let mut desired = self.plan(&sides)?;
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
+        self.set_table(look, &mut wanted);
         let (mut changed, mut refused) = (false, BTreeSet::new());
         for ((observed, desired), side) in observed.iter().zip(&desired.kernel).zip(&sides) {
             changed |= self.apply_kernel(observed, desired, side, &mut wanted, &mut refused).await;
@@ -50,7 +51,7 @@ impl Agent {
         changed |= self.apply_datapath(desired.datapath, &mut wanted)?;
         // The devices were there before this round.
         if sides.iter().all(|side| side.device.is_some()) {
-            self.set_up_for_pods(look, &mut wanted);
+            self.set_up_for_pods(&mut wanted);
         }
         self.retries.keep_only(&wanted);
         Ok(changed)

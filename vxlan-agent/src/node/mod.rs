@@ -6,6 +6,7 @@
 
 mod cni;
 mod file;
+mod guard;
 mod masquerade;
 mod subnet_env;
 mod table;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 
 pub use file::{remove_if_same, write_if_other};
+pub use guard::Guard;
 pub use table::{Table, remove as remove_table, remove_unused as remove_unused_tables};
 
 use crate::config::{Cni, PodsConfig};

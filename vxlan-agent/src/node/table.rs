@@ -1,5 +1,5 @@
-//! The nf_tables table of a network: masquerading, and leaving conntrack out of the tunnel's outer
-//! packets. It is put in place as a whole or not at all.
+//! The nf_tables table of a network: who may send through the tunnel, masquerading, and leaving conntrack
+//! out of the tunnel's outer packets. It is put in place as a whole or not at all.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::{masquerade, untracked};
+use super::{Guard, masquerade, untracked};
 use crate::kernel::nft::expression::Ports;
 use crate::kernel::nft::{self, Attributes, Batch, CREATE, nfta};
 use crate::ownership;
@@ -27,7 +27,12 @@ pub struct Table {
     pub ports: Ports,
     /// The UDP port whose packets conntrack shall not follow.
     pub untracked: Option<u16>,
+    /// Who may send through the tunnel; `None`: nobody asks.
+    pub guard: Option<Guard>,
 }
+
+/// Ids of sets in a batch: masquerading's come before.
+const GUARD_SETS: u32 = 16;
 
 /// A chain at a hook, and its rules with a name each.
 pub(super) struct Chain {
@@ -41,6 +46,11 @@ pub(super) struct Chain {
 }
 
 impl Table {
+    /// Whether it does anything.
+    pub const fn is_needed(&self) -> bool {
+        !self.masquerade.is_empty() || self.untracked.is_some() || self.guard.is_some()
+    }
+
     /// Puts the table in place if it is not there already as it should be; whether it was not. A
     /// table that is there is replaced in one step.
     pub fn install(&self) -> anyhow::Result<bool> {
@@ -53,6 +63,9 @@ impl Table {
         delete(&mut batch, &table);
         batch.push(libc::NFT_MSG_NEWTABLE, CREATE, Attributes::default().string(nfta::TABLE_NAME, &table));
         masquerade::add_sets(&mut batch, &table, &self.masquerade);
+        if let Some(guard) = &self.guard {
+            guard.add_sets(&mut batch, &table, GUARD_SETS);
+        }
         for chain in &chains {
             self.add(&mut batch, &table, chain);
         }
@@ -64,7 +77,8 @@ impl Table {
         let masquerade =
             (!self.masquerade.is_empty()).then(|| masquerade::chain(&self.masquerade, self.ports));
         let untracked = self.untracked.iter().flat_map(|port| untracked::chains(*port));
-        masquerade.into_iter().chain(untracked).collect()
+        let guard = self.guard.iter().flat_map(Guard::chains);
+        guard.chain(masquerade).chain(untracked).collect()
     }
 
     /// All rules' comments. They carry a mark of everything that the table depends on.
@@ -165,7 +179,13 @@ mod tests {
 
     fn table(pods: &[(&str, &str)], untracked: Option<u16>) -> Table {
         let pods = pods.iter().map(|(pods, device)| (pods.parse().expect("a network"), (*device).to_owned()));
-        Table { network: "pods".into(), masquerade: pods.collect(), ports: Ports::Random, untracked }
+        Table {
+            network: "pods".into(),
+            masquerade: pods.collect(),
+            ports: Ports::Random,
+            untracked,
+            guard: None,
+        }
     }
 
     fn comments(table: &Table) -> Vec<String> {

@@ -8,7 +8,7 @@ mod cni;
 mod delivery;
 mod etcd;
 mod floor;
-mod guard;
+pub(crate) mod guard;
 mod heal;
 mod hostile;
 mod interop;

@@ -46,8 +46,25 @@ impl Attributes {
     }
 
     fn load_header(self, base: i32, offset: u32, length: u32) -> Self {
+        self.load_header_into(REGISTER, base, offset, length)
+    }
+
+    /// As [`load_network_header`](Self::load_network_header), for a key of several fields: into the
+    /// register `NFT_REG32_…`.
+    #[must_use]
+    pub fn load_network_header_into(self, register: u32, offset: u32, length: u32) -> Self {
+        self.load_header_into(register, libc::NFT_PAYLOAD_NETWORK_HEADER, offset, length)
+    }
+
+    /// As [`load_transport_header`](Self::load_transport_header), into the register `NFT_REG32_…`.
+    #[must_use]
+    pub fn load_transport_header_into(self, register: u32, offset: u32, length: u32) -> Self {
+        self.load_header_into(register, libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset, length)
+    }
+
+    fn load_header_into(self, register: u32, base: i32, offset: u32, length: u32) -> Self {
         let data = Attributes::default()
-            .number(1, REGISTER)
+            .number(1, register)
             .number(2, base as u32)
             .number(3, offset)
             .number(4, length);
@@ -98,6 +115,22 @@ impl Attributes {
         let inverted = libc::NFT_LOOKUP_F_INV as u32;
         let data = Attributes::default().string(1, set).number(2, REGISTER).number(5, inverted);
         expression(self, "lookup", &data)
+    }
+
+    /// Counts the packet.
+    #[must_use]
+    pub fn count(self) -> Self {
+        expression(self, "counter", &Attributes::default())
+    }
+
+    /// Drops the packet.
+    #[must_use]
+    pub fn drop(self) -> Self {
+        let code = Attributes::default().number(1, libc::NF_DROP as u32);
+        let data = Attributes::default()
+            .number(1, libc::NFT_REG_VERDICT as u32)
+            .nest(2, &Attributes::default().nest(2, &code));
+        expression(self, "immediate", &data)
     }
 
     /// Keeps conntrack from following the packet.

@@ -39,12 +39,16 @@ pub mod nfta {
     pub const SET_FLAGS: u16 = 3;
     pub const SET_KEY_TYPE: u16 = 4;
     pub const SET_KEY_LEN: u16 = 5;
+    pub const SET_DESC: u16 = 9;
     pub const SET_ID: u16 = 10;
+    pub const SET_DESC_CONCAT: u16 = 2;
+    pub const SET_FIELD_LEN: u16 = 1;
     pub const SET_ELEM_LIST_TABLE: u16 = 1;
     pub const SET_ELEM_LIST_SET: u16 = 2;
     pub const SET_ELEM_LIST_ELEMENTS: u16 = 3;
     pub const SET_ELEM_KEY: u16 = 1;
     pub const SET_ELEM_FLAGS: u16 = 3;
+    pub const SET_ELEM_KEY_END: u16 = 10;
     pub const LIST_ELEM: u16 = 1;
     pub const DATA_VALUE: u16 = 1;
     pub const EXPR_NAME: u16 = 1;

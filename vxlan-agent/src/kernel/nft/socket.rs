@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
 };
 
 /// `struct nlmsghdr`.
@@ -15,6 +16,9 @@ const HEADER: usize = 16;
 const NETFILTER_HEADER: usize = 20;
 /// What a kernel's answer has room for, by its own convention (`NLMSG_GOODSIZE`) with some to spare.
 const ANSWER: usize = 64 * 1024;
+
+/// Room for the largest batch: 20 000 nodes take 4 MiB.
+const SEND_BUFFER: usize = 16 << 20;
 
 pub(super) struct Socket(OwnedFd);
 
@@ -27,6 +31,8 @@ impl Socket {
         let flags = SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // A batch is one message, however many elements it brings. Needs CAP_NET_ADMIN of the host's.
+        let _ = setsockopt(&fd, sockopt::SndBufForce, &SEND_BUFFER);
         Ok(Self(fd))
     }
 

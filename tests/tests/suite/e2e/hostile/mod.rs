@@ -7,6 +7,7 @@ mod arriving;
 mod course;
 mod inside;
 mod jumbo;
+mod matrix;
 mod normal;
 mod sent;
 mod tunnel;
