@@ -21,6 +21,10 @@ const VNI: u32 = 12;
 const INNER_TYPE: u32 = 28;
 const INNER_TAG: u32 = 30;
 const INNER_IP: u32 = 30;
+/// Length of a tag, and its EtherTypes.
+const TAG: u32 = 4;
+const VLAN: [u8; 2] = [0x81, 0x00];
+const SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
 /// Elements per message: what a message nests has to stay below 64 KiB.
 const AT_ONCE: usize = 400;
 /// `NFT_SET_CONCAT`.
@@ -96,15 +100,14 @@ impl Guard {
 
     fn input(&self) -> Chain {
         let strangers = [V4, V6].map(|outer| ("drop strangers", self.strangers(outer)));
-        let foreign =
-            PAIRS.map(|(outer, inner, set)| ("drop foreign sources", self.foreign(outer, inner, set)));
-        let tagged = ("drop priority tags", self.priority_tagged());
+        let foreign = |tag| PAIRS.map(|pair| ("drop foreign sources", self.foreign(pair, tag)));
+        let tagged = [VLAN, SERVICE_VLAN].map(|kind| ("drop two tags", self.doubly_tagged(kind)));
         Chain {
             name: "guard",
             kind: "filter",
             hook: libc::NF_INET_LOCAL_IN,
             priority: libc::NF_IP_PRI_RAW,
-            rules: strangers.into_iter().chain(foreign).chain([tagged]).collect(),
+            rules: strangers.into_iter().chain(foreign(0)).chain(foreign(TAG)).chain(tagged).collect(),
         }
     }
 
@@ -148,14 +151,16 @@ impl Guard {
             .drop()
     }
 
-    fn foreign(&self, outer: Version, inner: Version, set: &str) -> Attributes {
-        self.to_tunnel()
+    /// An inner source that is not the VTEP's, `tag` bytes further back than usual.
+    fn foreign(&self, (outer, inner, set): (Version, Version, &str), tag: u32) -> Attributes {
+        let tagged = if tag == 0 { self.to_tunnel() } else { self.priority_tagged() };
+        tagged
             .load_meta(libc::NFT_META_NFPROTO)
             .is(&[outer.number])
-            .load_transport_header(INNER_TYPE, 2)
+            .load_transport_header(INNER_TYPE + tag, 2)
             .is(&inner.ether_type)
             .load_network_header_into(FIRST, outer.source, outer.length)
-            .load_transport_header_into(FIRST + outer.length / 4, INNER_IP + inner.source, inner.length)
+            .load_transport_header_into(FIRST + outer.length / 4, INNER_IP + tag + inner.source, inner.length)
             .is_not_in(set)
             .count()
             .drop()
@@ -165,12 +170,15 @@ impl Guard {
     fn priority_tagged(&self) -> Attributes {
         self.to_tunnel()
             .load_transport_header(INNER_TYPE, 2)
-            .is(&[0x81, 0x00])
+            .is(&VLAN)
             .load_transport_header(INNER_TAG, 2)
             .mask(&[0x0f, 0xff])
             .is(&[0, 0])
-            .count()
-            .drop()
+    }
+
+    /// A second tag behind such a one: no peer sends that, and a source could hide behind any number.
+    fn doubly_tagged(&self, ether_type: [u8; 2]) -> Attributes {
+        self.priority_tagged().load_transport_header(INNER_TYPE + TAG, 2).is(&ether_type).count().drop()
     }
 
     /// The sets that the rules name; their ids begin with `id`.
@@ -261,7 +269,7 @@ mod tests {
         };
         let some = guard(&[("192.0.2.2", "10.2.0.0/24"), ("2001:db8::2", "fd00:2::/64")]);
         assert_eq!(names(&some), names(&guard(&[])));
-        assert_eq!(names(&some).len(), 2 + 4 + 1 + 1);
+        assert_eq!(names(&some).len(), 2 + 2 * 4 + 2 + 1);
     }
 
     #[test]

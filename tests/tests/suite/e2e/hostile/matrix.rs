@@ -17,13 +17,14 @@ const IP: usize = 20;
 /// The frames that an outer form makes of a plain one.
 type Form = (&'static str, fn(&[u8]) -> Vec<Vec<u8>>);
 
-const FORMS: [Form; 7] = [
+const FORMS: [Form; 8] = [
     ("plain", |frame| vec![frame.to_vec()]),
     ("options", |frame| vec![with_options(frame)]),
     ("a priority tag", |frame| vec![[&frame[..12], &[0x81, 0, 0, 0], &frame[12..]].concat()]),
     ("fragments", |frame| fragments(frame, 56)),
     ("a first fragment of 8 bytes", |frame| fragments(frame, 8)),
     ("to the vxlan device's address", |frame| vec![to(frame, inner4(1, 0))]),
+    ("an inner priority tag", |frame| vec![with_inner_tag(frame)]),
     ("trailing bytes", |frame| vec![[frame, &[0; 6]].concat()]),
 ];
 
@@ -48,6 +49,14 @@ fn with_length(mut frame: Vec<u8>) -> Vec<u8> {
 fn with_options(frame: &[u8]) -> Vec<u8> {
     let mut frame = [&frame[..ETH + IP], &[1; 4], &frame[ETH + IP..]].concat();
     frame[ETH] = 0x46;
+    with_length(frame)
+}
+
+fn with_inner_tag(frame: &[u8]) -> Vec<u8> {
+    const TAG: usize = ETH + IP + 8 + 8 + 12;
+    let mut frame = [&frame[..TAG], &[0x81, 0, 0, 0], &frame[TAG..]].concat();
+    let length = (frame.len() - ETH - IP) as u16;
+    frame[ETH + IP + 4..ETH + IP + 6].copy_from_slice(&length.to_be_bytes());
     with_length(frame)
 }
 
