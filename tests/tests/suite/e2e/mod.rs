@@ -18,6 +18,7 @@ mod notrack;
 mod onward;
 mod outlive;
 mod pods;
+mod routing;
 mod table;
 mod verified;
 mod xdp;
