@@ -99,6 +99,7 @@ impl Guard {
     }
 
     fn input(&self) -> Chain {
+        let known = PAIRS.map(|pair| ("known senders", self.known(pair)));
         let strangers = [V4, V6].map(|outer| ("drop strangers", self.strangers(outer)));
         let foreign = |tag| PAIRS.map(|pair| ("drop foreign sources", self.foreign(pair, tag)));
         let tagged = [VLAN, SERVICE_VLAN].map(|kind| ("drop two tags", self.doubly_tagged(kind)));
@@ -107,7 +108,15 @@ impl Guard {
             kind: "filter",
             hook: libc::NF_INET_LOCAL_IN,
             priority: libc::NF_IP_PRI_RAW,
-            rules: strangers.into_iter().chain(foreign(0)).chain(foreign(TAG)).chain(tagged).collect(),
+            rules: self
+                .others()
+                .into_iter()
+                .chain(known)
+                .chain(strangers)
+                .chain(foreign(0))
+                .chain(foreign(TAG))
+                .chain(tagged)
+                .collect(),
         }
     }
 
@@ -151,8 +160,26 @@ impl Guard {
             .drop()
     }
 
+    /// What is none of ours passes first, so that it meets no more rules than need be.
+    fn others(&self) -> [(&'static str, Attributes); 2] {
+        let udp = Attributes::default().load_meta(libc::NFT_META_L4PROTO).is_not(&[libc::IPPROTO_UDP as u8]);
+        let port = Attributes::default().load_transport_header(DESTINATION_PORT, 2);
+        let port = port.is_not(&self.port.to_be_bytes());
+        [("not UDP", udp.accept()), ("other ports", port.accept())]
+    }
+
+    /// Nearly all that comes through the tunnel.
+    fn known(&self, (outer, inner, set): (Version, Version, &str)) -> Attributes {
+        self.sources_of((outer, inner), 0).is_in(set).accept()
+    }
+
     /// An inner source that is not the VTEP's, `tag` bytes further back than usual.
     fn foreign(&self, (outer, inner, set): (Version, Version, &str), tag: u32) -> Attributes {
+        self.sources_of((outer, inner), tag).is_not_in(set).count().drop()
+    }
+
+    /// Loads outer and inner source of a packet for the tunnel.
+    fn sources_of(&self, (outer, inner): (Version, Version), tag: u32) -> Attributes {
         let tagged = if tag == 0 { self.to_tunnel() } else { self.priority_tagged() };
         tagged
             .load_meta(libc::NFT_META_NFPROTO)
@@ -161,9 +188,6 @@ impl Guard {
             .is(&inner.ether_type)
             .load_network_header_into(FIRST, outer.source, outer.length)
             .load_transport_header_into(FIRST + outer.length / 4, INNER_IP + tag + inner.source, inner.length)
-            .is_not_in(set)
-            .count()
-            .drop()
     }
 
     /// A tag of no VLAN, which the kernel takes off before it looks at the packet behind it.
@@ -269,7 +293,7 @@ mod tests {
         };
         let some = guard(&[("192.0.2.2", "10.2.0.0/24"), ("2001:db8::2", "fd00:2::/64")]);
         assert_eq!(names(&some), names(&guard(&[])));
-        assert_eq!(names(&some).len(), 2 + 2 * 4 + 2 + 1);
+        assert_eq!(names(&some).len(), 2 + 4 + 2 + 2 * 4 + 2 + 1);
     }
 
     #[test]

@@ -126,7 +126,17 @@ impl Attributes {
     /// Drops the packet.
     #[must_use]
     pub fn drop(self) -> Self {
-        let code = Attributes::default().number(1, libc::NF_DROP as u32);
+        self.verdict(libc::NF_DROP)
+    }
+
+    /// Lets the packet pass this chain.
+    #[must_use]
+    pub fn accept(self) -> Self {
+        self.verdict(libc::NF_ACCEPT)
+    }
+
+    fn verdict(self, code: i32) -> Self {
+        let code = Attributes::default().number(1, code as u32);
         let data = Attributes::default()
             .number(1, libc::NFT_REG_VERDICT as u32)
             .nest(2, &Attributes::default().nest(2, &code));
