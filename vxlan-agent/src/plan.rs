@@ -7,17 +7,19 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Addr, Config as MapConfig, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep, MARKS_ROUTE,
-    MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId, local, vtep,
+    MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId, endpoint, local,
+    vtep,
 };
 
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
-use crate::kernel::{Device, KernelState, NextHop, Policy, Route, Tables, Way};
+use crate::kernel::{Device, Edge, Foreign, KernelState, NextHop, Policy, Route, Tables, Way};
 use crate::net::{IfIndex, Mtu, family};
 use crate::pods::{Pods, Search};
 use crate::underlay::Underlay;
 use crate::xdp::Place;
+use hooked::{Hooked, Role};
 
 /// Everything that a plan depends on.
 #[derive(Clone, Copy)]
@@ -34,6 +36,8 @@ pub struct Input<'a> {
     pub next_hops: &'a BTreeMap<IpAddr, Option<NextHop>>,
     /// IPsec policies that encrypt or block.
     pub policies: &'a [Policy],
+    /// What somebody else has put on interfaces.
+    pub foreign: &'a [Foreign],
     /// First and last UDP source port.
     pub source_ports: (u16, u16),
     /// Where the XDP program goes, if anywhere.
@@ -65,6 +69,8 @@ pub struct Desired {
     pub kernel: Vec<KernelState>,
     /// In BPF maps and on interfaces.
     pub datapath: DatapathState,
+    /// What somebody else has put on interfaces, because of which packets are left to the kernel.
+    pub hooked: Vec<Foreign>,
 }
 
 impl Input<'_> {
@@ -78,7 +84,27 @@ impl Input<'_> {
         if let Some(first) = kernel.first_mut().filter(|_| self.is_fast()) {
             first.headroom = pods.headroom.clone();
         }
-        Desired { kernel, datapath: self.datapath(pods) }
+        let roles = self.roles(&pods);
+        let hooked = Hooked::new(self.foreign, &roles);
+        Desired { kernel, datapath: self.datapath(pods, &hooked), hooked: hooked.all() }
+    }
+
+    /// What interfaces are to the overlay.
+    fn roles(&self, pods: &Pods) -> BTreeSet<(IfIndex, Role)> {
+        let mut roles = BTreeSet::new();
+        for endpoint in pods.endpoints.values() {
+            roles.insert((IfIndex(endpoint.ifindex), Role::Pod));
+            roles.insert((IfIndex(endpoint.bridge), Role::Bridge));
+        }
+        for side in self.sides {
+            roles.extend(side.device.map(|device| (device, Role::Device)));
+            roles.insert((side.underlay.ifindex, Role::Underlay));
+        }
+        if let Some((place, side)) = self.xdp.zip(self.sides.first()) {
+            roles.extend([place.ifindex, side.underlay.ifindex].map(|ifindex| (ifindex, Role::Stripped)));
+        }
+        roles.extend(self.next_hops.values().flatten().map(|hop| (hop.ifindex, Role::Way)));
+        roles
     }
 
     fn own_sides(&self) -> impl Iterator<Item = (&Node, &Side)> {
@@ -122,28 +148,34 @@ impl Input<'_> {
         self.config.network.fastpath != Fastpath::Off
     }
 
-    fn datapath(&self, pods: Pods) -> DatapathState {
-        let mut state = DatapathState { config: self.map_config(), ..DatapathState::default() };
+    fn datapath(&self, pods: Pods, hooked: &Hooked<'_>) -> DatapathState {
+        let mut state = DatapathState { config: self.map_config(hooked), ..DatapathState::default() };
         state.routes.extend(self.cluster.own_subnets().into_iter().map(|subnet| (subnet, LOCAL_VTEP)));
         let ids = vtep_ids(self.cluster, self.previous);
         for node in self.cluster.remotes.values() {
             // A node without an id is left to the kernel until one is free.
             let Some(&id) = ids.get(&node.vtep) else { continue };
             state.routes.extend(node.subnets.iter().map(|subnet| (*subnet, id)));
-            state.vteps.insert(id, self.vtep(node));
+            state.vteps.insert(id, self.vtep(node, hooked));
             state.vtep_ids.insert(node.vtep.into(), id);
             state.macs.insert(MacKey::new(self.config.network.vni.get(), node.mac.0), id);
         }
         state.attachments = self.attachments(&pods.veths);
         state.endpoints = pods.endpoints;
+        for endpoint in state.endpoints.values_mut() {
+            let (veth, bridge) = (IfIndex(endpoint.ifindex), IfIndex(endpoint.bridge));
+            let hooked = |edge| hooked.at(veth, edge) || hooked.at(bridge, edge);
+            endpoint.flags |= if hooked(Edge::Entry) { endpoint::HOOKED_OUT } else { 0 };
+            endpoint.flags |= if hooked(Edge::Exit) { endpoint::HOOKED_IN } else { 0 };
+        }
         state
     }
 
-    fn map_config(&self) -> MapConfig {
+    fn map_config(&self, hooked: &Hooked<'_>) -> MapConfig {
         let network = &self.config.network;
-        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let (mut local4, mut local6) = (LocalVtep::default(), LocalVtep::default());
-        for (own, Side { underlay, offloads, .. }) in self.own_sides() {
+        for (own, side) in self.own_sides() {
+            let underlay = &side.underlay;
             let end = match family(underlay.address) {
                 Family::V4 => &mut local4,
                 Family::V6 => &mut local6,
@@ -153,9 +185,10 @@ impl Input<'_> {
                 mac: own.mac.0,
                 mtu: underlay.inner_mtu.saturating_u16(),
                 ifindex: underlay.ifindex.0,
-                flags: flag(!offloads, local::NO_OFFLOAD),
+                flags: self.local_flags(side, hooked),
             };
         }
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let mode = match network.fastpath {
             Fastpath::Off => Mode::Off,
             Fastpath::Direct => Mode::Direct,
@@ -187,14 +220,27 @@ impl Input<'_> {
         }
     }
 
-    fn vtep(&self, node: &Node) -> Vtep {
+    /// [`local`]'s bits for one side.
+    fn local_flags(&self, side: &Side, hooked: &Hooked<'_>) -> u32 {
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let device = side.device.unwrap_or_default();
+        let below = self.xdp.is_some_and(|place| hooked.at(place.ifindex, Edge::Entry));
+        let entry = hooked.at(side.underlay.ifindex, Edge::Entry) || hooked.at(device, Edge::Entry) || below;
+        flag(!side.offloads, local::NO_OFFLOAD)
+            | flag(hooked.at(device, Edge::Exit), local::HOOKED_ENCAP)
+            | flag(entry, local::HOOKED_DECAP)
+            | flag(hooked.behind(device), local::HOOKED_TUNNEL)
+    }
+
+    fn vtep(&self, node: &Node, hooked: &Hooked<'_>) -> Vtep {
         let known = self.next_hop(node);
+        let chain = known.is_some_and(|hop| hooked.at(hop.ifindex, Edge::Exit));
         let number = |ip: IpAddr| if ip.is_ipv4() { 4 } else { 6 };
         Vtep {
             addr: node.vtep.into(),
             mac: node.mac.0,
             family: number(node.vtep),
-            flags: self.ipsec(node),
+            flags: self.ipsec(node) | if chain { vtep::HOOKED_OUT } else { 0 },
             ifindex: known.map_or(0, |hop| hop.ifindex.0),
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
             mtu: self.inner_mtu(node, known),
@@ -302,5 +348,6 @@ fn vtep_ids(cluster: &ClusterState, previous: &DatapathState) -> BTreeMap<IpAddr
     ids
 }
 
+mod hooked;
 #[cfg(test)]
 mod tests;

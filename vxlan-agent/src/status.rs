@@ -72,6 +72,9 @@ pub struct NetworkStatus {
     pub subnets: Vec<IpNetwork>,
     /// Other nodes.
     pub nodes: Vec<NodeStatus>,
+    /// What somebody else has put on interfaces, because of which packets are left to the kernel.
+    #[serde(default)]
+    pub hooked: Vec<HookedStatus>,
     /// Host sides of pods' veths with a program.
     pub pods_attached: usize,
     /// Pod addresses that the fast path delivers to.
@@ -100,6 +103,15 @@ pub struct NodeStatus {
     /// Whether an IPsec policy may apply to the tunnel to it, so that the kernel's device carries it.
     #[serde(default)]
     pub ipsec: bool,
+}
+
+/// Something of somebody else's on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookedStatus {
+    /// The interface.
+    pub interface: String,
+    /// What it is, and at which edge.
+    pub what: String,
 }
 
 /// A change that failed.

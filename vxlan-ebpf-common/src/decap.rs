@@ -161,7 +161,10 @@ fn sender<'t, T: Tables, U: Underlay, H: Inner>(
 #[inline(always)]
 pub(crate) fn receiver<T: Tables, H: Inner>(t: &T, address: H::Address) -> Result<&Endpoint, Reason> {
     let endpoint = H::endpoint(t, address).ok_or(Reason::NoEndpoint)?;
-    if endpoint.flags & endpoint::DISPUTED != 0 { Err(Reason::Disputed) } else { Ok(endpoint) }
+    if endpoint.flags & (endpoint::DISPUTED | endpoint::HOOKED_IN) == 0 {
+        return Ok(endpoint);
+    }
+    Err(if endpoint.flags & endpoint::DISPUTED != 0 { Reason::Disputed } else { Reason::Hooked })
 }
 
 /// Whether addresses may be compared in the form of the tables, where a mapped IPv4 address looks

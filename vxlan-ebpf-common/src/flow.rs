@@ -16,7 +16,7 @@ use crate::counters::Reason;
 use crate::ecn;
 use crate::headers::{Be16, protocol};
 use crate::inner::Inner;
-use crate::maps::{Config, Direction, Flow, FlowKey, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS, endpoint};
+use crate::maps::{Config, Direction, Flow, FlowKey, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS};
 use crate::packet::Packet;
 use crate::tables::Tables;
 
@@ -187,7 +187,7 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
     }
     let Some(tuple) = tuple(p, ip, offset, way) else { return };
     // Not until the connection's first acknowledgement does conntrack take it for established.
-    if tuple.flags & (SYN | ACK) == SYN || is_marked(p, t, config, ip, way) {
+    if tuple.flags & (SYN | ACK) == SYN || is_marked(p, config, way) {
         return;
     }
     let (now, generation, hash) = (t.now(), t.generation(), p.flow_hash());
@@ -202,15 +202,10 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
 }
 
 /// Whether the stack has given the packet a mark that makes a difference behind it: to routing rules
-/// when it leaves in a tunnel, to what is on the veth when it goes into a pod.
+/// when it leaves in a tunnel. Where something on a pod's veth could read it, the stack delivers.
 #[inline(always)]
-fn is_marked<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, config: &Config, ip: &H, way: Way) -> bool {
-    p.fwmark() != 0
-        && match way {
-            Way::Egress => config.flags & MARKS_ROUTE != 0,
-            Way::Ingress => H::endpoint(t, ip.destination())
-                .is_some_and(|endpoint| endpoint.flags & endpoint::HOOKED_IN != 0),
-        }
+fn is_marked<P: Packet>(p: &P, config: &Config, way: Way) -> bool {
+    matches!(way, Way::Egress) && config.flags & MARKS_ROUTE != 0 && p.fwmark() != 0
 }
 
 impl Flow {

@@ -6,7 +6,7 @@ use crate::encap;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac, protocol};
 use crate::inner::{Inner, largest_packet};
-use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep, endpoint};
+use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep, endpoint, local};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{Underlay, V4, V6};
@@ -151,6 +151,9 @@ pub fn tunnel_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<F
     let eth = untagged(p)?;
     if !decap::is_local_vtep(config, eth.dst) {
         return Err(Reason::OtherMac);
+    }
+    if (config.local4.flags | config.local6.flags) & local::HOOKED_TUNNEL != 0 {
+        return Err(Reason::Hooked);
     }
     match eth.ether_type {
         ETH_P_IP => from_tunnel::<P, T, Ipv4>(p, t, config),
@@ -363,7 +366,7 @@ fn strip<'t, P: Packet, T: Tables, U: Underlay>(
 #[inline(always)]
 fn deliver<'t, P: Packet, T: Tables, H: Inner>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
+    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))
 }

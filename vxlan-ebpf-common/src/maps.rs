@@ -154,6 +154,8 @@ pub mod local {
     pub const HOOKED_DECAP: u32 = 1 << 1;
     /// The vxlan device has checksum or segmentation offload switched off: it completes packets itself.
     pub const NO_OFFLOAD: u32 = 1 << 2;
+    /// Delivery behind the vxlan device would skip what somebody else has put there behind our program.
+    pub const HOOKED_TUNNEL: u32 = 1 << 3;
 }
 
 impl LocalVtep {
@@ -371,8 +373,8 @@ pub struct Endpoint {
 pub mod endpoint {
     /// Somebody else's filter or program looks at what the pod sends: the host stack has to have it.
     pub const HOOKED_OUT: u8 = 1 << 0;
-    /// Somebody else's queueing discipline, filter or program is on the way into the pod: packets go
-    /// through the host side of the veth.
+    /// Somebody else's queueing discipline, filter or program is on the way into the pod: the host stack
+    /// delivers.
     pub const HOOKED_IN: u8 = 1 << 1;
     /// Another pod claims the address, too: the kernel decides who gets and may send what.
     pub const DISPUTED: u8 = 1 << 2;

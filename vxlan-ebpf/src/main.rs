@@ -8,11 +8,11 @@ mod skb;
 mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
-use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::error;
-use vxlan_ebpf_common::maps::{Endpoint, NextHop, Vtep, endpoint};
+use vxlan_ebpf_common::maps::{Endpoint, NextHop, Vtep};
 use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, hooks};
 
 use crate::maps::Maps;
@@ -147,18 +147,11 @@ fn to_underlay(hook: Hook, vtep: &Vtep) -> i32 {
     action as i32
 }
 
-/// Into the pod's namespace, without a detour over the host's receive queue; through the host side of
-/// its veth where somebody else has put something there.
+/// Into the pod's namespace, without a detour over the host's receive queue.
 #[inline(always)]
 fn to_pod(endpoint: &Endpoint) -> i32 {
     // SAFETY: no pointers involved.
-    let action = unsafe {
-        if endpoint.flags & endpoint::HOOKED_IN != 0 {
-            bpf_redirect(endpoint.ifindex, 0)
-        } else {
-            bpf_redirect_peer(endpoint.ifindex, 0)
-        }
-    } as i32;
+    let action = unsafe { bpf_redirect_peer(endpoint.ifindex, 0) } as i32;
     debug_assert!(action == TC_ACT_REDIRECT);
     action
 }

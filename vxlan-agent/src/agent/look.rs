@@ -10,8 +10,10 @@ use ipnetwork::IpNetwork;
 use super::{Agent, feed};
 use crate::cluster::{ClusterState, Node};
 use crate::config::NodeConfig;
+use crate::datapath::{self, FIRST_PRIORITY};
 use crate::kernel::{
-    self, Asked, DirectRoute, DirectSearch, KernelState, Kind, Policy, Sought, Way, offload,
+    self, Asked, DirectRoute, DirectSearch, Foreign, KernelState, Kind, Link, Ours, Policy, Sought, Way,
+    offload,
 };
 use crate::net::{IfIndex, Mac, Vni, family};
 use crate::plan::Side;
@@ -146,6 +148,40 @@ impl Agent {
             tracing::warn!(%error, "cannot read IPsec policies: the kernel's device carries everything");
             [Way::In, Way::Out].into_iter().flat_map(Policy::everything).collect()
         });
+    }
+
+    /// What somebody else has put on interfaces that packets of the overlay pass.
+    pub(super) async fn foreign(&mut self, sides: &[Side]) -> Vec<Foreign> {
+        let tcx = self.datapath.as_ref().is_none_or(|datapath| datapath.features().tcx);
+        if self.traffic.is_none() {
+            let ours = Ours { is_called: &datapath::is_called, priority: (!tcx).then_some(FIRST_PRIORITY) };
+            match kernel::traffic(&ours).await {
+                Ok(traffic) => self.traffic = Some(traffic),
+                Err(error) => tracing::warn!(%error, "cannot read queueing disciplines and filters"),
+            }
+        }
+        let is_passed =
+            |link: &&Link| link.kind == Kind::Veth && link.peer_elsewhere || link.kind == Kind::Bridge;
+        let mut passed: BTreeSet<_> = self.tables.links.values().filter(is_passed).map(|l| l.index).collect();
+        for side in sides {
+            passed.extend(side.device.into_iter().chain([side.underlay.ifindex]));
+        }
+        passed.extend(self.xdp.iter().flatten().map(|place| place.ifindex));
+        let programs = self.tcx.read(&passed, tcx);
+        self.traffic.iter().flatten().cloned().chain(programs).collect()
+    }
+
+    /// Says what of others has come and gone because of which packets are left to the kernel.
+    pub(super) fn mention_hooked(&mut self, now: Vec<Foreign>) {
+        let name = |ifindex| self.tables.links.get(&ifindex).map_or("?", |link| link.name.as_str());
+        for foreign in now.iter().filter(|foreign| !self.hooked.contains(foreign)) {
+            let interface = name(foreign.ifindex);
+            tracing::info!(interface, "{foreign}: the kernel carries what has to pass it");
+        }
+        for foreign in self.hooked.iter().filter(|foreign| !now.contains(foreign)) {
+            tracing::info!(interface = name(foreign.ifindex), "{foreign}: gone");
+        }
+        self.hooked = now;
     }
 
     /// Says once that no question to the kernel covers what its routing rules look at.

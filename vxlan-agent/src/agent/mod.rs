@@ -22,9 +22,9 @@ use tokio::time::Instant;
 
 use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
-use crate::datapath::{self, Datapath, KernelFeatures};
+use crate::datapath::{self, Datapath, KernelFeatures, Tcx};
 use crate::kernel::sysctl;
-use crate::kernel::{Events, Netlink, NextHop, Policy, Tables, Touched};
+use crate::kernel::{Events, Foreign, Netlink, NextHop, Policy, Tables, Touched};
 use crate::net::{IfIndex, is_link_local};
 use crate::node::Table;
 use crate::preflight;
@@ -61,6 +61,11 @@ pub struct Agent {
     underlays: Vec<Underlay>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     policies: Vec<Policy>,
+    /// Queueing disciplines and filters of others; `None`: to be read anew.
+    traffic: Option<Vec<Foreign>>,
+    tcx: Tcx,
+    /// What of others the fast path would pass by.
+    hooked: Vec<Foreign>,
     datapath: Option<Datapath>,
     /// Tells when pins of it are removed.
     pins: PinWatch,
@@ -112,7 +117,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         begun = begin => begun?,
     };
     let (pins, mut unpinned) = PinWatch::new();
-    let mut agent = Agent::new(config, netlink, tables, cluster, pins)?;
+    let (tcx, mut reattached) = Tcx::new(KernelFeatures::probe().tcx, &config.pins())?;
+    let mut agent = Agent::new(config, netlink, tables, cluster, pins, tcx)?;
     agent.start().await?;
     let (mut resync, mut peek) = (Instant::now() + RESYNC, Instant::now() + PEEK);
     loop {
@@ -128,6 +134,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
             }
             event = events.next(&mut agent.tables, &mut touched) => event.context("netlink notifications have stopped")?,
             Some(()) = unpinned.recv() => touched.changed = true,
+            Some(()) = reattached.recv() => touched.changed = true,
             () = tokio::time::sleep_until(wake) => {}
         }
         tokio::time::sleep(COLLECT).await;
@@ -138,6 +145,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
             (agent.stale, resync) = (true, now + RESYNC);
             // A route's MTU is learnt without a word.
             agent.next_hops.clear();
+            agent.traffic = None;
             agent.read_policies().await;
         }
         let mut settings = false;
@@ -164,6 +172,7 @@ impl Agent {
         tables: Tables,
         cluster: ClusterState,
         pins: PinWatch,
+        tcx: Tcx,
     ) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
@@ -174,6 +183,9 @@ impl Agent {
             underlays: vec![],
             next_hops: BTreeMap::new(),
             policies: vec![],
+            traffic: None,
+            tcx,
+            hooked: vec![],
             datapath: None,
             pins,
             xdp: None,
@@ -227,9 +239,12 @@ impl Agent {
         if touched.policies {
             self.read_policies().await;
         }
+        if touched.traffic {
+            self.traffic = None;
+        }
         if let Some(snapshot) = snapshot {
             self.reload(snapshot);
-        } else if !(touched.changed || touched.policies || ways || self.stale || due) {
+        } else if !(touched.changed || touched.policies || touched.traffic || ways || self.stale || due) {
             return;
         }
         self.settle().await;

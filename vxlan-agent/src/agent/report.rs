@@ -7,8 +7,9 @@ use vxlan_ebpf_common::Hook;
 
 use super::Agent;
 use crate::cluster::Node;
+use crate::kernel::Foreign;
 use crate::plan;
-use crate::status::{NetworkStatus, NodeStatus, Status};
+use crate::status::{HookedStatus, NetworkStatus, NodeStatus, Status};
 use crate::underlay::Underlay;
 
 impl Agent {
@@ -67,6 +68,7 @@ impl Agent {
             address: underlay.map(|u| u.address),
             subnets: self.cluster.own_subnets(),
             nodes: self.cluster.remotes.values().map(node).collect(),
+            hooked: self.hooked.iter().map(|foreign| self.hooked_status(foreign)).collect(),
             pods_attached,
             endpoints,
             files: self.files.clone(),
@@ -74,5 +76,11 @@ impl Agent {
             plan_error: self.plan_error.clone(),
             retrying: self.retries.status(),
         })
+    }
+
+    fn hooked_status(&self, foreign: &Foreign) -> HookedStatus {
+        let link = self.tables.links.get(&foreign.ifindex);
+        let interface = link.map_or_else(|| foreign.ifindex.to_string(), |link| link.name.clone());
+        HookedStatus { interface, what: foreign.to_string() }
     }
 }

@@ -16,7 +16,7 @@ use super::describe::describe;
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Attach, Fastpath, StateConfig, Xdp};
 use crate::datapath::{self, Change, Datapath, DatapathState, Options, Sizes};
-use crate::kernel::{self, KernelChange, KernelState, Target, sysctl};
+use crate::kernel::{self, Foreign, KernelChange, KernelState, Target, sysctl};
 use crate::net::Mac;
 use crate::plan::{Desired, Input, Side};
 use crate::xdp::{self, Declined};
@@ -39,7 +39,9 @@ impl Agent {
         self.tolerate_gaps();
         self.load(&mut wanted);
         self.place_xdp(&sides);
-        let mut desired = self.plan(&sides)?;
+        let foreign = self.foreign(&sides).await;
+        let mut desired = self.plan(&sides, &foreign)?;
+        self.mention_hooked(std::mem::take(&mut desired.hooked));
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
         self.set_table(look, &mut wanted);
         let (mut changed, mut refused) = (false, BTreeSet::new());
@@ -205,7 +207,7 @@ impl Agent {
         self.config.network.fastpath != Fastpath::Off
     }
 
-    fn plan(&mut self, sides: &[Side]) -> anyhow::Result<Desired> {
+    fn plan(&mut self, sides: &[Side], foreign: &[Foreign]) -> anyhow::Result<Desired> {
         let nothing = DatapathState::default();
         let previous = match &mut self.datapath {
             Some(datapath) => datapath.observe().context("cannot observe the fast path")?,
@@ -218,6 +220,7 @@ impl Agent {
             sides,
             next_hops: &self.next_hops,
             policies: &self.policies,
+            foreign,
             source_ports: sysctl::source_ports(),
             xdp: self.xdp.as_ref().and_then(|placed| placed.as_ref().ok()),
             secret: self.secret,

@@ -133,6 +133,9 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     if !guarded.is_empty() {
         let _ = writeln!(out, "ipsec      no fast path, because of policies: {}", guarded.join(", "));
     }
+    for hooked in &network.hooked {
+        let _ = writeln!(out, "kernel's   what passes {} because of: {}", hooked.interface, hooked.what);
+    }
     let rows = network.nodes.iter().map(|node| {
         let subnets: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
         [node.name.clone(), node.vtep.to_string(), node.mac.to_string(), subnets.join(", ")]

@@ -21,13 +21,15 @@ use super::{filter, link};
 
 /// Priority of our clsact filters: behind those that say they come first, before the default.
 const PRIORITY: u16 = 0x4000;
+/// The lowest priority that a filter of ours has.
+pub const FIRST_PRIORITY: u16 = PRIORITY - 1;
 const CLSACT: &str = "-clsact";
 
 /// The priority of a hook's clsact filter.
 const fn priority(hook: Hook) -> u16 {
     match hook {
         // Whoever writes to a packet before it may lose what XDP has left with it.
-        Hook::StrippedIngress => PRIORITY - 1,
+        Hook::StrippedIngress => FIRST_PRIORITY,
         _ => PRIORITY,
     }
 }

@@ -21,10 +21,13 @@ mod pins;
 mod sizes;
 mod state;
 mod syscall;
+mod tcx;
 mod xdp;
 
+pub use attach::FIRST_PRIORITY;
 pub use features::KernelFeatures;
 pub use open::{Datapath, Features, Options, check_pin_dir, detach};
 pub use pins::Pins;
 pub use sizes::Sizes;
 pub use state::{Attachment, Change, DatapathState, diff};
+pub use tcx::{Tcx, is_called};

@@ -25,7 +25,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXLAN_EBPF_OBJECT"));
 
 /// Where bpffs belongs.
 const BPFFS: &str = "/sys/fs/bpf";
-const PROGRAMS: &str = "programs";
+/// Directory of the programs below a network's directory.
+pub(super) const PROGRAMS: &str = "programs";
 /// Directory of the links below a network's directory.
 pub(super) const LINKS: &str = "links";
 

@@ -1,12 +1,13 @@
-//! Netlink groups of which it is enough to know that something happened: IPsec policies and next hop
-//! objects, whose messages the library does not read.
+//! Netlink groups of which it is enough to know that something happened: IPsec policies, next hop
+//! objects and traffic control, whose messages the library does not read, or not all of.
 
 use rtnetlink::sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 
 /// `XFRMNLGRP_POLICY` of `linux/xfrm.h`.
 const POLICY: u32 = 4;
-/// `RTNLGRP_NEXTHOP` of `linux/rtnetlink.h`.
+/// `RTNLGRP_TC` and `RTNLGRP_NEXTHOP` of `linux/rtnetlink.h`.
+const TRAFFIC: u32 = 4;
 const NEXT_HOP: u32 = 32;
 
 /// A socket that hears of changes.
@@ -21,6 +22,11 @@ impl Bell {
     /// Hears of next hop objects (Linux 5.3).
     pub(super) fn of_next_hops() -> Self {
         Self(open(NETLINK_ROUTE, NEXT_HOP))
+    }
+
+    /// Hears of queueing disciplines and filters.
+    pub(super) fn of_traffic() -> Self {
+        Self(open(NETLINK_ROUTE, TRAFFIC))
     }
 
     /// Waits for a change. A message that was lost in a storm was one, too.

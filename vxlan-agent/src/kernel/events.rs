@@ -28,6 +28,7 @@ pub struct Events {
     messages: Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin>,
     policies: Bell,
     next_hops: Bell,
+    traffic: Bell,
 }
 
 /// What notifications changed beyond the rows of [`Tables`].
@@ -45,15 +46,15 @@ pub struct Touched {
     pub routing: bool,
     /// IPsec policies may be others now.
     pub policies: bool,
+    /// Queueing disciplines or filters may be others now, ours among them.
+    pub traffic: bool,
 }
 
 impl Events {
     /// Subscribes to everything that [`Tables`] holds, in this thread's network namespace.
     pub fn subscribe() -> anyhow::Result<Self> {
-        use MulticastGroup::{
-            Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link, Neigh, Tc,
-        };
-        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule, Tc];
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link, Neigh};
+        let groups = [Link, Neigh, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
         let (mut connection, _, messages) =
             new_multicast_connection(&groups).context("cannot subscribe to netlink notifications")?;
         let socket = connection.socket_mut().socket_mut();
@@ -65,6 +66,7 @@ impl Events {
             messages: Box::new(messages.map(|(message, _)| message)),
             policies: Bell::of_policies(),
             next_hops: Bell::of_next_hops(),
+            traffic: Bell::of_traffic(),
         })
     }
 
@@ -74,6 +76,7 @@ impl Events {
             message = self.messages.next() => tables.notice(&message?, touched),
             () = self.policies.rung() => touched.policies = true,
             () = self.next_hops.rung() => touched.routing = true,
+            () = self.traffic.rung() => touched.traffic = true,
         }
         Some(())
     }
@@ -87,8 +90,8 @@ impl Tables {
             return;
         };
         use RouteNetlinkMessage::{
-            DelAddress, DelLink, DelNeighbour, DelQueueDiscipline, DelRoute, DelRule, DelTrafficFilter,
-            NewAddress, NewLink, NewNeighbour, NewRoute, NewRule,
+            DelAddress, DelLink, DelNeighbour, DelRoute, DelRule, NewAddress, NewLink, NewNeighbour,
+            NewRoute, NewRule,
         };
         let changed = match inner {
             NewLink(link) => self.new_link(link, touched),
@@ -122,8 +125,6 @@ impl Tables {
             DelNeighbour(entry) => {
                 decode::neighbour(entry).is_some_and(|(key, _)| self.neighbours.remove(&key).is_some())
             }
-            // Programs of ours may have gone with it.
-            DelTrafficFilter(_) | DelQueueDiscipline(_) => true,
             _ => false,
         };
         touched.changed |= changed;

@@ -9,14 +9,13 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use nix::libc;
 use rtnetlink::sys::protocols::NETLINK_XFRM;
-use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+
+use super::raw;
 
 /// `XFRM_MSG_NEWPOLICY`, `_GETPOLICY` and `_GETDEFAULT`.
 const NEW_POLICY: u16 = 0x13;
 const GET_POLICY: u16 = 0x15;
 const GET_DEFAULT: u16 = 0x28;
-/// `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// `struct xfrm_userpolicy_id`, `struct xfrm_userpolicy_info`.
 const ID: usize = 64;
 const INFO: usize = 168;
@@ -70,20 +69,14 @@ impl Policy {
 
 /// All policies that encrypt or block; none where the kernel has no IPsec.
 pub async fn policies() -> io::Result<Vec<Policy>> {
-    let mut socket = match TokioSocket::new(NETLINK_XFRM) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(vec![]),
-        socket => socket?,
-    };
-    socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+    let Some(socket) = raw::open(NETLINK_XFRM)? else { return Ok(vec![]) };
     let mut found = vec![];
-    let dump = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    ask(&socket, GET_POLICY, dump, ID, |kind, content| {
+    raw::ask(&socket, GET_POLICY, raw::DUMP, &[0; ID], |kind, content| {
         found.extend((kind == NEW_POLICY).then(|| policy(content)).flatten());
     })
     .await?;
-    let request = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
     // Kernels before 5.15 have no default policies and refuse.
-    let defaults = ask(&socket, GET_DEFAULT, request, 4, |kind, content| {
+    let defaults = raw::ask(&socket, GET_DEFAULT, raw::ONE, &[0; 4], |kind, content| {
         if let (GET_DEFAULT, [inward, _, outward, ..]) = (kind, content) {
             found.extend((*inward == BLOCKED).then(|| Policy::everything(Way::In)).into_iter().flatten());
             found.extend((*outward == BLOCKED).then(|| Policy::everything(Way::Out)).into_iter().flatten());
@@ -91,44 +84,6 @@ pub async fn policies() -> io::Result<Vec<Policy>> {
     });
     let _ = defaults.await;
     Ok(found)
-}
-
-/// Sends a request with `length` zero bytes and hands every answer to `each`.
-async fn ask(
-    socket: &TokioSocket,
-    kind: u16,
-    flags: u16,
-    length: usize,
-    mut each: impl FnMut(u16, &[u8]),
-) -> io::Result<()> {
-    let mut request = vec![0; HEADER + length];
-    request[..4].copy_from_slice(&((HEADER + length) as u32).to_ne_bytes());
-    request[4..6].copy_from_slice(&kind.to_ne_bytes());
-    request[6..8].copy_from_slice(&flags.to_ne_bytes());
-    socket.send_to(&request, &SocketAddr::new(0, 0)).await?;
-    loop {
-        let (answers, _) = socket.recv_from_full().await?;
-        let mut rest = answers.as_slice();
-        while let Some((length, kind, content)) = message(rest) {
-            match i32::from(kind) {
-                libc::NLMSG_DONE => return Ok(()),
-                libc::NLMSG_ERROR => {
-                    let code =
-                        content.first_chunk().map_or(-libc::EBADMSG, |bytes| i32::from_ne_bytes(*bytes));
-                    return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-                }
-                _ => each(kind, content),
-            }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-    }
-}
-
-/// The first of several messages: length, kind and content.
-fn message(bytes: &[u8]) -> Option<(usize, u16, &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    Some((length, kind, bytes.get(HEADER..length)?))
 }
 
 /// The policy that a message describes, if it restricts what this node itself sends or receives.
@@ -140,11 +95,9 @@ fn policy(bytes: &[u8]) -> Option<Policy> {
         _ => return None,
     };
     let (mut encrypts, mut interface) = (false, false);
-    let mut rest = &bytes[INFO..];
-    while let Some((length, kind, value)) = attribute(rest) {
+    for (kind, value) in raw::attributes(&bytes[INFO..]) {
         encrypts |= kind == TEMPLATES;
         interface |= kind == INTERFACE && value.iter().any(|byte| *byte != 0);
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     let blocks = info[161] != 0;
     let v6 = u16::from_ne_bytes([info[40], info[41]]) == libc::AF_INET6 as u16;
@@ -164,13 +117,6 @@ fn network(address: &[u8; 16], prefix: u8, v6: bool) -> Option<IpNetwork> {
     let [a, b, c, d, ..] = *address;
     let ip = if v6 { IpAddr::from(*address) } else { IpAddr::from([a, b, c, d]) };
     IpNetwork::new(ip, prefix).ok()
-}
-
-/// The first of several attributes: length, kind and value.
-fn attribute(bytes: &[u8]) -> Option<(usize, u16, &[u8])> {
-    let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-    let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
-    Some((length, kind, bytes.get(4..length)?))
 }
 
 #[cfg(test)]

@@ -58,6 +58,7 @@ struct World {
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     previous: DatapathState,
     xdp: Option<Place>,
+    foreign: Vec<Foreign>,
 }
 
 impl World {
@@ -69,11 +70,12 @@ impl World {
             inner_mtu: Mtu(1450),
         };
         let (tables, next_hops, previous) = (Tables::default(), BTreeMap::new(), DatapathState::default());
-        Self { config: config(fastpath), tables, underlay, next_hops, previous, xdp: None }
+        let config = config(fastpath);
+        Self { config, tables, underlay, next_hops, previous, xdp: None, foreign: vec![] }
     }
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
-        let Self { config, tables, underlay, next_hops, previous, xdp } = self;
+        let Self { config, tables, underlay, next_hops, previous, xdp, foreign } = self;
         let (source_ports, xdp, secret) = ((32_768, 60_999), xdp.as_ref(), 99);
         let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), offloads: true }];
         Input {
@@ -83,6 +85,7 @@ impl World {
             sides,
             next_hops,
             policies: &[],
+            foreign,
             source_ports,
             xdp,
             secret,
@@ -287,13 +290,14 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         sides: &sides,
         next_hops: &world.next_hops,
         policies: &[],
+        foreign: &[],
         source_ports: (32_768, 60_999),
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
         secret: 99,
         takes_back: true,
         previous: &world.previous,
     };
-    let Desired { kernel, datapath } = input.plan();
+    let Desired { kernel, datapath, .. } = input.plan();
     let devices: Vec<_> =
         kernel.iter().flat_map(|k| &k.device).map(|d| (d.name.as_str(), d.mac.0[5])).collect();
     assert_eq!(devices, [("vxlan7", 1), ("flannel-v6.7", 3)]);
@@ -306,4 +310,29 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
     let delivers = |a: &&Attachment| matches!(a.hook, Hook::StrippedIngress | Hook::UnderlayXdp);
     let with_xdp: Vec<u32> = datapath.attachments.iter().filter(delivers).map(|a| a.ifindex).collect();
     assert_eq!(with_xdp, [2, 2], "XDP goes to the first underlay");
+}
+
+#[test]
+fn what_somebody_else_has_put_on_an_interface_is_passed_by_the_kernel() {
+    use kernel::{Edge, What};
+    let mut world = World::new(Fastpath::Verified);
+    let hop = NextHop { ifindex: IfIndex(2), neighbour: IpAddr::from([192, 0, 2, 2]), mtu: None };
+    world.next_hops.insert(IpAddr::from([192, 0, 2, 2]), Some(hop));
+    world.tables.links.insert(IfIndex(2), link(2));
+    let nodes = cluster(&[2].into());
+    let mut flags = |ifindex, edge, what, behind| {
+        let name = String::new();
+        world.foreign = vec![Foreign { ifindex: IfIndex(ifindex), edge, what, name, behind }];
+        let planned = world.plan(&nodes);
+        let vtep = planned.datapath.vteps.values().next().map(|vtep| vtep.flags);
+        assert_eq!(planned.hooked, world.foreign, "said in status");
+        (planned.datapath.config.local4.flags, vtep)
+    };
+    let (device, underlay) = (9, 2);
+    assert_eq!(flags(device, Edge::Exit, What::Qdisc, true), (local::HOOKED_ENCAP, Some(0)));
+    let tunnel = local::HOOKED_DECAP | local::HOOKED_TUNNEL;
+    assert_eq!(flags(device, Edge::Entry, What::Program, true), (tunnel, Some(0)));
+    assert_eq!(flags(device, Edge::Entry, What::Program, false), (local::HOOKED_DECAP, Some(0)));
+    assert_eq!(flags(underlay, Edge::Entry, What::Filter, true), (local::HOOKED_DECAP, Some(0)));
+    assert_eq!(flags(underlay, Edge::Exit, What::Chain, true), (0, Some(vtep::HOOKED_OUT)));
 }

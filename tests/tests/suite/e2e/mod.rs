@@ -8,6 +8,7 @@ mod cni;
 mod delivery;
 mod etcd;
 mod floor;
+mod foreign;
 pub(crate) mod guard;
 mod heal;
 mod hostile;
