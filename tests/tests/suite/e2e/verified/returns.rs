@@ -3,9 +3,10 @@
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use vxlan_tests::lab::Lab;
+use vxlan_tests::lab::traffic::Ping;
+use vxlan_tests::lab::{AgentOptions, Counters, DEVICE, Lab, LabSpec, Overlay};
 
-use super::super::{assert_took, build, counted, warm_up};
+use super::super::{assert_answered, assert_took, build, counted, warm_up};
 use super::{conntrack, exchange, from_port, nft, verified};
 
 /// As controllers make policies: only clients on node 1 open connections.
@@ -17,8 +18,11 @@ const ONE_WAY: &str = "table inet oneway {\n chain forward {\n  type filter hook
 /// How long conntrack remembers a connection that it does not take for established.
 const HALF_OPEN: u64 = 2;
 
-/// Opens a connection to `port` of pod 1 on node 2 and has it bypass the stack.
-fn open(lab: &Lab, ip: IpAddr, port: u16) -> (TcpStream, TcpStream) {
+/// A connection to a port of pod 1 on node 2.
+type Connection = (TcpStream, TcpStream);
+
+/// Opens a connection to `port` of pod 1 on node 2, and what the nodes counted meanwhile.
+fn connect(lab: &Lab, ip: IpAddr, port: u16) -> (Connection, [Counters; 2]) {
     let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
     let listener = server.run(|| TcpListener::bind((ip, port))).expect("a listener");
     let mut near = client.run(|| from_port(0, (ip, port).into()));
@@ -29,10 +33,26 @@ fn open(lab: &Lab, ip: IpAddr, port: u16) -> (TcpStream, TcpStream) {
             exchange(&mut far, &mut near, round);
         }
     });
+    ((near, far), nodes)
+}
+
+/// The same, and it bypasses the stack at both nodes.
+fn open(lab: &Lab, ip: IpAddr, port: u16) -> Connection {
+    let (connection, nodes) = connect(lab, ip, port);
     for node in &nodes {
         assert_took(node, "pod_egress", "encapsulated", 7);
     }
-    (near, far)
+    connection
+}
+
+/// Has conntrack of node `n` forget half-open connections soon, and take up none in the middle.
+fn strict(lab: &Lab, n: u8) {
+    let half_open = HALF_OPEN.to_string();
+    let settings = [
+        ("netfilter/nf_conntrack_tcp_timeout_syn_recv", half_open.as_str()),
+        ("netfilter/nf_conntrack_tcp_loose", "0"),
+    ];
+    lab.node(n).sysctl(&settings).expect("settings");
 }
 
 fn silence(seconds: u64) {
@@ -51,9 +71,7 @@ fn a_server_speaks_after_a_silence_whatever_has_closed_the_bypasses() {
     let mut lab = build(&verified());
     for n in [1, 2] {
         nft(&lab, n, ONE_WAY);
-        let half_open = [("netfilter/nf_conntrack_tcp_timeout_syn_recv", HALF_OPEN.to_string())];
-        let half_open = half_open.each_ref().map(|(name, value)| (*name, value.as_str()));
-        lab.node(n).sysctl(&half_open).expect("a setting");
+        strict(&lab, n);
     }
     warm_up(&lab);
     let [ip4, ip6] = lab.pod(2, 1).ips();
@@ -108,4 +126,54 @@ fn conntrack_knows_a_connection_for_as_long_as_it_bypasses() {
     }
     both(&lab, &["flows", "flush"]);
     exchange(&mut far, &mut near, 1);
+}
+
+#[test]
+fn a_server_speaks_after_a_silence_to_a_client_behind_nat() {
+    let lab = build(&verified());
+    for n in [1, 2] {
+        strict(&lab, n);
+    }
+    nft(&lab, 2, ONE_WAY);
+    let nat = format!(
+        "table ip clients {{\n chain leave {{\n  type nat hook postrouting priority srcnat;\n  \
+         ip saddr {} tcp dport 7000 oifname {DEVICE} masquerade\n }}\n}}\n",
+        lab.pod(1, 1).ip4
+    );
+    nft(&lab, 1, &nat);
+    warm_up(&lab);
+    let ((mut near, mut far), [one, two]) = connect(&lab, lab.pod(2, 1).ip4.into(), 7000);
+    assert_eq!(far.peer_addr().expect("a peer").ip(), IpAddr::from(lab.node(1).vtep4), "not translated");
+    assert_eq!(one.packets("pod_egress", "encapsulated"), 0, "what is translated bypasses nothing:\n{one}");
+    assert_took(&two, "pod_egress", "encapsulated", 7);
+    silence(HALF_OPEN + 1);
+    both(&lab, &["flows", "flush"]);
+    exchange(&mut far, &mut near, 1);
+    exchange(&mut near, &mut far, 2);
+}
+
+#[test]
+fn where_conntrack_would_not_take_connections_back_tcp_does_not_bypass() {
+    // As in a container: what it sets it may not.
+    let read_only = "mount -o bind,ro /proc/sys /proc/sys && exec \"$0\" \"$@\"";
+    let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", read_only];
+    let options =
+        || AgentOptions { wrapper: wrapper.map(str::to_owned).to_vec(), ..AgentOptions::verified() };
+    let lab = build(&LabSpec::pair(Overlay::Agent(options()), Overlay::Agent(options())));
+    for n in [1, 2] {
+        strict(&lab, n);
+        nft(&lab, n, ONE_WAY);
+    }
+    warm_up(&lab);
+    let ((mut near, mut far), nodes) = connect(&lab, lab.pod(2, 1).ip4.into(), 7000);
+    for node in &nodes {
+        assert_took(node, "pod_egress", "limited", 10);
+        assert_eq!(node.packets("pod_egress", "encapsulated"), 0, "{node}");
+    }
+    silence(HALF_OPEN + 1);
+    both(&lab, &["flows", "flush"]);
+    exchange(&mut far, &mut near, 1);
+    let echoes = Ping { count: 10, ..Ping::default() };
+    let [one, _] = counted(&lab, || assert_answered(lab.pod(1, 1), lab.pod(2, 1).ip4, echoes));
+    assert_took(&one, "pod_egress", "encapsulated", 5);
 }
