@@ -18,6 +18,8 @@ const LINK_CREATE: libc::c_int = 28;
 const SCHED_CLS: u32 = 3;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
+/// `BPF_F_BEFORE`.
+const BEFORE: u32 = 1 << 3;
 const TC_ACT_SHOT: u8 = 2;
 
 /// `union bpf_attr` of `BPF_PROG_LOAD`, as far as it has to be filled in.
@@ -40,6 +42,9 @@ struct Create {
     ifindex: u32,
     attach_type: u32,
     flags: u32,
+    relative: u32,
+    padding: u32,
+    revision: u64,
 }
 
 impl Dropper {
@@ -48,14 +53,29 @@ impl Dropper {
     ///
     /// # Errors
     /// There is no such interface, or the kernel has no TCX (Linux 6.6).
-    pub fn attach(ns: &Netns, interface: &str, entry: bool) -> Result<Self> {
+    pub fn behind(ns: &Netns, interface: &str, entry: bool) -> Result<Self> {
+        Self::attach(ns, interface, entry, 0)
+    }
+
+    /// The same, in front of what is there already.
+    ///
+    /// # Errors
+    /// As [`Dropper::behind`].
+    pub fn in_front(ns: &Netns, interface: &str, entry: bool) -> Result<Self> {
+        Self::attach(ns, interface, entry, BEFORE)
+    }
+
+    fn attach(ns: &Netns, interface: &str, entry: bool, flags: u32) -> Result<Self> {
         let program = load().context("cannot load a program")?;
         let link = || {
             let mut create = Create {
                 program: program.as_raw_fd().cast_unsigned(),
                 ifindex: nix::net::if_::if_nametoindex(interface)?,
                 attach_type: if entry { TCX_INGRESS } else { TCX_EGRESS },
-                flags: 0,
+                flags,
+                relative: 0,
+                padding: 0,
+                revision: 0,
             };
             // SAFETY: no pointers involved.
             unsafe { bpf(LINK_CREATE, &mut create) }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vxlan_agent::datapath::KernelFeatures;
 use vxlan_tests::lab::traffic::{Ping, ping};
-use vxlan_tests::lab::{AgentOptions, DEVICE, Dropper, Lab, LabSpec, Overlay, UNDERLAY, wait_until};
+use vxlan_tests::lab::{AgentOptions, DEVICE, Dropper, Lab, LabSpec, Netns, Overlay, UNDERLAY, wait_until};
 
 use super::{assert_answered, assert_took, build, counted, underlay_hook, warm_up};
 
@@ -70,21 +70,22 @@ fn put<'a>(lab: &'a Lab, (n, place, entry, what): Case) -> Box<dyn FnOnce() + 'a
             let edge = if entry { "ingress" } else { "egress" };
             // It is there already where our programs are filters, too.
             let _ = node.sh(&format!("tc qdisc add dev {on} clsact"));
-            // `ret TC_ACT_SHOT`, in classic BPF.
-            let drops = ["bpf", "da", "bytecode", "1,6 0 0 2"];
-            let filter = |command| ["filter", command, "dev", on.as_str(), edge, "pref", "20000"];
-            node.cmd("tc", &[filter("add").as_slice(), &drops].concat()).expect("a filter");
-            let remove = filter("del").map(str::to_owned);
-            Box::new(move || {
-                let remove: Vec<&str> = remove.iter().map(String::as_str).collect();
-                drop(node.cmd("tc", &remove).expect("no filter"));
-            })
+            filter(node, "add", &on, edge, "20000", &DROPS);
+            Box::new(move || filter(node, "del", &on, edge, "20000", &[]))
         }
         What::Program => {
-            let dropper = Dropper::attach(node, &on, entry).expect("a program");
+            let dropper = Dropper::behind(node, &on, entry).expect("a program");
             Box::new(move || drop(dropper))
         }
     }
+}
+
+/// `ret TC_ACT_SHOT`, in classic BPF.
+const DROPS: [&str; 4] = ["bpf", "da", "bytecode", "1,6 0 0 2"];
+
+fn filter(node: &Netns, command: &str, on: &str, edge: &str, priority: &str, what: &[&str]) {
+    let words = ["filter", command, "dev", on, edge, "pref", priority];
+    node.cmd("tc", &[words.as_slice(), what].concat()).expect("a filter");
 }
 
 fn answered(lab: &Lab) -> bool {
@@ -92,13 +93,16 @@ fn answered(lab: &Lab) -> bool {
     !ping(lab.pod(1, 1), lab.pod(2, 1).ips()[0], options).expect("a socket").rtts.is_empty()
 }
 
+/// What node `n` says that the kernel carries packets because of.
+fn hooked(lab: &Lab, n: u8) -> Option<usize> {
+    let status = lab.agent(n).and_then(|agent| agent.json(&["status"])).ok()?;
+    Some(status["networks"][0]["hooked"].as_array()?.len())
+}
+
 /// Waits until node `n` says that something is passed by the kernel, or that nothing is.
 fn wait_for_status(lab: &Lab, n: u8, case: Case, something: bool) {
     let agent = lab.agent(n).expect("an agent");
-    let says = || {
-        let status = agent.json(&["status"]).unwrap_or_default();
-        status["networks"][0]["hooked"].as_array().is_some_and(|all| all.is_empty() != something)
-    };
+    let says = || hooked(lab, n).is_some_and(|found| (found != 0) == something);
     wait_until("the agent follows", Duration::from_secs(5), says)
         .inspect_err(|_| agent.print_log())
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
@@ -110,6 +114,40 @@ fn cases() -> impl Iterator<Item = Case> {
         eprintln!("SKIPPED: programs of others, because this kernel has no TCX");
     }
     CASES.into_iter().filter(move |(.., what)| tcx || !matches!(what, What::Program))
+}
+
+/// Two nodes with programs attached as `attach` says.
+fn attached(fastpath: &str, attach: &str) -> Lab {
+    let node = format!("attach = \"{attach}\"");
+    let options =
+        || AgentOptions { fastpath: fastpath.into(), node: node.clone(), ..AgentOptions::default() };
+    let lab = build(&LabSpec::pair(Overlay::Agent(options()), Overlay::Agent(options())));
+    warm_up(&lab);
+    lab
+}
+
+#[test]
+fn what_is_in_front_of_ours_has_had_its_say_and_closes_nothing() {
+    let lab = attached("direct", "clsact");
+    let (node, veth) = (lab.node(1), interface(&lab, 1, Place::Veth));
+    filter(node, "add", &veth, "ingress", "10", &DROPS);
+    assert!(!answered(&lab), "a filter in front of ours is passed by");
+    assert_eq!(hooked(&lab, 1), Some(0));
+    filter(node, "del", &veth, "ingress", "10", &[]);
+    assert!(answered(&lab));
+    if !KernelFeatures::probe().tcx {
+        eprintln!("SKIPPED: programs of others, because this kernel has no TCX");
+        return;
+    }
+    for attach in ["clsact", "auto"] {
+        let lab = attached("direct", attach);
+        let (node, veth) = (lab.node(1), interface(&lab, 1, Place::Veth));
+        let dropper = Dropper::in_front(node, &veth, ENTRY).expect("a program");
+        assert!(!answered(&lab), "a program in front of ours is passed by, {attach}");
+        assert_eq!(hooked(&lab, 1), Some(0), "{attach}");
+        drop(dropper);
+        assert!(answered(&lab), "{attach}");
+    }
 }
 
 #[test]
@@ -124,12 +162,8 @@ fn what_somebody_else_has_put_on_an_interface_is_obeyed() {
     }
     drop(kernel);
     for (fastpath, attach) in [("direct", "auto"), ("verified", "auto"), ("verified", "clsact")] {
-        let node = format!("attach = \"{attach}\"");
-        let options =
-            || AgentOptions { fastpath: fastpath.into(), node: node.clone(), ..AgentOptions::default() };
-        let lab = build(&LabSpec::pair(Overlay::Agent(options()), Overlay::Agent(options())));
-        warm_up(&lab);
-        // A program at the entry of a veth is in front of filters, and has had its say.
+        let lab = attached(fastpath, attach);
+        // A program is in front of all filters.
         let in_front =
             |case: &Case| attach == "clsact" && matches!(case, (_, Place::Veth, ENTRY, What::Program));
         for case in cases().filter(|case| !in_front(case)) {
