@@ -13,6 +13,7 @@ mod netlink;
 pub mod nft;
 mod observed;
 pub mod offload;
+pub mod ruleset;
 mod state;
 pub mod sysctl;
 mod tables;
