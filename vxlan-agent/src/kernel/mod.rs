@@ -15,6 +15,7 @@ pub mod nft;
 mod observed;
 pub mod offload;
 mod raw;
+pub mod ruleset;
 mod state;
 pub mod sysctl;
 mod tables;

@@ -20,6 +20,7 @@ mod onward;
 mod outlive;
 mod pods;
 mod routing;
+mod ruleset;
 mod table;
 mod verified;
 mod xdp;

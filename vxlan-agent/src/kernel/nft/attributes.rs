@@ -45,17 +45,36 @@ impl Attributes {
 }
 
 /// The value of the first attribute of type `wanted` in a message's `attributes`.
-pub(super) fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
+pub fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    list(attributes).find_map(|(kind, value)| (kind == wanted).then_some(value))
+}
+
+/// A number, in network byte order as nf_tables has all of them.
+pub fn find_number(attributes: &[u8], wanted: u16) -> Option<u32> {
+    find(attributes, wanted)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// A string, without the zero byte at its end.
+pub fn find_string(attributes: &[u8], wanted: u16) -> Option<String> {
+    find(attributes, wanted).map(string)
+}
+
+/// A value as a string, up to the first zero byte.
+pub fn string(value: &[u8]) -> String {
+    let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+/// Types and values of a message's `attributes`, as far as they are whole.
+pub fn list(mut attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
         let (header, _) = attributes.split_first_chunk::<HEADER>()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         let kind = u16::from_ne_bytes([header[2], header[3]]) & libc::NLA_TYPE_MASK as u16;
         let value = attributes.get(HEADER..length)?;
-        if kind == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
 }
 
 #[cfg(test)]
@@ -70,6 +89,9 @@ mod tests {
         assert_eq!(find(list.as_bytes(), 2), Some(&b"xyzzy"[..]));
         assert_eq!(find(list.as_bytes(), 3).and_then(|n| find(n, 7)), Some(&[0, 0, 0, 1][..]));
         assert_eq!(find(list.as_bytes(), 4), None);
+        assert_eq!(find_string(list.as_bytes(), 1).as_deref(), Some("ab"));
+        assert_eq!(find(list.as_bytes(), 3).and_then(|n| find_number(n, 7)), Some(1));
+        assert_eq!(find_number(list.as_bytes(), 2), None, "five bytes");
     }
 
     #[test]
@@ -79,5 +101,6 @@ mod tests {
             assert_eq!(find(&list.as_bytes()[..length], 2), None, "{length} bytes");
         }
         assert_eq!(find(&[0; 64], 5), None, "a length of zero");
+        assert_eq!(super::list(&[0; 64]).count(), 0);
     }
 }

@@ -4,7 +4,7 @@
 //! of it. Written out here because no crate fits: the pure ones are under the GPL or hardly begun,
 //! and the others call a C library or the program `nft`.
 
-mod attributes;
+pub mod attributes;
 pub mod expression;
 mod socket;
 
@@ -15,6 +15,8 @@ use nix::libc;
 pub use attributes::Attributes;
 use socket::Socket;
 
+/// `NFPROTO_UNSPEC`: in a request for a dump, tables of all families.
+pub const ANY: u8 = 0;
 /// `NFPROTO_INET`: tables that see IPv4 and IPv6.
 pub const INET: u8 = 1;
 /// Flags of requests that create.
@@ -24,12 +26,17 @@ pub const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_APPEND) as u16;
 #[allow(missing_docs, reason = "named as there")]
 pub mod nfta {
     pub const TABLE_NAME: u16 = 1;
+    pub const TABLE_FLAGS: u16 = 2;
     pub const CHAIN_TABLE: u16 = 1;
     pub const CHAIN_NAME: u16 = 3;
     pub const CHAIN_HOOK: u16 = 4;
     pub const CHAIN_TYPE: u16 = 7;
     pub const HOOK_HOOKNUM: u16 = 1;
     pub const HOOK_PRIORITY: u16 = 2;
+    pub const HOOK_DEV: u16 = 3;
+    pub const HOOK_DEVS: u16 = 4;
+    pub const DEVICE_NAME: u16 = 1;
+    pub const DEVICE_PREFIX: u16 = 2;
     pub const RULE_TABLE: u16 = 1;
     pub const RULE_CHAIN: u16 = 2;
     pub const RULE_EXPRESSIONS: u16 = 4;
@@ -99,18 +106,44 @@ impl Batch {
     }
 }
 
+/// Reads what is there, object by object.
+pub struct Reader(Socket);
+
+impl Reader {
+    /// In the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel has no nf_tables, or allows no netlink socket.
+    pub fn open() -> io::Result<Self> {
+        Socket::open().map(Self)
+    }
+
+    /// Hands family and attributes of everything that a request of type `kind` (`NFT_MSG_GET…`) asks for
+    /// to `each`.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn dump(
+        &self,
+        kind: i32,
+        family: u8,
+        attributes: Attributes,
+        each: impl FnMut(u8, &[u8]),
+    ) -> io::Result<()> {
+        let request = Message::nftables(kind, libc::NLM_F_DUMP as u16, attributes);
+        self.0.send(&Message { family, ..request }.to_bytes(1))?;
+        self.0.collect_dump(each)
+    }
+}
+
 /// Names of all tables that see IPv4 and IPv6.
 ///
 /// # Errors
 /// The kernel does not say.
 pub fn tables() -> io::Result<Vec<String>> {
-    let request = Message::nftables(libc::NFT_MSG_GETTABLE, libc::NLM_F_DUMP as u16, Attributes::default());
-    let socket = Socket::open()?;
-    socket.send(&request.to_bytes(1))?;
     let mut tables = vec![];
-    socket.collect_dump(|attributes| {
-        let name = attributes::find(attributes, nfta::TABLE_NAME).and_then(|name| name.strip_suffix(b"\0"));
-        tables.extend(name.map(|name| String::from_utf8_lossy(name).into_owned()));
+    Reader::open()?.dump(libc::NFT_MSG_GETTABLE, INET, Attributes::default(), |_, attributes| {
+        tables.extend(attributes::find_string(attributes, nfta::TABLE_NAME));
     })?;
     Ok(tables)
 }
@@ -120,12 +153,9 @@ pub fn tables() -> io::Result<Vec<String>> {
 /// # Errors
 /// The kernel does not say.
 pub fn comments(table: &str) -> io::Result<Vec<String>> {
-    let attributes = Attributes::default().string(nfta::RULE_TABLE, table);
-    let request = Message::nftables(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP as u16, attributes);
-    let socket = Socket::open()?;
-    socket.send(&request.to_bytes(1))?;
+    let asked = Attributes::default().string(nfta::RULE_TABLE, table);
     let mut comments = vec![];
-    socket.collect_dump(|attributes| {
+    Reader::open()?.dump(libc::NFT_MSG_GETRULE, INET, asked, |_, attributes| {
         let find = |wanted| attributes::find(attributes, wanted);
         // Kernels before 5.16 dump all tables' rules if the one asked for does not exist.
         if find(nfta::RULE_TABLE).is_some_and(|name| name.strip_suffix(b"\0") == Some(table.as_bytes())) {

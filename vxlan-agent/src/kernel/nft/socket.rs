@@ -55,15 +55,21 @@ impl Socket {
         Ok(())
     }
 
-    /// Hands the attributes of every message of a dump to `each`.
-    pub(super) fn collect_dump(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Hands family and attributes of every message of a dump to `each`.
+    pub(super) fn collect_dump(&self, mut each: impl FnMut(u8, &[u8])) -> io::Result<()> {
         let mut done = false;
         while !done {
             self.receive(|(kind, _, content)| {
                 match kind {
                     libc::NLMSG_ERROR => check(content)?,
                     libc::NLMSG_DONE => done = true,
-                    _ => each(content.get(NETFILTER_HEADER - HEADER..).unwrap_or_default()),
+                    _ => {
+                        if let Some((header, attributes)) =
+                            content.split_first_chunk::<{ NETFILTER_HEADER - HEADER }>()
+                        {
+                            each(header[0], attributes);
+                        }
+                    }
                 }
                 Ok(())
             })?;

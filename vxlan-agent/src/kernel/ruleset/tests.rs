@@ -1,0 +1,65 @@
+use super::devices::device_chains;
+use super::*;
+
+fn hook(number: u32) -> Attributes {
+    Attributes::default().number(nfta::HOOK_HOOKNUM, number).number(nfta::HOOK_PRIORITY, 0)
+}
+
+fn chain(hook: &Attributes) -> Attributes {
+    Attributes::default()
+        .string(nfta::CHAIN_TABLE, "t")
+        .string(nfta::CHAIN_NAME, "c")
+        .nest(nfta::CHAIN_HOOK, hook)
+        .string(nfta::CHAIN_TYPE, "filter")
+}
+
+fn devices(family: u8, hook: &Attributes) -> Vec<String> {
+    device_chains(family, chain(hook).as_bytes()).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_chain_names_its_devices() {
+    let one = hook(1).string(nfta::HOOK_DEV, "eth0");
+    assert_eq!(devices(5, &one), ["chain netdev t c (egress of eth0)"]);
+    let names = Attributes::default().string(nfta::DEVICE_NAME, "eth0").string(nfta::DEVICE_NAME, "eth1");
+    let two = hook(0).nest(nfta::HOOK_DEVS, &names);
+    assert_eq!(
+        devices(5, &two),
+        ["chain netdev t c (ingress of eth0)", "chain netdev t c (ingress of eth1)"]
+    );
+    let both = hook(5)
+        .string(nfta::HOOK_DEV, "eth0")
+        .nest(nfta::HOOK_DEVS, &Attributes::default().string(nfta::DEVICE_NAME, "eth0"));
+    assert_eq!(devices(1, &both), ["chain inet t c (ingress of eth0)"], "as the kernel writes a single one");
+}
+
+#[test]
+fn chains_elsewhere_have_no_devices() {
+    let named = |number| hook(number).string(nfta::HOOK_DEV, "eth0");
+    assert!(devices(1, &named(0)).is_empty(), "inet prerouting");
+    assert!(devices(2, &named(5)).is_empty(), "ip");
+    assert!(devices(5, &named(2)).is_empty(), "a hook that netdev does not have");
+    let regular = Attributes::default().string(nfta::CHAIN_TABLE, "t").string(nfta::CHAIN_NAME, "c");
+    assert!(device_chains(5, regular.as_bytes()).is_empty(), "no hook");
+    let whole = chain(&named(1));
+    for length in 0..whole.as_bytes().len() {
+        device_chains(5, &whole.as_bytes()[..length]);
+    }
+}
+
+#[test]
+fn a_prefix_stands_for_all_devices_that_begin_so() {
+    let prefixes = [
+        Attributes::default().string(nfta::DEVICE_PREFIX, "eth"),
+        Attributes::default().bytes(nfta::DEVICE_NAME, b"eth"),
+        Attributes::default().string(nfta::DEVICE_PREFIX, "eth*"),
+    ];
+    for prefix in prefixes {
+        let chains = device_chains(5, chain(&hook(1).nest(nfta::HOOK_DEVS, &prefix)).as_bytes());
+        let [chain] = chains.as_slice() else { panic!("{chains:?}") };
+        assert_eq!(chain.device, "eth*");
+        assert!(chain.is_on("eth0") && chain.is_on("eth") && !chain.is_on("et"));
+    }
+    let exact = DeviceChain { device: "eth0".into(), hook: DeviceHook::Egress, chain: String::new() };
+    assert!(exact.is_on("eth0") && !exact.is_on("eth01"));
+}
