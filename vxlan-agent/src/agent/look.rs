@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use futures_util::stream::{self, StreamExt as _};
 use ipnetwork::IpNetwork;
 
 use super::{Agent, feed};
 use crate::cluster::{ClusterState, Node};
-use crate::config::NodeConfig;
+use crate::config::{Fastpath, NodeConfig};
+use crate::kernel::ruleset::Ruleset;
 use crate::kernel::{
     self, Asked, DirectRoute, DirectSearch, KernelState, Kind, Policy, Sought, Way, offload,
 };
@@ -146,6 +147,24 @@ impl Agent {
             tracing::warn!(%error, "cannot read IPsec policies: the kernel's device carries everything");
             [Way::In, Way::Out].into_iter().flat_map(Policy::everything).collect()
         });
+    }
+
+    /// Takes in what packet filters do; whether that is new.
+    pub(super) fn take_rules(&mut self, rules: Option<Arc<Ruleset>>) -> bool {
+        let Some(rules) = rules.filter(|rules| *rules != self.ruleset) else { return false };
+        if rules.meters != self.ruleset.meters && self.config.network.fastpath == Fastpath::Verified {
+            match rules.meters.first() {
+                Some(meter) => tracing::warn!(
+                    rules = rules.meters.len(),
+                    "no flow bypasses the host stack, because rules have to see every packet: {meter}"
+                ),
+                None => {
+                    tracing::info!("no rule has to see every packet any more: flows bypass the host stack")
+                }
+            }
+        }
+        self.ruleset = rules;
+        true
     }
 
     /// Says once that no question to the kernel covers what its routing rules look at.

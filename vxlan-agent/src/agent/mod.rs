@@ -13,16 +13,19 @@ mod round;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{self, Datapath, KernelFeatures};
+use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::sysctl;
 use crate::kernel::{Events, Netlink, NextHop, Policy, Tables, Touched};
 use crate::net::{IfIndex, is_link_local};
@@ -61,6 +64,8 @@ pub struct Agent {
     underlays: Vec<Underlay>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     policies: Vec<Policy>,
+    /// What packet filters do that the fast path would skip.
+    ruleset: Arc<Ruleset>,
     datapath: Option<Datapath>,
     /// Tells when pins of it are removed.
     pins: PinWatch,
@@ -98,6 +103,10 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let netlink = Netlink::open(&config.network.name)?;
     let mut events = Events::subscribe()?;
+    let mut rules = match config.network.fastpath {
+        Fastpath::Off => watch::channel(None).1,
+        _ => ruleset::follow(),
+    };
     let mut tables = netlink.dump().await?;
     let begin = async {
         let mut feed = Feed::open(&mut config, &netlink, &tables).await?;
@@ -113,7 +122,9 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     };
     let (pins, mut unpinned) = PinWatch::new();
     let mut agent = Agent::new(config, netlink, tables, cluster, pins)?;
-    agent.start().await?;
+    // A bypass is not opened before it is known that it may be.
+    let known = rules.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
+    agent.start(known).await?;
     let (mut resync, mut peek) = (Instant::now() + RESYNC, Instant::now() + PEEK);
     loop {
         health.iter().for_each(|health| drop(health.send_replace(agent.health())));
@@ -128,6 +139,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
             }
             event = events.next(&mut agent.tables, &mut touched) => event.context("netlink notifications have stopped")?,
             Some(()) = unpinned.recv() => touched.changed = true,
+            Ok(()) = rules.changed() => {}
             () = tokio::time::sleep_until(wake) => {}
         }
         tokio::time::sleep(COLLECT).await;
@@ -145,6 +157,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
             (settings, peek) = (agent.settings_changed(), now + PEEK);
         }
         touched.changed |= settings;
+        touched.changed |= agent.take_rules(rules.borrow_and_update().clone());
         agent.news(snapshot, &touched).await;
         feed.tell(&agent.config, &agent.tables);
     }
@@ -174,6 +187,7 @@ impl Agent {
             underlays: vec![],
             next_hops: BTreeMap::new(),
             policies: vec![],
+            ruleset: Arc::default(),
             datapath: None,
             pins,
             xdp: None,
@@ -195,9 +209,10 @@ impl Agent {
 
     /// The first rounds. What is wrong with a file from the start ends the agent; what is wrong in
     /// a Kubernetes cluster or in etcd will be put right there.
-    async fn start(&mut self) -> anyhow::Result<()> {
+    async fn start(&mut self, rules: Option<Arc<Ruleset>>) -> anyhow::Result<()> {
         self.tables = self.netlink.dump().await?;
         self.read_policies().await;
+        self.take_rules(rules);
         self.stale = false;
         if let (Err(refused), StateConfig::File(_)) = (self.check(&self.cluster), &self.config.state) {
             bail!("{refused}");

@@ -58,6 +58,7 @@ struct World {
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     previous: DatapathState,
     xdp: Option<Place>,
+    ruleset: Ruleset,
 }
 
 impl World {
@@ -69,11 +70,12 @@ impl World {
             inner_mtu: Mtu(1450),
         };
         let (tables, next_hops, previous) = (Tables::default(), BTreeMap::new(), DatapathState::default());
-        Self { config: config(fastpath), tables, underlay, next_hops, previous, xdp: None }
+        let (xdp, ruleset) = (None, Ruleset::default());
+        Self { config: config(fastpath), tables, underlay, next_hops, previous, xdp, ruleset }
     }
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
-        let Self { config, tables, underlay, next_hops, previous, xdp } = self;
+        let Self { config, tables, underlay, next_hops, previous, xdp, ruleset } = self;
         let (source_ports, xdp, secret) = ((32_768, 60_999), xdp.as_ref(), 99);
         let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), offloads: true }];
         Input {
@@ -87,6 +89,7 @@ impl World {
             xdp,
             secret,
             takes_back: true,
+            ruleset,
             previous,
         }
         .plan()
@@ -291,6 +294,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
         secret: 99,
         takes_back: true,
+        ruleset: &world.ruleset,
         previous: &world.previous,
     };
     let Desired { kernel, datapath } = input.plan();
