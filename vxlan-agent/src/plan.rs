@@ -7,13 +7,14 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Addr, Config as MapConfig, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep, MARKS_ROUTE,
-    MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId, endpoint, local,
-    vtep,
+    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+    endpoint, local, vtep,
 };
 
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
+use crate::kernel::ruleset::Ruleset;
 use crate::kernel::{Device, Edge, Foreign, KernelState, NextHop, Policy, Route, Tables, Way};
 use crate::net::{IfIndex, Mtu, family};
 use crate::pods::{Pods, Search};
@@ -46,6 +47,8 @@ pub struct Input<'a> {
     pub secret: u32,
     /// Whether conntrack takes TCP connections back that have bypassed it.
     pub takes_back: bool,
+    /// What packet filters do that the fast path would skip.
+    pub ruleset: &'a Ruleset,
     /// What the maps hold: VTEP ids and the mark are kept.
     pub previous: &'a DatapathState,
 }
@@ -198,6 +201,7 @@ impl Input<'_> {
             | flag(network.malformed == Guard::Drop, DROP_MALFORMED)
             | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI)
             | flag(!self.takes_back, NO_TCP_BYPASS)
+            | flag(!self.ruleset.meters.is_empty(), NO_BYPASS)
             | flag(self.tables.marks_route(), MARKS_ROUTE);
         let mark = match (self.xdp, self.previous.config.mark) {
             (None, _) => 0,

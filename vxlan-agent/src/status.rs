@@ -79,6 +79,9 @@ pub struct NetworkStatus {
     pub pods_attached: usize,
     /// Pod addresses that the fast path delivers to.
     pub endpoints: usize,
+    /// Rules that have to see every packet: in mode `verified` no flow bypasses the host stack meanwhile.
+    #[serde(default)]
+    pub meters: Vec<String>,
     /// Files for pods, as they were last written: path and content.
     pub files: BTreeMap<PathBuf, String>,
     /// Why the last state that the source sent was refused; the one before is in force.

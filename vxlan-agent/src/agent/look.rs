@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use futures_util::stream::{self, StreamExt as _};
 use ipnetwork::IpNetwork;
 
 use super::{Agent, feed};
 use crate::cluster::{ClusterState, Node};
-use crate::config::NodeConfig;
+use crate::config::{Fastpath, NodeConfig};
 use crate::datapath::{self, FIRST_PRIORITY};
+use crate::kernel::ruleset::{DeviceHook, Ruleset};
 use crate::kernel::{
-    self, Asked, DirectRoute, DirectSearch, Foreign, KernelState, Kind, Link, Ours, Policy, Sought, Way,
-    offload,
+    self, Asked, DirectRoute, DirectSearch, Edge, Foreign, KernelState, Kind, Link, Ours, Policy, Sought,
+    Way, What, offload,
 };
 use crate::net::{IfIndex, Mac, Vni, family};
 use crate::plan::Side;
@@ -168,7 +169,24 @@ impl Agent {
         }
         passed.extend(self.xdp.iter().flatten().map(|place| place.ifindex));
         let programs = self.tcx.read(&passed, tcx);
-        self.traffic.iter().flatten().cloned().chain(programs).collect()
+        self.traffic.iter().flatten().cloned().chain(programs).chain(self.device_chains()).collect()
+    }
+
+    /// Chains of nf_tables at interfaces.
+    fn device_chains(&self) -> impl Iterator<Item = Foreign> {
+        self.ruleset.device_chains.iter().flat_map(|chain| {
+            let on = self.tables.links.values().filter(|link| chain.is_on(&link.name));
+            on.map(|link| Foreign {
+                ifindex: link.index,
+                edge: match chain.hook {
+                    DeviceHook::Ingress => Edge::Entry,
+                    DeviceHook::Egress => Edge::Exit,
+                },
+                what: What::Chain,
+                name: chain.chain.clone(),
+                behind: true,
+            })
+        })
     }
 
     /// Says what of others has come and gone because of which packets are left to the kernel.
@@ -182,6 +200,24 @@ impl Agent {
             tracing::info!(interface = name(foreign.ifindex), "{foreign}: gone");
         }
         self.hooked = now;
+    }
+
+    /// Takes in what packet filters do; whether that is new.
+    pub(super) fn take_rules(&mut self, rules: Option<Arc<Ruleset>>) -> bool {
+        let Some(rules) = rules.filter(|rules| *rules != self.ruleset) else { return false };
+        if rules.meters != self.ruleset.meters && self.config.network.fastpath == Fastpath::Verified {
+            match rules.meters.first() {
+                Some(meter) => tracing::warn!(
+                    rules = rules.meters.len(),
+                    "no flow bypasses the host stack, because rules have to see every packet: {meter}"
+                ),
+                None => {
+                    tracing::info!("no rule has to see every packet any more: flows bypass the host stack")
+                }
+            }
+        }
+        self.ruleset = rules;
+        true
     }
 
     /// Says once that no question to the kernel covers what its routing rules look at.

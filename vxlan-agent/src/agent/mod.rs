@@ -13,16 +13,19 @@ mod round;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, StateConfig};
 use crate::datapath::{self, Datapath, KernelFeatures, Tcx};
+use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::sysctl;
 use crate::kernel::{Events, Foreign, Netlink, NextHop, Policy, Tables, Touched};
 use crate::net::{IfIndex, is_link_local};
@@ -66,6 +69,8 @@ pub struct Agent {
     tcx: Tcx,
     /// What of others the fast path would pass by.
     hooked: Vec<Foreign>,
+    /// What packet filters do that the fast path would skip.
+    ruleset: Arc<Ruleset>,
     datapath: Option<Datapath>,
     /// Tells when pins of it are removed.
     pins: PinWatch,
@@ -103,6 +108,10 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let netlink = Netlink::open(&config.network.name)?;
     let mut events = Events::subscribe()?;
+    let mut rules = match config.network.fastpath {
+        Fastpath::Off => watch::channel(None).1,
+        _ => ruleset::follow(),
+    };
     let mut tables = netlink.dump().await?;
     let begin = async {
         let mut feed = Feed::open(&mut config, &netlink, &tables).await?;
@@ -119,7 +128,9 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let (pins, mut unpinned) = PinWatch::new();
     let (tcx, mut reattached) = Tcx::new(KernelFeatures::probe().tcx, &config.pins())?;
     let mut agent = Agent::new(config, netlink, tables, cluster, pins, tcx)?;
-    agent.start().await?;
+    // A bypass is not opened before it is known that it may be.
+    let known = rules.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
+    agent.start(known).await?;
     let (mut resync, mut peek) = (Instant::now() + RESYNC, Instant::now() + PEEK);
     loop {
         health.iter().for_each(|health| drop(health.send_replace(agent.health())));
@@ -135,6 +146,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
             event = events.next(&mut agent.tables, &mut touched) => event.context("netlink notifications have stopped")?,
             Some(()) = unpinned.recv() => touched.changed = true,
             Some(()) = reattached.recv() => touched.changed = true,
+            Ok(()) = rules.changed() => {}
             () = tokio::time::sleep_until(wake) => {}
         }
         tokio::time::sleep(COLLECT).await;
@@ -153,6 +165,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
             (settings, peek) = (agent.settings_changed(), now + PEEK);
         }
         touched.changed |= settings;
+        touched.changed |= agent.take_rules(rules.borrow_and_update().clone());
         agent.news(snapshot, &touched).await;
         feed.tell(&agent.config, &agent.tables);
     }
@@ -186,6 +199,7 @@ impl Agent {
             traffic: None,
             tcx,
             hooked: vec![],
+            ruleset: Arc::default(),
             datapath: None,
             pins,
             xdp: None,
@@ -207,9 +221,10 @@ impl Agent {
 
     /// The first rounds. What is wrong with a file from the start ends the agent; what is wrong in
     /// a Kubernetes cluster or in etcd will be put right there.
-    async fn start(&mut self) -> anyhow::Result<()> {
+    async fn start(&mut self, rules: Option<Arc<Ruleset>>) -> anyhow::Result<()> {
         self.tables = self.netlink.dump().await?;
         self.read_policies().await;
+        self.take_rules(rules);
         self.stale = false;
         if let (Err(refused), StateConfig::File(_)) = (self.check(&self.cluster), &self.config.state) {
             bail!("{refused}");

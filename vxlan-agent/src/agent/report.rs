@@ -67,6 +67,7 @@ impl Agent {
             underlay: underlay.map(|u| u.name.clone()),
             address: underlay.map(|u| u.address),
             subnets: self.cluster.own_subnets(),
+            meters: self.ruleset.meters.iter().map(ToString::to_string).collect(),
             nodes: self.cluster.remotes.values().map(node).collect(),
             hooked: self.hooked.iter().map(|foreign| self.hooked_status(foreign)).collect(),
             pods_attached,

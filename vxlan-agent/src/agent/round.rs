@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
-use vxlan_ebpf_common::maps::{Addr, NextHop, PARTIAL};
+use vxlan_ebpf_common::maps::{Addr, NO_BYPASS, NextHop, PARTIAL};
 
 use super::Agent;
 use super::describe::describe;
@@ -225,6 +225,7 @@ impl Agent {
             xdp: self.xdp.as_ref().and_then(|placed| placed.as_ref().ok()),
             secret: self.secret,
             takes_back: self.takes_back,
+            ruleset: &self.ruleset,
             previous,
         };
         Ok(input.plan())
@@ -295,6 +296,11 @@ impl Agent {
         {
             desired.config.flags |= PARTIAL;
             changes = datapath::diff(observed, &desired);
+        }
+        let limited = |state: &DatapathState| state.config.flags & NO_BYPASS != 0;
+        if limited(observed) && !limited(&desired) {
+            // Meanwhile connections have ended, and others have begun, that nobody looked at.
+            datapath.flush_flows().context("cannot forget flows")?;
         }
         for change in changes {
             let key = describe(&change);

@@ -10,6 +10,9 @@ use crate::config::{Config, Fastpath};
 use crate::datapath::{DatapathState, Pins};
 use crate::status::{self, NetworkStatus, Status};
 
+/// How many rules are listed that have to see every packet.
+const MOST_METERS: usize = 5;
+
 #[derive(Serialize)]
 struct Report {
     /// Whether the agent lives.
@@ -136,11 +139,36 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     for hooked in &network.hooked {
         let _ = writeln!(out, "kernel's   what passes {} because of: {}", hooked.interface, hooked.what);
     }
+    out.push_str(&meters_text(network));
     let rows = network.nodes.iter().map(|node| {
         let subnets: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
         [node.name.clone(), node.vtep.to_string(), node.mac.to_string(), subnets.join(", ")]
     });
     let _ = write!(out, "\n{}", table(["node", "vtep", "mac", "subnets"], &rows.collect::<Vec<_>>()));
+}
+
+/// Rules that the fast path would not keep, and what becomes of it.
+fn meters_text(network: &NetworkStatus) -> String {
+    let (first, meters) = match network.mode {
+        Fastpath::Verified => (
+            "no flow bypasses the host stack while there are rules that have to see every packet;\n           \
+             remove them, or let fastpath = \"direct\" skip them, with all others:",
+            network.meters.as_slice(),
+        ),
+        Fastpath::Direct => ("skipped, as every rule in this mode:", network.meters.as_slice()),
+        Fastpath::Off => ("", &[][..]),
+    };
+    let mut out = String::new();
+    if !meters.is_empty() {
+        let _ = writeln!(out, "limits     {first}");
+    }
+    for meter in meters.iter().take(MOST_METERS) {
+        let _ = writeln!(out, "           {meter}");
+    }
+    if let Some(more) = meters.len().checked_sub(MOST_METERS).filter(|more| *more > 0) {
+        let _ = writeln!(out, "           and {more} more (--json)");
+    }
+    out
 }
 
 fn fastpath_text(network: &NetworkStatus, fastpath: &FastpathReport) -> String {

@@ -1,7 +1,10 @@
 //! Netlink groups of which it is enough to know that something happened: IPsec policies, next hop
-//! objects and traffic control, whose messages the library does not read, or not all of.
+//! objects, traffic control and rules of nf_tables, whose messages the library does not read, or not all
+//! of.
 
-use rtnetlink::sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
+use futures_util::FutureExt as _;
+use nix::libc;
+use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 
 /// `XFRMNLGRP_POLICY` of `linux/xfrm.h`.
@@ -9,6 +12,9 @@ const POLICY: u32 = 4;
 /// `RTNLGRP_TC` and `RTNLGRP_NEXTHOP` of `linux/rtnetlink.h`.
 const TRAFFIC: u32 = 4;
 const NEXT_HOP: u32 = 32;
+
+/// Room for notifications of rules, in bytes.
+const RULES_BUFFER: i32 = 16 << 10;
 
 /// A socket that hears of changes.
 pub(super) struct Bell(Option<TokioSocket>);
@@ -27,6 +33,26 @@ impl Bell {
     /// Hears of queueing disciplines and filters.
     pub(super) fn of_traffic() -> Self {
         Self(open(NETLINK_ROUTE, TRAFFIC))
+    }
+
+    /// Hears of rules of nf_tables. One transaction may bring thousands of messages: what does not find
+    /// room is lost, which costs less than to receive it.
+    pub(super) fn of_rules() -> Self {
+        let socket = open(NETLINK_NETFILTER, libc::NFNLGRP_NFTABLES as u32);
+        if let Some(socket) = &socket {
+            // Nothing depends on it.
+            let _ = socket.socket_ref().set_rx_buf_sz(RULES_BUFFER);
+        }
+        Self(socket)
+    }
+
+    /// Whether there was a change since last asked.
+    pub(super) fn has_rung(&mut self) -> bool {
+        let mut rung = false;
+        while self.rung().now_or_never().is_some() {
+            rung = true;
+        }
+        rung
     }
 
     /// Waits for a change. A message that was lost in a storm was one, too.

@@ -59,6 +59,7 @@ struct World {
     previous: DatapathState,
     xdp: Option<Place>,
     foreign: Vec<Foreign>,
+    ruleset: Ruleset,
 }
 
 impl World {
@@ -71,11 +72,12 @@ impl World {
         };
         let (tables, next_hops, previous) = (Tables::default(), BTreeMap::new(), DatapathState::default());
         let config = config(fastpath);
-        Self { config, tables, underlay, next_hops, previous, xdp: None, foreign: vec![] }
+        let (xdp, foreign, ruleset) = (None, vec![], Ruleset::default());
+        Self { config, tables, underlay, next_hops, previous, xdp, foreign, ruleset }
     }
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
-        let Self { config, tables, underlay, next_hops, previous, xdp, foreign } = self;
+        let Self { config, tables, underlay, next_hops, previous, xdp, foreign, ruleset } = self;
         let (source_ports, xdp, secret) = ((32_768, 60_999), xdp.as_ref(), 99);
         let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), offloads: true }];
         Input {
@@ -90,6 +92,7 @@ impl World {
             xdp,
             secret,
             takes_back: true,
+            ruleset,
             previous,
         }
         .plan()
@@ -295,6 +298,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
         secret: 99,
         takes_back: true,
+        ruleset: &world.ruleset,
         previous: &world.previous,
     };
     let Desired { kernel, datapath, .. } = input.plan();

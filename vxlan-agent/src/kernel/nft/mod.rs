@@ -25,6 +25,7 @@ pub const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_APPEND) as u16;
 /// Numbers of attributes, from `linux/netfilter/nf_tables.h`.
 #[allow(missing_docs, reason = "named as there")]
 pub mod nfta {
+    pub const GEN_ID: u16 = 1;
     pub const TABLE_NAME: u16 = 1;
     pub const TABLE_FLAGS: u16 = 2;
     pub const CHAIN_TABLE: u16 = 1;
@@ -132,7 +133,19 @@ impl Reader {
     ) -> io::Result<()> {
         let request = Message::nftables(kind, libc::NLM_F_DUMP as u16, attributes);
         self.0.send(&Message { family, ..request }.to_bytes(1))?;
-        self.0.collect_dump(each)
+        self.0.collect(each)
+    }
+
+    /// The number of the rules' generation: another after every change of anything here.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn generation(&self) -> io::Result<u32> {
+        let request = Message::nftables(libc::NFT_MSG_GETGEN, libc::NLM_F_ACK as u16, Attributes::default());
+        self.0.send(&request.to_bytes(1))?;
+        let mut generation = None;
+        self.0.collect(|_, attributes| generation = attributes::find_number(attributes, nfta::GEN_ID))?;
+        generation.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
     }
 }
 

@@ -55,13 +55,17 @@ impl Socket {
         Ok(())
     }
 
-    /// Hands family and attributes of every message of a dump to `each`.
-    pub(super) fn collect_dump(&self, mut each: impl FnMut(u8, &[u8])) -> io::Result<()> {
+    /// Hands family and attributes of every message to `each`, up to the end of a dump or an
+    /// acknowledgement.
+    pub(super) fn collect(&self, mut each: impl FnMut(u8, &[u8])) -> io::Result<()> {
         let mut done = false;
         while !done {
             self.receive(|(kind, _, content)| {
                 match kind {
-                    libc::NLMSG_ERROR => check(content)?,
+                    libc::NLMSG_ERROR => {
+                        check(content)?;
+                        done = true;
+                    }
                     libc::NLMSG_DONE => done = true,
                     _ => {
                         if let Some((header, attributes)) =

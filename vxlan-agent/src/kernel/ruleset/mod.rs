@@ -1,9 +1,12 @@
 //! What the node's packet filters (nf_tables) do that packets which bypass the host stack would miss.
 
 mod devices;
+mod follow;
+mod meter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
 use nix::libc;
 
@@ -11,6 +14,8 @@ use super::nft::attributes::{find_number, find_string};
 use super::nft::{ANY, Attributes, Reader, nfta};
 
 pub use devices::{DeviceChain, DeviceHook};
+pub use follow::follow;
+pub use meter::Meter;
 
 /// `NFT_TABLE_F_DORMANT`: no chain of the table is hooked up.
 const DORMANT: u32 = 1;
@@ -20,6 +25,16 @@ const DORMANT: u32 = 1;
 pub struct Ruleset {
     /// Chains at a device's own hooks, which the programs come before or go past.
     pub device_chains: BTreeSet<DeviceChain>,
+    /// Rules that have to see every packet.
+    pub meters: BTreeSet<Meter>,
+}
+
+/// A ruleset, and the generation of the kernel's that it was read in.
+#[derive(Clone, Debug)]
+struct Reading {
+    ruleset: Arc<Ruleset>,
+    /// `None`: it changed meanwhile.
+    generation: Option<u32>,
 }
 
 /// A family (`NFPROTO_…`) and the name of a table, which is unique in it.
@@ -30,20 +45,40 @@ type TableKey = (u8, String);
 /// # Errors
 /// The kernel does not say.
 pub fn read() -> io::Result<Ruleset> {
+    read_unless_known(None).map(|reading| Arc::unwrap_or_clone(reading.ruleset))
+}
+
+/// Reads the rules unless they are still those of `known`. While they change, what was is taken to be
+/// there, too: half of a change may look like less than either.
+fn read_unless_known(known: Option<Reading>) -> io::Result<Reading> {
+    let nothing = || Reading { ruleset: Arc::default(), generation: None };
     let reader = match Reader::open() {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Ruleset::default()),
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(nothing()),
         reader => reader?,
     };
+    let generation = match reader.generation() {
+        // nfnetlink without nf_tables.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(nothing()),
+        generation => generation?,
+    };
+    if let Some(known) = known.clone().filter(|known| known.generation == Some(generation)) {
+        return Ok(known);
+    }
+    let mut ruleset = read_from(&reader)?;
+    let whole = reader.generation()? == generation;
+    if let Some(known) = known.filter(|_| !whole) {
+        ruleset.device_chains.extend(known.ruleset.device_chains.iter().cloned());
+        ruleset.meters.extend(known.ruleset.meters.iter().cloned());
+    }
+    Ok(Reading { ruleset: Arc::new(ruleset), generation: whole.then_some(generation) })
+}
+
+fn read_from(reader: &Reader) -> io::Result<Ruleset> {
     let mut tables = BTreeMap::new();
-    let read = reader.dump(libc::NFT_MSG_GETTABLE, ANY, Attributes::default(), |family, table| {
+    reader.dump(libc::NFT_MSG_GETTABLE, ANY, Attributes::default(), |family, table| {
         let flags = find_number(table, nfta::TABLE_FLAGS).unwrap_or_default();
         tables.extend(find_string(table, nfta::TABLE_NAME).map(|name| ((family, name), flags)));
-    });
-    match read {
-        // nfnetlink without nf_tables.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(Ruleset::default()),
-        read => read?,
-    }
+    })?;
     let awake = |key: &TableKey| tables.get(key).is_none_or(|flags| flags & DORMANT == 0);
     let mut ruleset = Ruleset::default();
     reader.dump(libc::NFT_MSG_GETCHAIN, ANY, Attributes::default(), |family, chain| {
