@@ -58,7 +58,7 @@ pub mod seen {
     pub const VERIFIED: u8 = 2;
 }
 
-/// Bits of [`Flow::closing`]: once one is set, every packet takes the stack until a SYN begins anew.
+/// Bits of what [`Flow::closing`] says.
 pub mod closing {
     /// The local pod has sent FIN.
     pub const LOCAL: u8 = 1;
@@ -214,8 +214,6 @@ impl Flow {
     const fn new(generation: u32, now: u64) -> Self {
         Self {
             generation,
-            closing: 0,
-            reserved: 0,
             tick: 0,
             since: now,
             last: now,
@@ -224,6 +222,17 @@ impl Flow {
             packets: 0,
             bytes: 0,
         }
+    }
+
+    /// Which ends of a TCP connection have ended it: bits of [`closing`].
+    pub const fn closing(&self) -> u8 {
+        self.egress.ended * closing::LOCAL | self.ingress.ended * closing::REMOTE
+    }
+
+    /// Whether either end has.
+    #[inline(always)]
+    const fn ends(&self) -> bool {
+        self.egress.ended | self.ingress.ended != 0
     }
 
     #[inline(always)]
@@ -238,8 +247,8 @@ impl Flow {
     #[inline(always)]
     fn bypass<T: Tables>(&mut self, t: &T, tuple: &Tuple, way: Way, bytes: u32) -> bool {
         // To read the clock takes a call. A TCP connection does without for as long as the clock
-        // stands still, and should the low bits of the tick agree by chance, it does no harm.
-        let tick = t.tick() as u16;
+        // stands still; the low bits of the tick agree again after weeks.
+        let tick = t.tick() as u32;
         let still = tuple.key.protocol == protocol::TCP && self.tick == tick;
         let now = if still { self.last } else { t.now() };
         let open = self.is_open(tuple, way, now, t.generation());
@@ -260,7 +269,7 @@ impl Flow {
         let protocol = tuple.key.protocol;
         let verified = this.state == seen::VERIFIED && now.wrapping_sub(this.checked) < recheck(protocol);
         if protocol == protocol::TCP {
-            let ends = tuple.flags & (SYN | FIN | RST) != 0 || self.closing != 0;
+            let ends = tuple.flags & (SYN | FIN | RST) != 0 || self.ends();
             return verified && other.checked != 0 && !ends && self.generation == generation;
         }
         verified && self.generation == generation
@@ -277,7 +286,7 @@ impl Flow {
     /// Records a packet that is left to the stack.
     #[inline(always)]
     fn note(&mut self, tuple: &Tuple, way: Way, hash: u32, now: u64, generation: u32) {
-        let used = self.packets != 0 || self.closing != 0 || self.direction(way).checked != 0;
+        let used = self.packets != 0 || self.ends() || self.direction(way).checked != 0;
         // A SYN begins anew, unless it is one sent again while the first is being verified.
         let begins = tuple.flags & (SYN | ACK) == SYN && used;
         if begins || self.generation != generation {
@@ -285,14 +294,12 @@ impl Flow {
         }
         self.last = now;
         if tuple.flags & RST != 0 {
-            self.closing = closing::CLOSED;
-        } else if tuple.flags & FIN != 0 {
-            self.closing |= match way {
-                Way::Egress => closing::LOCAL,
-                Way::Ingress => closing::REMOTE,
-            };
+            (self.egress.ended, self.ingress.ended) = (1, 1);
         }
         let direction = self.direction(way);
+        if tuple.flags & FIN != 0 {
+            direction.ended = 1;
+        }
         direction.state = seen::PENDING;
         direction.hash = hash;
         direction.dscp = tuple.dscp;

@@ -7,7 +7,7 @@ use crate::counters::{Disposition, Hook, Reason};
 use crate::headers::{Be16, Be32, Mac};
 
 /// Changes with every incompatible change of a map's layout; part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -426,8 +426,11 @@ pub struct Direction {
     pub state: u8,
     /// TOS or traffic class, without congestion marks, of the last packet that was left to the stack.
     pub dscp: u8,
+    /// 1: the stack has been given a FIN or RST, and every packet of the flow takes it until a SYN begins
+    /// anew.
+    pub ended: u8,
     /// Zero.
-    pub more_reserved: u16,
+    pub reserved: u8,
     /// Flow hash of the last packet that was left to the stack.
     pub hash: u32,
     /// When the stack last passed a packet, as [`Flow::last`]; 0: never.
@@ -436,7 +439,7 @@ pub struct Direction {
 
 impl Direction {
     /// A direction that nothing is known of.
-    pub const NEW: Self = Self { state: 0, dscp: 0, more_reserved: 0, hash: 0, checked: 0 };
+    pub const NEW: Self = Self { state: 0, dscp: 0, ended: 0, reserved: 0, hash: 0, checked: 0 };
 }
 
 /// What is known of a flow. Times are `CLOCK_MONOTONIC` in nanoseconds, a few milliseconds coarse.
@@ -445,12 +448,8 @@ impl Direction {
 pub struct Flow {
     /// [`SWITCH_GENERATION`] when it was first seen.
     pub generation: u32,
-    /// Bits of [`closing`](crate::flow::closing).
-    pub closing: u8,
-    /// Zero.
-    pub reserved: u8,
     /// The kernel's tick, its low bits, when a packet last bypassed the stack.
-    pub tick: u16,
+    pub tick: u32,
     /// First packet that a program saw.
     pub since: u64,
     /// Last packet that a program saw.
@@ -496,6 +495,6 @@ const _: () = {
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1);
     assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);
-    assert!(size_of::<Direction>() == 1 + 3 + 4 + 8);
-    assert!(size_of::<Flow>() == 4 + 1 + 3 + 2 * 8 + 2 * 16 + 2 * 8);
+    assert!(size_of::<Direction>() == 4 + 4 + 8);
+    assert!(size_of::<Flow>() == 4 + 4 + 2 * 8 + 2 * 16 + 2 * 8);
 };

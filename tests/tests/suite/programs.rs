@@ -211,7 +211,7 @@ fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
 
 /// What of a flow does not depend on when it was and on the kernel's hash.
 fn lasting(flow: &Flow) -> (u8, u8, u8, u64, u64) {
-    (flow.closing, flow.egress.state, flow.ingress.state, flow.packets, flow.bytes)
+    (flow.closing(), flow.egress.state, flow.ingress.state, flow.packets, flow.bytes)
 }
 
 /// Sends a frame of a script through both, which must keep the same flows.

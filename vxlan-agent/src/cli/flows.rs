@@ -91,7 +91,7 @@ const fn direction(state: u8) -> &'static str {
 fn state(protocol: u8, flow: &Flow) -> &'static str {
     let verified = [flow.egress, flow.ingress].map(|way| way.checked != 0);
     let open = if protocol == 6 { verified == [true, true] } else { verified.contains(&true) };
-    match flow.closing {
+    match flow.closing() {
         closing::CLOSED => "closed",
         _ if !open => "host stack",
         0 => "bypass",

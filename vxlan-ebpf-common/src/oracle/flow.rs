@@ -10,7 +10,8 @@
 //!   directions and, in this one, within the last ten seconds; of others in this one, within the last;
 //! - a packet that begins a TCP connection never does, and ends what was known of the last one; it
 //!   does not count as passed, because more has to pass until conntrack knows the connection;
-//! - from the first FIN or RST that the stack was given on, nothing of that connection does;
+//! - from the first FIN or RST of a known flow that the stack was given on, nothing of that connection
+//!   does;
 //! - after all flows have been forgotten, none does;
 //! - whatever does not bypass is left to the stack, untouched, also when the table is full.
 
@@ -162,7 +163,11 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
         hook: Hook,
         packet: impl Fn(&Connection) -> Frame,
     ) {
-        keys.iter().for_each(|key| self.ledger.left(*key, step.flags));
+        for key in keys {
+            // A full table takes no note of what it does not know.
+            let known = self.maps.flows.borrow().contains_key(&key.0);
+            self.ledger.left(*key, step.flags, known);
+        }
         let connection = Connection::of(step.which);
         let before = packet(&connection);
         match step.fate % 4 {
@@ -218,7 +223,7 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn left(&mut self, (key, way): (FlowKey, Way), flags: u8) {
+    fn left(&mut self, (key, way): (FlowKey, Way), flags: u8, known: bool) {
         if key.protocol == TCP && flags & (SYN | ACK) == SYN {
             let ended = self.ended.remove(&key);
             let used = self.used.remove(&key).or(ended.then_some(self.entries));
@@ -226,7 +231,7 @@ impl Ledger {
             self.passed
                 .retain(|(known, _), (_, number)| *known != key || used.is_none_or(|used| *number > used));
         }
-        if key.protocol == TCP && flags & (FIN | RST) != 0 {
+        if key.protocol == TCP && flags & (FIN | RST) != 0 && known {
             self.ended.insert(key);
         }
         // Until it is passed itself.
