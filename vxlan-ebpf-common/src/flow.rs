@@ -226,7 +226,7 @@ impl Flow {
 
     /// Which ends of a TCP connection have ended it: bits of [`closing`].
     pub const fn closing(&self) -> u8 {
-        self.egress.ended * closing::LOCAL | self.ingress.ended * closing::REMOTE
+        (self.egress.ended * closing::LOCAL) | (self.ingress.ended * closing::REMOTE)
     }
 
     /// Whether either end has.
