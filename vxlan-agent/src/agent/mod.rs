@@ -126,8 +126,9 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         begun = begin => begun?,
     };
     let (pins, mut unpinned) = PinWatch::new();
-    let (tcx, mut reattached) = Tcx::new(KernelFeatures::probe().tcx, &config.pins())?;
-    let mut agent = Agent::new(config, netlink, tables, cluster, pins, tcx)?;
+    let features = KernelFeatures::probe();
+    let (tcx, mut reattached) = Tcx::new(features.tcx, &config.pins())?;
+    let mut agent = Agent::new(config, netlink, tables, cluster, pins, tcx, features)?;
     // A bypass is not opened before it is known that it may be.
     let known = rules.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
     agent.start(known).await?;
@@ -186,6 +187,7 @@ impl Agent {
         cluster: ClusterState,
         pins: PinWatch,
         tcx: Tcx,
+        features: KernelFeatures,
     ) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
@@ -213,7 +215,7 @@ impl Agent {
             plan_error: None,
             started: now.map_or(0, |elapsed| elapsed.as_secs()),
             kernel: preflight::kernel_release()?,
-            features: KernelFeatures::probe(),
+            features,
             status: StatusFile::new(&config.node.run_dir),
             config,
         })
