@@ -191,15 +191,19 @@ impl Agent {
 
     /// Says what of others has come and gone because of which packets are left to the kernel.
     pub(super) fn mention_hooked(&mut self, now: Vec<Foreign>) {
-        let name = |ifindex| self.tables.links.get(&ifindex).map_or("?", |link| link.name.as_str());
         for foreign in now.iter().filter(|foreign| !self.hooked.contains(foreign)) {
-            let interface = name(foreign.ifindex);
+            let interface = self.interface_name(foreign.ifindex);
             tracing::info!(interface, "{foreign}: the kernel carries what has to pass it");
         }
         for foreign in self.hooked.iter().filter(|foreign| !now.contains(foreign)) {
-            tracing::info!(interface = name(foreign.ifindex), "{foreign}: gone");
+            tracing::info!(interface = self.interface_name(foreign.ifindex), "{foreign}: gone");
         }
         self.hooked = now;
+    }
+
+    /// The name of an interface, or its number where it is gone.
+    pub(super) fn interface_name(&self, ifindex: IfIndex) -> String {
+        self.tables.links.get(&ifindex).map_or_else(|| ifindex.to_string(), |link| link.name.clone())
     }
 
     /// Takes in what packet filters do; whether that is new.

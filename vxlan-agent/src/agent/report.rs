@@ -44,6 +44,10 @@ impl Agent {
         let ipsec = |vtep: IpAddr| {
             address(vtep).is_some_and(|own| plan::ipsec(&self.policies, own, vtep, network.port) != 0)
         };
+        let hooked = |foreign: &Foreign| HookedStatus {
+            interface: self.interface_name(foreign.ifindex),
+            what: foreign.to_string(),
+        };
         let node = |node: &Node| NodeStatus {
             ipsec: ipsec(node.vtep),
             name: node.name.clone(),
@@ -69,7 +73,7 @@ impl Agent {
             subnets: self.cluster.own_subnets(),
             meters: self.ruleset.meters.iter().map(ToString::to_string).collect(),
             nodes: self.cluster.remotes.values().map(node).collect(),
-            hooked: self.hooked.iter().map(|foreign| self.hooked_status(foreign)).collect(),
+            hooked: self.hooked.iter().map(hooked).collect(),
             pods_attached,
             endpoints,
             files: self.files.clone(),
@@ -77,11 +81,5 @@ impl Agent {
             plan_error: self.plan_error.clone(),
             retrying: self.retries.status(),
         })
-    }
-
-    fn hooked_status(&self, foreign: &Foreign) -> HookedStatus {
-        let link = self.tables.links.get(&foreign.ifindex);
-        let interface = link.map_or_else(|| foreign.ifindex.to_string(), |link| link.name.clone());
-        HookedStatus { interface, what: foreign.to_string() }
     }
 }
