@@ -49,18 +49,46 @@ pub mod nfta {
     pub const SET_KEY_LEN: u16 = 5;
     pub const SET_DESC: u16 = 9;
     pub const SET_ID: u16 = 10;
+    pub const SET_OBJ_TYPE: u16 = 15;
+    pub const SET_EXPR: u16 = 17;
+    pub const SET_EXPRESSIONS: u16 = 18;
     pub const SET_DESC_CONCAT: u16 = 2;
     pub const SET_FIELD_LEN: u16 = 1;
     pub const SET_ELEM_LIST_TABLE: u16 = 1;
     pub const SET_ELEM_LIST_SET: u16 = 2;
     pub const SET_ELEM_LIST_ELEMENTS: u16 = 3;
     pub const SET_ELEM_KEY: u16 = 1;
+    pub const SET_ELEM_DATA: u16 = 2;
     pub const SET_ELEM_FLAGS: u16 = 3;
     pub const SET_ELEM_KEY_END: u16 = 10;
     pub const LIST_ELEM: u16 = 1;
     pub const DATA_VALUE: u16 = 1;
     pub const EXPR_NAME: u16 = 1;
     pub const EXPR_DATA: u16 = 2;
+    pub const DATA_VERDICT: u16 = 2;
+    pub const VERDICT_CODE: u16 = 1;
+    pub const VERDICT_CHAIN: u16 = 2;
+    pub const IMMEDIATE_DREG: u16 = 1;
+    pub const IMMEDIATE_DATA: u16 = 2;
+    pub const LOOKUP_SET: u16 = 1;
+    pub const LOOKUP_DREG: u16 = 3;
+    pub const DYNSET_EXPR: u16 = 7;
+    pub const DYNSET_EXPRESSIONS: u16 = 10;
+    pub const OBJREF_IMM_TYPE: u16 = 1;
+    pub const OBJREF_SET_NAME: u16 = 4;
+    pub const CT_KEY: u16 = 2;
+    pub const CT_SREG: u16 = 4;
+    pub const META_KEY: u16 = 2;
+    pub const META_SREG: u16 = 3;
+    pub const PAYLOAD_BASE: u16 = 2;
+    pub const PAYLOAD_OFFSET: u16 = 3;
+    pub const PAYLOAD_LEN: u16 = 4;
+    pub const PAYLOAD_SREG: u16 = 5;
+    pub const EXTHDR_SREG: u16 = 7;
+    pub const MATCH_NAME: u16 = 1;
+    pub const MATCH_REV: u16 = 2;
+    pub const MATCH_INFO: u16 = 3;
+    pub const TARGET_NAME: u16 = 1;
 }
 
 /// Type of the comment in a rule's user data, as `nft` writes and shows it.
@@ -108,7 +136,10 @@ impl Batch {
 }
 
 /// Reads what is there, object by object.
-pub struct Reader(Socket);
+pub struct Reader {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
 
 impl Reader {
     /// In the network namespace of the calling thread.
@@ -116,7 +147,7 @@ impl Reader {
     /// # Errors
     /// The kernel has no nf_tables, or allows no netlink socket.
     pub fn open() -> io::Result<Self> {
-        Socket::open().map(Self)
+        Ok(Self { socket: Socket::open()?, buffer: vec![0; socket::ANSWER] })
     }
 
     /// Hands family and attributes of everything that a request of type `kind` (`NFT_MSG_GET…`) asks for
@@ -125,26 +156,28 @@ impl Reader {
     /// # Errors
     /// The kernel does not say.
     pub fn dump(
-        &self,
+        &mut self,
         kind: i32,
         family: u8,
         attributes: Attributes,
         each: impl FnMut(u8, &[u8]),
     ) -> io::Result<()> {
         let request = Message::nftables(kind, libc::NLM_F_DUMP as u16, attributes);
-        self.0.send(&Message { family, ..request }.to_bytes(1))?;
-        self.0.collect(each)
+        self.socket.send(&Message { family, ..request }.to_bytes(1))?;
+        self.socket.collect(&mut self.buffer, each)
     }
 
     /// The number of the rules' generation: another after every change of anything here.
     ///
     /// # Errors
     /// The kernel does not say.
-    pub fn generation(&self) -> io::Result<u32> {
+    pub fn generation(&mut self) -> io::Result<u32> {
         let request = Message::nftables(libc::NFT_MSG_GETGEN, libc::NLM_F_ACK as u16, Attributes::default());
-        self.0.send(&request.to_bytes(1))?;
+        self.socket.send(&request.to_bytes(1))?;
         let mut generation = None;
-        self.0.collect(|_, attributes| generation = attributes::find_number(attributes, nfta::GEN_ID))?;
+        self.socket.collect(&mut self.buffer, |_, attributes| {
+            generation = attributes::find_number(attributes, nfta::GEN_ID).or(generation);
+        })?;
         generation.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
     }
 }

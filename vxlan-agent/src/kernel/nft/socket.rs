@@ -15,7 +15,7 @@ const HEADER: usize = 16;
 /// With `struct nfgenmsg`.
 const NETFILTER_HEADER: usize = 20;
 /// What a kernel's answer has room for, by its own convention (`NLMSG_GOODSIZE`) with some to spare.
-const ANSWER: usize = 64 * 1024;
+pub(super) const ANSWER: usize = 64 * 1024;
 
 /// Room for the largest batch: 20 000 nodes take 4 MiB.
 const SEND_BUFFER: usize = 16 << 20;
@@ -42,9 +42,9 @@ impl Socket {
 
     /// Waits for the answer to message `last`, or for the first that is an error.
     pub(super) fn await_acknowledgement(&self, last: u32) -> io::Result<()> {
-        let mut done = false;
+        let (mut done, mut buffer) = (false, vec![0; ANSWER]);
         while !done {
-            self.receive(|(kind, number, content)| {
+            self.receive(&mut buffer, |(kind, number, content)| {
                 if kind == libc::NLMSG_ERROR {
                     check(content)?;
                     done |= number == last;
@@ -56,11 +56,11 @@ impl Socket {
     }
 
     /// Hands family and attributes of every message to `each`, up to the end of a dump or an
-    /// acknowledgement.
-    pub(super) fn collect(&self, mut each: impl FnMut(u8, &[u8])) -> io::Result<()> {
+    /// acknowledgement. `buffer` has room for an answer.
+    pub(super) fn collect(&self, buffer: &mut [u8], mut each: impl FnMut(u8, &[u8])) -> io::Result<()> {
         let mut done = false;
         while !done {
-            self.receive(|(kind, _, content)| {
+            self.receive(buffer, |(kind, _, content)| {
                 match kind {
                     libc::NLMSG_ERROR => {
                         check(content)?;
@@ -81,9 +81,12 @@ impl Socket {
         Ok(())
     }
 
-    fn receive(&self, mut each: impl FnMut(Answer<'_>) -> io::Result<()>) -> io::Result<()> {
-        let mut buffer = vec![0; ANSWER];
-        let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    fn receive(
+        &self,
+        buffer: &mut [u8],
+        mut each: impl FnMut(Answer<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let length = recv(self.0.as_raw_fd(), buffer, MsgFlags::empty())?;
         let mut rest = &buffer[..length];
         while let Some((length, answer)) = first(rest) {
             each(answer)?;

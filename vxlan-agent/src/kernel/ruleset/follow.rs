@@ -39,6 +39,7 @@ async fn keep_current(mut bell: Bell, sender: watch::Sender<Option<Arc<Ruleset>>
         let known = before.take();
         let read = tokio::task::spawn_blocking(move || super::read_unless_known(known)).await;
         let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        tracing::debug!(took = ?begin.elapsed(), "rules read");
         let again = if read.is_ok() { AGAIN } else { RETRY };
         let ruleset = match read {
             Ok(reading) => {

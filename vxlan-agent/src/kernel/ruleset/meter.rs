@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A rule, or a kind of rule of a chain, that has to see every packet.
+/// Rules of one kind in a chain that have to see every packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Meter {
     /// What does so: an expression of nf_tables or a match of iptables.
@@ -12,6 +12,11 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// `what` in a chain.
+    pub(super) fn new(what: String, family: &str, table: &str, chain: &str) -> Self {
+        Self { what, chain: format!("{family} {table} {chain}") }
+    }
+
     /// Stands for rules that nobody knows.
     pub(super) fn unreadable() -> Self {
         Self { what: "rules that cannot be read".into(), chain: "any".into() }

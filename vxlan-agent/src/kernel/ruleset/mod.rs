@@ -3,6 +3,9 @@
 mod devices;
 mod follow;
 mod meter;
+mod reach;
+mod rule;
+mod xtables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,9 +19,12 @@ use super::nft::{ANY, Attributes, Reader, nfta};
 pub use devices::{DeviceChain, DeviceHook};
 pub use follow::follow;
 pub use meter::Meter;
+use reach::TableKey;
 
 /// `NFT_TABLE_F_DORMANT`: no chain of the table is hooked up.
 const DORMANT: u32 = 1;
+/// How often rules are read that are gone as one comes to them.
+const ATTEMPTS: usize = 5;
 
 /// What the node's packet filters do that the fast path would skip.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,8 +43,23 @@ struct Reading {
     generation: Option<u32>,
 }
 
-/// A family (`NFPROTO_…`) and the name of a table, which is unique in it.
-type TableKey = (u8, String);
+/// Tables that do not sleep.
+struct Awake(BTreeMap<TableKey, u32>);
+
+impl Awake {
+    fn read(reader: &mut Reader) -> io::Result<Self> {
+        let mut tables = BTreeMap::new();
+        reader.dump(libc::NFT_MSG_GETTABLE, ANY, Attributes::default(), |family, table| {
+            let flags = find_number(table, nfta::TABLE_FLAGS).unwrap_or_default();
+            tables.extend(find_string(table, nfta::TABLE_NAME).map(|name| ((family, name), flags)));
+        })?;
+        Ok(Self(tables))
+    }
+
+    fn is(&self, key: &TableKey) -> bool {
+        self.0.get(key).is_none_or(|flags| flags & DORMANT == 0)
+    }
+}
 
 /// Reads the rules of this thread's network namespace; nothing where the kernel has no nf_tables.
 ///
@@ -51,41 +72,54 @@ pub fn read() -> io::Result<Ruleset> {
 /// Reads the rules unless they are still those of `known`. While they change, what was is taken to be
 /// there, too: half of a change may look like less than either.
 fn read_unless_known(known: Option<Reading>) -> io::Result<Reading> {
-    let nothing = || Reading { ruleset: Arc::default(), generation: None };
-    let reader = match Reader::open() {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(nothing()),
-        reader => reader?,
-    };
-    let generation = match reader.generation() {
-        // nfnetlink without nf_tables.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(nothing()),
-        generation => generation?,
-    };
-    if let Some(known) = known.clone().filter(|known| known.generation == Some(generation)) {
-        return Ok(known);
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let Some((mut reader, generation)) = open()? else {
+            return Ok(Reading { ruleset: Arc::default(), generation: None });
+        };
+        if let Some(known) = known.as_ref().filter(|known| known.generation == Some(generation)) {
+            return Ok(known.clone());
+        }
+        let read = read_from(&mut reader);
+        let whole = open()?.is_some_and(|(_, now)| now == generation);
+        match read {
+            Ok(mut ruleset) => {
+                if let Some(known) = known.as_ref().filter(|_| !whole) {
+                    ruleset.device_chains.extend(known.ruleset.device_chains.iter().cloned());
+                    ruleset.meters.extend(known.ruleset.meters.iter().cloned());
+                }
+                return Ok(Reading { ruleset: Arc::new(ruleset), generation: whole.then_some(generation) });
+            }
+            Err(error) if whole => return Err(error),
+            // What it asked for was gone.
+            Err(error) => last = Some(error),
+        }
     }
-    let mut ruleset = read_from(&reader)?;
-    let whole = reader.generation()? == generation;
-    if let Some(known) = known.filter(|_| !whole) {
-        ruleset.device_chains.extend(known.ruleset.device_chains.iter().cloned());
-        ruleset.meters.extend(known.ruleset.meters.iter().cloned());
-    }
-    Ok(Reading { ruleset: Arc::new(ruleset), generation: whole.then_some(generation) })
+    Err(last.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN)))
 }
 
-fn read_from(reader: &Reader) -> io::Result<Ruleset> {
-    let mut tables = BTreeMap::new();
-    reader.dump(libc::NFT_MSG_GETTABLE, ANY, Attributes::default(), |family, table| {
-        let flags = find_number(table, nfta::TABLE_FLAGS).unwrap_or_default();
-        tables.extend(find_string(table, nfta::TABLE_NAME).map(|name| ((family, name), flags)));
-    })?;
-    let awake = |key: &TableKey| tables.get(key).is_none_or(|flags| flags & DORMANT == 0);
-    let mut ruleset = Ruleset::default();
+/// A reader, and the generation of what it is going to read; `None` where the kernel has no nf_tables.
+fn open() -> io::Result<Option<(Reader, u32)>> {
+    let read = Reader::open().and_then(|mut reader| reader.generation().map(|now| (reader, now)));
+    match read.as_ref().map_err(io::Error::raw_os_error) {
+        // No nfnetlink, or nothing behind it.
+        Err(Some(libc::EPROTONOSUPPORT | libc::EINVAL)) => Ok(None),
+        _ => read.map(Some),
+    }
+}
+
+fn read_from(reader: &mut Reader) -> io::Result<Ruleset> {
+    let awake = Awake::read(reader)?;
+    let (mut ruleset, mut entrances) = (Ruleset::default(), BTreeMap::<TableKey, Vec<String>>::new());
     reader.dump(libc::NFT_MSG_GETCHAIN, ANY, Attributes::default(), |family, chain| {
-        if find_string(chain, nfta::CHAIN_TABLE).is_some_and(|table| awake(&(family, table))) {
+        if find_string(chain, nfta::CHAIN_TABLE).is_some_and(|table| awake.is(&(family, table))) {
             ruleset.device_chains.extend(devices::device_chains(family, chain));
         }
+        if let Some((table, chain)) = reach::entrance(family, chain) {
+            entrances.entry(table).or_default().push(chain);
+        }
     })?;
+    ruleset.meters = reach::meters(reader, &entrances, &awake)?;
     Ok(ruleset)
 }
 

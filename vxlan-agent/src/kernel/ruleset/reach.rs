@@ -1,0 +1,158 @@
+//! Which rules packets between pods can come by, and which of those have to see all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use super::meter::Meter;
+use super::rule::{self, Chain, Effect, Set, Sets};
+use super::{Awake, family_name};
+use crate::kernel::nft::attributes::{find, find_number, find_string, list};
+use crate::kernel::nft::{Attributes, INET, Reader, nfta};
+use nix::libc;
+
+/// `NFPROTO_…`.
+const IPV4: u8 = 2;
+const BRIDGE: u8 = 7;
+const IPV6: u8 = 10;
+
+/// A family and a table.
+pub(super) type TableKey = (u8, String);
+/// The chains of a table that packets between pods can come by.
+type Chains = BTreeMap<String, Chain>;
+
+/// The chain of a dump's message, if packets between pods enter it at a hook. What translates addresses
+/// sees a connection's first packet alone, and the stack gets that one.
+pub(super) fn entrance(family: u8, chain: &[u8]) -> Option<(TableKey, String)> {
+    let hook = find_number(find(chain, nfta::CHAIN_HOOK)?, nfta::HOOK_HOOKNUM)?;
+    let hooks: &[i32] = match family {
+        // What is switched goes through `forward`; what is routed is delivered to the bridge, and sent by it.
+        BRIDGE => &[
+            libc::NF_INET_PRE_ROUTING,
+            libc::NF_INET_LOCAL_IN,
+            libc::NF_INET_FORWARD,
+            libc::NF_INET_LOCAL_OUT,
+            libc::NF_INET_POST_ROUTING,
+        ],
+        INET | IPV4 | IPV6 => &[libc::NF_INET_PRE_ROUTING, libc::NF_INET_FORWARD, libc::NF_INET_POST_ROUTING],
+        _ => return None,
+    };
+    let comes_by = hooks.iter().any(|known| u32::try_from(*known) == Ok(hook));
+    let translates = find_string(chain, nfta::CHAIN_TYPE).as_deref() == Some("nat");
+    if !comes_by || translates {
+        return None;
+    }
+    Some(((family, find_string(chain, nfta::CHAIN_TABLE)?), find_string(chain, nfta::CHAIN_NAME)?))
+}
+
+/// Rules that have to see every packet, in `entrances` and what they lead to.
+pub(super) fn meters(
+    reader: &mut Reader,
+    entrances: &BTreeMap<TableKey, Vec<String>>,
+    awake: &Awake,
+) -> io::Result<BTreeSet<Meter>> {
+    let mut meters = BTreeSet::new();
+    for (key, entrances) in entrances.iter().filter(|(key, _)| awake.is(key)) {
+        let mut chains = Chains::new();
+        let sets = sets(reader, key)?;
+        let mut next = entrances.clone();
+        while let Some(name) = next.pop() {
+            if chains.contains_key(&name) {
+                continue;
+            }
+            let mut chain = chain(reader, key, &name, &sets)?;
+            for map in std::mem::take(&mut chain.maps) {
+                chain.targets.extend(map_targets(reader, key, &map)?);
+            }
+            next.extend(chain.targets.iter().cloned());
+            chains.insert(name, chain);
+        }
+        let found = needed(&chains);
+        let (family, table) = (family_name(key.0), &key.1);
+        meters.extend(found.into_iter().map(|(what, chain)| Meter::new(what, family, table, &chain)));
+    }
+    Ok(meters)
+}
+
+/// What has to see every packet, and the chain that it is in. A chain that says something about packets and
+/// does nothing to them may miss some.
+pub(super) fn needed(chains: &BTreeMap<String, Chain>) -> Vec<(String, String)> {
+    let acting = acting(chains);
+    let acts = |name: &str| acting.contains(name) || !chains.contains_key(name);
+    let found = chains.iter().filter(|(name, _)| acts(name)).flat_map(|(name, chain)| {
+        let led = chain.metered.iter().filter(|(_, target)| acts(target)).map(|(what, _)| what);
+        chain.meters.iter().chain(led).map(|what| (what.clone(), name.clone()))
+    });
+    found.collect()
+}
+
+/// Chains that decide about packets or change something, or lead to one that does.
+fn acting(chains: &BTreeMap<String, Chain>) -> BTreeSet<&str> {
+    let mut callers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, chain) in chains {
+        for target in &chain.targets {
+            callers.entry(target).or_default().push(name);
+        }
+    }
+    let mut acting = BTreeSet::new();
+    let mut next: Vec<&str> = chains.iter().filter(|(_, c)| c.acts).map(|(name, _)| name.as_str()).collect();
+    while let Some(name) = next.pop() {
+        if acting.insert(name) {
+            next.extend(callers.get(name).into_iter().flatten());
+        }
+    }
+    acting
+}
+
+/// The rules of a chain.
+fn chain(reader: &mut Reader, key: &TableKey, name: &str, sets: &Sets) -> io::Result<Chain> {
+    let asked = Attributes::default().string(nfta::RULE_TABLE, &key.1).string(nfta::RULE_CHAIN, name);
+    let mut chain = Chain::default();
+    reader.dump(libc::NFT_MSG_GETRULE, key.0, asked, |_, rule| {
+        let is = |kind, text: &str| {
+            find(rule, kind).and_then(|name| name.strip_suffix(b"\0")) == Some(text.as_bytes())
+        };
+        // Kernels before 5.16 dump all rules if the chain is gone.
+        if is(nfta::RULE_TABLE, &key.1) && is(nfta::RULE_CHAIN, name) {
+            chain.add(find(rule, nfta::RULE_EXPRESSIONS).unwrap_or_default(), sets);
+        }
+    })?;
+    Ok(chain)
+}
+
+/// The sets of a table.
+fn sets(reader: &mut Reader, key: &TableKey) -> io::Result<Sets> {
+    let mut sets = Sets::new();
+    let asked = Attributes::default().string(nfta::SET_TABLE, &key.1);
+    reader.dump(libc::NFT_MSG_GETSET, key.0, asked, |_, set| {
+        let expressions = rule::meters_of(find(set, nfta::SET_EXPR), find(set, nfta::SET_EXPRESSIONS));
+        let objects = find_number(set, nfta::SET_OBJ_TYPE).map(rule::object);
+        let objects = objects.and_then(|effect| match effect {
+            Effect::Meters(what) | Effect::Needs(what) => Some(what),
+            _ => None,
+        });
+        let meters = expressions.or(objects);
+        sets.extend(find_string(set, nfta::SET_NAME).map(|name| (name, Set { meters })));
+    })?;
+    Ok(sets)
+}
+
+/// Chains that a map of verdicts leads to.
+fn map_targets(reader: &mut Reader, key: &TableKey, map: &str) -> io::Result<BTreeSet<String>> {
+    let mut targets = BTreeSet::new();
+    let asked =
+        Attributes::default().string(nfta::SET_ELEM_LIST_TABLE, &key.1).string(nfta::SET_ELEM_LIST_SET, map);
+    let read = reader.dump(libc::NFT_MSG_GETSETELEM, key.0, asked, |_, elements| {
+        let elements = find(elements, nfta::SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
+        for (_, element) in list(elements) {
+            let verdict = find(element, nfta::SET_ELEM_DATA).map(rule::verdict);
+            if let Some(Effect::Jumps(chain) | Effect::Goes(chain)) = verdict {
+                targets.insert(chain);
+            }
+        }
+    });
+    match read {
+        // Removed meanwhile, or never there but in a message that is wrong.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(targets),
+        read => read.map(|()| targets),
+    }
+}
