@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Addr, Config as MapConfig, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep, MARKS_ROUTE,
-    MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId, local, vtep,
+    MacKey, Mode, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Veth, Vtep, VtepId, local, vtep,
 };
 
 use crate::cluster::{ClusterState, Node};
@@ -15,7 +15,7 @@ use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
 use crate::kernel::{Device, KernelState, NextHop, Policy, Route, Tables, Way};
 use crate::net::{IfIndex, Mtu, family};
-use crate::pods::{Pods, Search};
+use crate::pods::{Claim, Patience, Pods, Search};
 use crate::underlay::Underlay;
 use crate::xdp::Place;
 
@@ -42,7 +42,9 @@ pub struct Input<'a> {
     pub secret: u32,
     /// Whether conntrack takes TCP connections back that have bypassed it.
     pub takes_back: bool,
-    /// What the maps hold: VTEP ids and the mark are kept.
+    /// What has been so for long enough to be believed of pods.
+    pub patience: &'a Patience,
+    /// What the maps hold: VTEP ids, the mark and what is known of pods are kept.
     pub previous: &'a DatapathState,
 }
 
@@ -65,20 +67,25 @@ pub struct Desired {
     pub kernel: Vec<KernelState>,
     /// In BPF maps and on interfaces.
     pub datapath: DatapathState,
+    /// What the kernel says of each disputed address of a pod at the moment.
+    pub claims: BTreeMap<IpAddr, Claim>,
 }
 
 impl Input<'_> {
     /// Plans.
     pub fn plan(&self) -> Desired {
-        let before = &self.previous.endpoints;
+        let (before, veths_before) = (&self.previous.endpoints, &self.previous.veths);
         let (tables, subnets) = (self.tables, self.cluster.own_subnets());
         let underlays = &self.sides.iter().map(|side| side.underlay.ifindex).collect();
-        let pods = Search { tables, subnets: &subnets, underlays, before }.run();
+        let patience = self.patience;
+        let search = Search { tables, subnets: &subnets, underlays, before, veths_before, patience };
+        let mut pods = search.run();
         let mut kernel: Vec<_> = self.own_sides().map(|(own, side)| self.kernel(own, side)).collect();
         if let Some(first) = kernel.first_mut().filter(|_| self.is_fast()) {
             first.headroom = pods.headroom.clone();
         }
-        Desired { kernel, datapath: self.datapath(pods) }
+        let claims = std::mem::take(&mut pods.claims);
+        Desired { kernel, datapath: self.datapath(pods), claims }
     }
 
     fn own_sides(&self) -> impl Iterator<Item = (&Node, &Side)> {
@@ -136,6 +143,7 @@ impl Input<'_> {
         }
         state.attachments = self.attachments(&pods.veths);
         state.endpoints = pods.endpoints;
+        state.veths = pods.veths;
         state
     }
 
@@ -230,7 +238,7 @@ impl Input<'_> {
         device.map_or(0, |device| inside.fold(device, Mtu::min).saturating_u16())
     }
 
-    fn attachments(&self, veths: &BTreeSet<IfIndex>) -> BTreeSet<Attachment> {
+    fn attachments(&self, veths: &BTreeMap<IfIndex, Veth>) -> BTreeSet<Attachment> {
         let devices: Vec<_> = self.sides.iter().filter_map(|side| Some((side, side.device?))).collect();
         if !self.is_fast() || devices.is_empty() {
             return BTreeSet::new();
@@ -251,7 +259,7 @@ impl Input<'_> {
         let xdp = self.xdp.zip(self.sides.first()).map(|(place, side)| {
             [(Hook::StrippedIngress, side.underlay.ifindex), (Hook::UnderlayXdp, place.ifindex)]
         });
-        let pods = veths.iter().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
+        let pods = veths.keys().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
         let all = fixed.chain(xdp.into_iter().flatten()).chain(pods);
         all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
     }

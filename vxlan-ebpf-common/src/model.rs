@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 use crate::counters::{Hook, Reason};
 use crate::headers::Be32;
-use crate::maps::{Addr, Config, Endpoint, Family, Flow, FlowKey, MacKey, Vtep, VtepId};
+use crate::maps::{Addr, Config, Endpoint, Family, Flow, FlowKey, MacKey, Veth, Vtep, VtepId};
 use crate::packet::{ETH_LEN, Packet, Wire};
 use crate::tables::Tables;
 use crate::underlay;
@@ -145,6 +145,8 @@ pub struct Maps {
     pub endpoints4: BTreeMap<[u8; 4], Endpoint>,
     /// ENDPOINTS6.
     pub endpoints6: BTreeMap<[u8; 16], Endpoint>,
+    /// VETHS.
+    pub veths: BTreeMap<u32, Veth>,
     /// FLOWS.
     pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
     /// Whether FLOWS takes no new entries.
@@ -212,6 +214,10 @@ impl Tables for Maps {
 
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
         self.endpoints6.get(&Addr::v6(address).0)
+    }
+
+    fn veth(&self, ifindex: u32) -> Veth {
+        self.veths.get(&ifindex).copied().unwrap_or_default()
     }
 
     fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>> {

@@ -40,6 +40,7 @@ impl Agent {
         self.load(&mut wanted);
         self.place_xdp(&sides);
         let mut desired = self.plan(&sides)?;
+        self.recent.note(&desired.datapath.veths, &desired.claims, Instant::now());
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
         self.set_table(look, &mut wanted);
         let (mut changed, mut refused) = (false, BTreeSet::new());
@@ -211,6 +212,7 @@ impl Agent {
             Some(datapath) => datapath.observe().context("cannot observe the fast path")?,
             None => &nothing,
         };
+        let patience = self.recent.patience(Instant::now());
         let input = Input {
             config: &self.config,
             cluster: &self.cluster,
@@ -222,6 +224,7 @@ impl Agent {
             xdp: self.xdp.as_ref().and_then(|placed| placed.as_ref().ok()),
             secret: self.secret,
             takes_back: self.takes_back,
+            patience: &patience,
             previous,
         };
         Ok(input.plan())

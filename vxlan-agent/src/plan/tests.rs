@@ -87,6 +87,7 @@ impl World {
             xdp,
             secret,
             takes_back: true,
+            patience: &Patience::default(),
             previous,
         }
         .plan()
@@ -291,9 +292,10 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
         secret: 99,
         takes_back: true,
+        patience: &Patience::default(),
         previous: &world.previous,
     };
-    let Desired { kernel, datapath } = input.plan();
+    let Desired { kernel, datapath, .. } = input.plan();
     let devices: Vec<_> =
         kernel.iter().flat_map(|k| &k.device).map(|d| (d.name.as_str(), d.mac.0[5])).collect();
     assert_eq!(devices, [("vxlan7", 1), ("flannel-v6.7", 3)]);

@@ -17,6 +17,7 @@ mod limits;
 mod notrack;
 mod onward;
 mod outlive;
+mod owner;
 mod pods;
 mod routing;
 mod table;
