@@ -7,6 +7,7 @@ mod change;
 mod cni;
 mod delivery;
 mod etcd;
+mod firewall;
 mod floor;
 pub(crate) mod guard;
 mod heal;
