@@ -433,7 +433,7 @@ mod tests {
         assert_eq!(config.network.mtu, None);
         assert_eq!(config.network.fastpath, Fastpath::Verified);
         assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
-        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v3/pods"));
+        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v4/pods"));
     }
 
     #[test]

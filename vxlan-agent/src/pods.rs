@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use vxlan_ebpf_common::maps::{Endpoint, Family, Veth, endpoint, veth};
+use vxlan_ebpf_common::maps::{Endpoint, Family, Veth, endpoint, tick_mark, veth};
 
 use crate::kernel::{Headroom, Kind, Link, Tables};
 use crate::net::{IfIndex, Mac, Mtu, family, is_host};
@@ -204,6 +204,7 @@ fn endpoint(veth: &Link, mac: Mac, gateway: Mac, bridge: IfIndex) -> Endpoint {
         gateway_mac: gateway.0,
         bridge: bridge.0,
         mtu: Mtu::saturating_u16(veth.mtu),
+        found: tick_mark(0),
         ..Endpoint::default()
     }
 }

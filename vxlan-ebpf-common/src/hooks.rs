@@ -294,7 +294,7 @@ fn to_neighbour<'t, P: Packet, T: Tables, H: Inner>(
     ip: &H,
     sender: &Endpoint,
 ) -> Result<Forward<'t>, Reason> {
-    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
+    let endpoint = decap::receiver::<P, T, H>(p, t, ip.destination())?;
     if endpoint.ifindex == sender.ifindex {
         return Err(Reason::NotForNode);
     }
@@ -367,7 +367,7 @@ fn strip<'t, P: Packet, T: Tables, U: Underlay>(
 #[inline(always)]
 fn deliver<'t, P: Packet, T: Tables, H: Inner>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
+    let endpoint = decap::receiver::<P, T, H>(p, t, ip.destination())?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))
 }
@@ -379,7 +379,7 @@ fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(
     config: &Config,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
+    let endpoint = decap::receiver::<P, T, H>(p, t, ip.destination())?;
     flow::admit(p, t, config, (&ip, ETH_LEN), Way::Ingress)?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))

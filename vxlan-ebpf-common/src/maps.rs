@@ -7,7 +7,7 @@ use crate::counters::{Disposition, Hook, Reason};
 use crate::headers::{Be16, Be32, Mac};
 
 /// Changes with every incompatible change of a map's layout; part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -369,6 +369,14 @@ pub struct Endpoint {
     pub flags: u8,
     /// Zero.
     pub reserved: u8,
+    /// [`tick_mark`] of when a program last found the interface there; 0: it is not looked for.
+    pub found: u32,
+}
+
+/// A tick of the kernel as [`Endpoint::found`] has it, two in one, and never 0.
+#[inline(always)]
+pub const fn tick_mark(tick: u64) -> u32 {
+    tick as u32 | 1
 }
 
 /// Bits of [`Endpoint::flags`].
@@ -549,7 +557,7 @@ const _: () = {
     assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 4 + 2 + 2 + 2 * 32);
     assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 2);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
-    assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1);
+    assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1 + 4);
     assert!(size_of::<Veth>() == 4);
     assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);
     assert!(size_of::<Direction>() == 1 + 3 + 4 + 8);

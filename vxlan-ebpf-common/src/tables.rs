@@ -26,6 +26,8 @@ pub trait Tables {
     fn endpoint4(&self, address: Be32) -> Option<&Endpoint>;
     /// ENDPOINTS6.
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint>;
+    /// Notes in an entry of ENDPOINTS that its interface was found.
+    fn note_found(&self, endpoint: &Endpoint, tick: u32);
     /// VETHS; nothing is known of one that is not there.
     fn veth(&self, ifindex: u32) -> Veth;
     /// FLOWS, to be changed in place. One at a time.

@@ -102,6 +102,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn note_found(&self, endpoint: &Endpoint, tick: u32) {
+        // SAFETY: the entry lies in a map's memory, which any program may write to; nobody relies on the word.
+        unsafe { (&raw const endpoint.found).cast_mut().write_volatile(tick) };
+    }
+
+    #[inline(always)]
     fn veth(&self, ifindex: u32) -> Veth {
         // SAFETY: see `Maps`.
         unsafe { VETHS.get(&ifindex) }.copied().unwrap_or_default()

@@ -102,6 +102,7 @@ fn a_bridged_pod_is_where_the_bridge_learnt_its_mac() {
         gateway_mac: mac(BRIDGE).0,
         bridge: BRIDGE,
         mtu: 1450,
+        found: 1,
         ..Endpoint::default()
     };
     assert_eq!(world.pods().endpoints, [(ip("10.1.0.2"), expected), (ip("fd00:1::2"), expected)].into());
@@ -287,8 +288,14 @@ fn a_routed_pod_has_a_host_route_and_a_neighbour() {
     assert!(world.pods().veths.contains_key(&IfIndex(POD)));
     assert_eq!(world.pods().endpoints, BTreeMap::new());
     let world = world.neighbour(POD, "10.1.0.2", mac(99));
-    let expected =
-        Endpoint { ifindex: POD, mac: mac(99).0, gateway_mac: mac(POD).0, mtu: 1450, ..Endpoint::default() };
+    let expected = Endpoint {
+        ifindex: POD,
+        mac: mac(99).0,
+        gateway_mac: mac(POD).0,
+        mtu: 1450,
+        found: 1,
+        ..Endpoint::default()
+    };
     assert_eq!(world.pods().endpoints, [(ip("10.1.0.2"), expected)].into());
 }
 

@@ -102,6 +102,29 @@ fn an_address_in_dispute_is_the_kernels_whoever_uses_it() {
 }
 
 #[test]
+fn a_packet_for_a_pod_whose_interface_is_gone_is_left_to_the_kernel() {
+    let mut maps = maps();
+    for (found, gone, reason) in [
+        (0, 2, Reason::Routed),
+        (1, 2, Reason::NoEndpoint),
+        (1, 3, Reason::Routed),
+        // Looked for in this tick, or the one before.
+        (5, 2, Reason::Routed),
+        (7, 2, Reason::NoEndpoint),
+    ] {
+        maps.now = 4;
+        maps.endpoints4.get_mut(&pod4(1, 2).octets()).expect("there").found = found;
+        let mut frame = Frame { gone, ..Inner::from_pod(pod4(1, 2).into()).frame() };
+        let verdict = hooks::run(Hook::PodEgress, &mut frame, &maps);
+        assert_eq!(
+            verdict.map_or_else(|reason| reason, |forward| forward.reason()),
+            reason,
+            "{found}, {gone}"
+        );
+    }
+}
+
+#[test]
 fn destinations_outside_of_the_overlay_are_left_to_the_kernel_whatever_their_source() {
     let outside = Inner { from: [0, 0, 0, 0].into(), ..Inner::from_pod([255, 255, 255, 255].into()) };
     left_alone(pod_egress, &outside.frame(), Reason::NoRoute);

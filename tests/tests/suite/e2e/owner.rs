@@ -270,6 +270,64 @@ fn an_address_that_no_pod_has_is_not_a_known_pods_to_use() {
     }
 }
 
+#[test]
+fn a_pod_that_is_replaced_while_the_agent_is_dead_is_reached() {
+    for (name, overlay) in overlays().into_iter().skip(1) {
+        for attach in [Attach::Bridge, Attach::Ptp] {
+            let mut lab = with_pods(&overlay, attach);
+            warm_up(&lab);
+            lab.agent_mut(1).and_then(|agent| agent.kill9()).expect("a kill");
+            replace(&lab, attach);
+            let (pod, patient) = (lab.pod(1, 1), Ping { count: 5, ..Ping::default() });
+            for ip in pod.ips() {
+                for client in [lab.pod(2, 1), lab.pod(1, 2)] {
+                    super::assert_answered(client, ip, patient);
+                }
+            }
+            let counted = counters(&lab, 1);
+            let hook = super::underlay_hook();
+            assert_took(&counted, hook, "no_endpoint", if name == "direct" { 5 } else { 0 });
+            lab.agent_mut(1).and_then(|agent| agent.start()).expect("a start");
+            let fast = || {
+                let before = counters(&lab, 1);
+                super::assert_answered(lab.pod(2, 1), lab.pod(1, 1).ip4, Ping { count: 20, ..patient });
+                (&counters(&lab, 1) - &before).packets(hook, "decapsulated") > 5
+            };
+            wait_until(&format!("{name}: the new pod is known"), Duration::from_secs(10), fast)
+                .expect("a short cut");
+        }
+    }
+}
+
+/// Gives pod 1 of node 1 a new veth with the addresses of the one before.
+fn replace(lab: &Lab, attach: Attach) {
+    let (node, pod) = (lab.node(1), lab.pod(1, 1));
+    let veth = &pod.host_veth;
+    let (ip4, ip6, gw4, gw6) = (pod.ip4, pod.ip6, inner4(1, 1), inner6(1, 1));
+    let link =
+        format!("link del {veth}\nlink add {veth} type veth peer name eth0 netns {}\n", pod.namespace());
+    let (outside, inside) = match attach {
+        Attach::Bridge => (
+            format!("link set {veth} master cni0 up\n"),
+            format!("addr add {ip4}/24 dev eth0\naddr add {ip6}/64 dev eth0 nodad\nlink set eth0 up\n"),
+        ),
+        Attach::Ptp => (
+            format!(
+                "addr add {gw4}/32 dev {veth}\naddr add {gw6}/128 dev {veth} nodad\nlink set {veth} up\n\
+                 route add {ip4}/32 dev {veth}\nroute add {ip6}/128 dev {veth}\n"
+            ),
+            format!(
+                "addr add {ip4}/32 dev eth0\naddr add {ip6}/128 dev eth0 nodad\nlink set eth0 up\n\
+                 route add {gw4} dev eth0 scope link\nroute add {gw6} dev eth0\n"
+            ),
+        ),
+    };
+    node.ip(&format!("{link}{outside}")).expect("a veth");
+    let routes = format!("route add default via {gw4} dev eth0\nroute add default via {gw6} dev eth0\n");
+    Netns::ip(pod, &format!("{inside}{routes}")).expect("addresses");
+    introduce(lab, 1, pod);
+}
+
 /// The pod of node `n` talks to its gateway, so that the node knows its addresses.
 fn introduce(lab: &Lab, n: u8, pod: &Pod) {
     for gateway in [IpAddr::from(inner4(n, 1)), inner6(n, 1).into()] {
