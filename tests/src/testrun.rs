@@ -11,6 +11,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult
 use aya_obj::programs::XdpAttachType;
 use ipnetwork::IpNetwork;
 use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins, Sizes};
+use vxlan_agent::net::IfIndex;
 use vxlan_ebpf_common::maps::{Config, DEFAULT_FLOWS, Flow, FlowKey, Mode};
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::{Hook, Reason};
@@ -197,6 +198,7 @@ fn state(maps: &Maps) -> DatapathState {
         vtep_ids: maps.vtep_ids.clone(),
         macs: maps.macs.clone(),
         endpoints: endpoints4.chain(endpoints6).collect(),
+        veths: maps.veths.iter().map(|(index, veth)| (IfIndex(*index), *veth)).collect(),
         ..DatapathState::default()
     }
 }

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Addr, Config as MapConfig, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep, MARKS_ROUTE,
-    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Vtep, VtepId,
+    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Veth, Vtep, VtepId,
     endpoint, local, vtep,
 };
 
@@ -17,7 +17,7 @@ use crate::datapath::{Attachment, DatapathState};
 use crate::kernel::ruleset::Ruleset;
 use crate::kernel::{Device, Edge, Foreign, KernelState, NextHop, Policy, Route, Tables, Way};
 use crate::net::{IfIndex, Mtu, family};
-use crate::pods::{Pods, Search};
+use crate::pods::{Claim, Patience, Pods, Search};
 use crate::underlay::Underlay;
 use crate::xdp::Place;
 use hooked::{Hooked, Role};
@@ -49,7 +49,9 @@ pub struct Input<'a> {
     pub takes_back: bool,
     /// What packet filters do that the fast path would skip.
     pub ruleset: &'a Ruleset,
-    /// What the maps hold: VTEP ids and the mark are kept.
+    /// What has been so for long enough to be believed of pods.
+    pub patience: &'a Patience,
+    /// What the maps hold: VTEP ids, the mark and what is known of pods are kept.
     pub previous: &'a DatapathState,
 }
 
@@ -74,22 +76,27 @@ pub struct Desired {
     pub datapath: DatapathState,
     /// What somebody else has put on interfaces, because of which packets are left to the kernel.
     pub hooked: Vec<Foreign>,
+    /// What the kernel says of each disputed address of a pod at the moment.
+    pub claims: BTreeMap<IpAddr, Claim>,
 }
 
 impl Input<'_> {
     /// Plans.
     pub fn plan(&self) -> Desired {
-        let before = &self.previous.endpoints;
+        let (before, veths_before) = (&self.previous.endpoints, &self.previous.veths);
         let (tables, subnets) = (self.tables, self.cluster.own_subnets());
         let underlays = &self.sides.iter().map(|side| side.underlay.ifindex).collect();
-        let pods = Search { tables, subnets: &subnets, underlays, before }.run();
+        let patience = self.patience;
+        let search = Search { tables, subnets: &subnets, underlays, before, veths_before, patience };
+        let mut pods = search.run();
         let mut kernel: Vec<_> = self.own_sides().map(|(own, side)| self.kernel(own, side)).collect();
         if let Some(first) = kernel.first_mut().filter(|_| self.is_fast()) {
             first.headroom = pods.headroom.clone();
         }
         let roles = self.roles(&pods);
         let hooked = Hooked::new(self.foreign, &roles);
-        Desired { kernel, datapath: self.datapath(pods, &hooked), hooked: hooked.all() }
+        let claims = std::mem::take(&mut pods.claims);
+        Desired { kernel, datapath: self.datapath(pods, &hooked), hooked: hooked.all(), claims }
     }
 
     /// What interfaces are to the overlay.
@@ -171,6 +178,7 @@ impl Input<'_> {
             endpoint.flags |= if hooked(Edge::Entry) { endpoint::HOOKED_OUT } else { 0 };
             endpoint.flags |= if hooked(Edge::Exit) { endpoint::HOOKED_IN } else { 0 };
         }
+        state.veths = pods.veths;
         state
     }
 
@@ -280,7 +288,7 @@ impl Input<'_> {
         device.map_or(0, |device| inside.fold(device, Mtu::min).saturating_u16())
     }
 
-    fn attachments(&self, veths: &BTreeSet<IfIndex>) -> BTreeSet<Attachment> {
+    fn attachments(&self, veths: &BTreeMap<IfIndex, Veth>) -> BTreeSet<Attachment> {
         let devices: Vec<_> = self.sides.iter().filter_map(|side| Some((side, side.device?))).collect();
         if !self.is_fast() || devices.is_empty() {
             return BTreeSet::new();
@@ -301,7 +309,7 @@ impl Input<'_> {
         let xdp = self.xdp.zip(self.sides.first()).map(|(place, side)| {
             [(Hook::StrippedIngress, side.underlay.ifindex), (Hook::UnderlayXdp, place.ifindex)]
         });
-        let pods = veths.iter().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
+        let pods = veths.keys().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
         let all = fixed.chain(xdp.into_iter().flatten()).chain(pods);
         all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
     }

@@ -5,25 +5,43 @@
 //! - a port of a bridge that has an address in an own subnet (`bridge`).
 //!
 //! Its addresses and MAC are those that the kernel resolved.
+//!
+//! Whoever answers first is believed, but not for ever: an address that another pod claims while the pod that
+//! had it is still there is in dispute, and whatever has to do with it is the kernel's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use vxlan_ebpf_common::maps::Endpoint;
+use vxlan_ebpf_common::maps::{Endpoint, Family, Veth, endpoint, tick_mark, veth};
 
 use crate::kernel::{Headroom, Kind, Link, Tables};
-use crate::net::{IfIndex, Mac, Mtu, is_host};
+use crate::net::{IfIndex, Mac, Mtu, family, is_host};
+
+mod recent;
+
+pub use recent::{Patience, Recent};
 
 /// What there is of pods on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pods {
-    /// Host sides of pods' veths, also of pods without a known address.
-    pub veths: BTreeSet<IfIndex>,
+    /// Host sides of pods' veths, also of pods without a known address, and what is known of the pods.
+    pub veths: BTreeMap<IfIndex, Veth>,
     /// Pods by address.
     pub endpoints: BTreeMap<IpAddr, Endpoint>,
+    /// What the kernel says of each disputed address at the moment.
+    pub claims: BTreeMap<IpAddr, Claim>,
     /// Head-room that pod bridges should have.
     pub headroom: BTreeMap<IfIndex, Headroom>,
+}
+
+/// What the kernel has resolved an address to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The MAC.
+    pub mac: Mac,
+    /// The bridge's port that it was learnt at, if it was.
+    pub port: Option<IfIndex>,
 }
 
 /// Where to look for pods.
@@ -37,6 +55,10 @@ pub struct Search<'a> {
     pub underlays: &'a BTreeSet<IfIndex>,
     /// The endpoints of before: they outlive what the bridge forgets.
     pub before: &'a BTreeMap<IpAddr, Endpoint>,
+    /// What was known of pods before.
+    pub veths_before: &'a BTreeMap<IfIndex, Veth>,
+    /// What has been so for long enough.
+    pub patience: &'a Patience,
 }
 
 impl Search<'_> {
@@ -45,16 +67,47 @@ impl Search<'_> {
         let mut pods = Pods::default();
         for route in &self.tables.routes {
             if let Some(veth) = self.routed_veth(route) {
-                pods.veths.insert(veth.index);
+                pods.veths.insert(veth.index, Veth::default());
                 let ip = route.to.ip();
-                let neighbour = self.tables.neighbours.get(&(veth.index, ip));
-                pods.endpoints.extend(neighbour.map(|n| (ip, endpoint(veth, n.mac, veth.mac, IfIndex(0)))));
+                if let Some(neighbour) = self.tables.neighbours.get(&(veth.index, ip)) {
+                    let endpoint = endpoint(veth, neighbour.mac, veth.mac, IfIndex(0));
+                    // Of two routes the kernel takes the one with the lower metric, which comes first here.
+                    pods.endpoints.entry(ip).or_insert(endpoint);
+                }
             }
         }
         for bridge in self.tables.links.values().filter(|link| self.is_pod_bridge(link)) {
             self.bridged(bridge, &mut pods);
         }
+        self.judge(&mut pods);
         pods
+    }
+
+    /// Finds out what may be held against each pod. An address counts once it is in the maps: a pod is not held
+    /// to one that found no place there.
+    fn judge(&self, pods: &mut Pods) {
+        for (index, known) in &mut pods.veths {
+            let before = self.veths_before.get(index).copied();
+            known.flags = before.map_or(veth::NEW, |before| before.flags & !(veth::OWNS4 | veth::OWNS6));
+            if self.patience.grown.contains(index) {
+                known.flags &= !veth::NEW;
+            }
+        }
+        let mut counts: BTreeMap<(IfIndex, bool), usize> = BTreeMap::new();
+        let same = |ip, e: &Endpoint| self.before.get(ip).is_some_and(|before| before.ifindex == e.ifindex);
+        let undisputed =
+            pods.endpoints.iter().filter(|(ip, e)| e.flags & endpoint::DISPUTED == 0 && same(ip, e));
+        for (ip, endpoint) in undisputed {
+            let index = IfIndex(endpoint.ifindex);
+            let Some(known) = pods.veths.get_mut(&index) else { continue };
+            let count = counts.entry((index, ip.is_ipv4())).or_default();
+            *count += 1;
+            let (owns, had, several) = match family(*ip) {
+                Family::V4 => (veth::OWNS4, veth::HAD4, veth::SEVERAL4),
+                Family::V6 => (veth::OWNS6, veth::HAD6, veth::SEVERAL6),
+            };
+            known.flags |= owns | had | if *count > 1 { several } else { 0 };
+        }
     }
 
     fn is_pod_veth(&self, link: &Link) -> bool {
@@ -78,7 +131,8 @@ impl Search<'_> {
 
     fn bridged(&self, bridge: &Link, pods: &mut Pods) {
         let ports = || self.tables.ports_of(bridge.index);
-        pods.veths.extend(ports().filter(|port| self.is_pod_veth(port)).map(|port| port.index));
+        let veths = ports().filter(|port| self.is_pod_veth(port));
+        pods.veths.extend(veths.map(|port| (port.index, Veth::default())));
         let others = ports().filter(|port| !matches!(port.kind, Kind::Vxlan(_)));
         if let Some(mtu) = others.map(|port| port.mtu).min() {
             pods.headroom.insert(bridge.index, Headroom { mtu, ready: true });
@@ -90,11 +144,44 @@ impl Search<'_> {
             if own || !self.is_pod_address(*ip) {
                 continue;
             }
-            let port = self.port(bridge.index, *ip, neighbour.mac, &ports_by_mac);
-            let veth =
-                port.and_then(|port| self.tables.links.get(&port)).filter(|link| self.is_pod_veth(link));
-            pods.endpoints.extend(veth.map(|v| (*ip, endpoint(v, neighbour.mac, bridge.mac, bridge.index))));
+            let claim = Claim { mac: neighbour.mac, port: ports_by_mac.get(&neighbour.mac).copied() };
+            let Some((veth, mac, disputed)) = self.owner(bridge, *ip, claim) else { continue };
+            let flags = if disputed { endpoint::DISPUTED } else { 0 };
+            pods.endpoints.insert(*ip, Endpoint { flags, ..endpoint(veth, mac, bridge.mac, bridge.index) });
+            if disputed {
+                pods.claims.insert(*ip, claim);
+            }
         }
+    }
+
+    /// The pod that has `ip`, its MAC, and whether that is in dispute.
+    ///
+    /// A pod can make the kernel believe anything of its neighbours. So who had the address before keeps it
+    /// while its veth is there: any answer of another is a dispute, which ends when the kernel's tables have
+    /// said for a while what they said before it, and never in favour of who began it.
+    fn owner(&self, bridge: &Link, ip: IpAddr, claim: Claim) -> Option<(&Link, Mac, bool)> {
+        let Some((holder, before)) = self.holder(bridge, ip) else {
+            let veth = self.tables.links.get(&claim.port?).filter(|link| self.is_pod_veth(link))?;
+            return Some((veth, claim.mac, false));
+        };
+        // The bridge forgets a pod that is busy as if it were silent: packets on the fast path do not reach it.
+        let agreed = match claim.port {
+            Some(port) => port == holder.index,
+            None => claim.mac.0 == before.mac,
+        };
+        let was_disputed = before.flags & endpoint::DISPUTED != 0;
+        match agreed {
+            true => Some((holder, claim.mac, was_disputed && !self.patience.calm.contains(&ip))),
+            false => Some((holder, Mac(before.mac), true)),
+        }
+    }
+
+    /// The port of `bridge` whose pod had `ip` before, if it is still there.
+    fn holder(&self, bridge: &Link, ip: IpAddr) -> Option<(&Link, &Endpoint)> {
+        let before = self.before.get(&ip).filter(|before| before.bridge == bridge.index.0)?;
+        let link = self.tables.links.get(&IfIndex(before.ifindex))?;
+        let there = link.master == Some(bridge.index) && self.is_pod_veth(link) && link.sends_ethernet;
+        there.then_some((link, before))
     }
 
     /// MACs that `bridge` has learnt or been told, with their ports.
@@ -108,24 +195,6 @@ impl Search<'_> {
         });
         foreign.map(|((port, mac, _), _)| (*mac, *port)).collect()
     }
-
-    /// The port of `bridge` behind which `mac` is: where the bridge learnt it, or else where it was
-    /// before. For packets on the fast path never reach the bridge, so that it forgets a pod that
-    /// is busy as if it were silent.
-    fn port(
-        &self,
-        bridge: IfIndex,
-        ip: IpAddr,
-        mac: Mac,
-        learnt: &BTreeMap<Mac, IfIndex>,
-    ) -> Option<IfIndex> {
-        learnt.get(&mac).copied().or_else(|| {
-            let before = self.before.get(&ip)?;
-            let port = IfIndex(before.ifindex);
-            let still = self.tables.links.get(&port).is_some_and(|link| link.master == Some(bridge));
-            (before.mac == mac.0 && before.bridge == bridge.0 && still).then_some(port)
-        })
-    }
 }
 
 fn endpoint(veth: &Link, mac: Mac, gateway: Mac, bridge: IfIndex) -> Endpoint {
@@ -135,6 +204,7 @@ fn endpoint(veth: &Link, mac: Mac, gateway: Mac, bridge: IfIndex) -> Endpoint {
         gateway_mac: gateway.0,
         bridge: bridge.0,
         mtu: Mtu::saturating_u16(veth.mtu),
+        found: tick_mark(0),
         ..Endpoint::default()
     }
 }

@@ -117,7 +117,7 @@ reasons! {
     NoEndpoint = 9, "no_endpoint", Kernel;
     /// The Ethernet destination is neither the node nor a pod of the same bridge.
     NotForNode = 10, "not_for_node", Kernel;
-    /// The source is no pod that we know (yet).
+    /// The source is no address of the pod that we know (yet).
     UnknownSource = 11, "unknown_source", Kernel;
     /// TTL or hop limit would reach zero: the kernel answers.
     TtlExpired = 12, "ttl_expired", Kernel;

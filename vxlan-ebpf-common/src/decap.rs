@@ -5,7 +5,7 @@ use crate::ecn;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
 use crate::inner::{self, Inner, fills, largest_packet};
-use crate::maps::{Addr, Config, Endpoint, Family, LocalVtep, Vtep, endpoint, local, vtep};
+use crate::maps::{Addr, Config, Endpoint, Family, LocalVtep, Vtep, endpoint, local, tick_mark, vtep};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, OuterIp, Underlay};
@@ -132,7 +132,7 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     }
     let len = p.length() - U::INNER_IP as u32;
     ip.check(len)?;
-    let endpoint = receiver::<T, H>(t, ip.destination())?;
+    let endpoint = receiver::<P, T, H>(p, t, ip.destination())?;
     if len > u32::from(endpoint.mtu) {
         return Err(Reason::TooBig);
     }
@@ -158,13 +158,28 @@ fn sender<'t, T: Tables, U: Underlay, H: Inner>(
 }
 
 /// The pod that a packet is for.
+///
+/// An agent that is dead does not take out a pod that is gone, and who is redirected to an interface that is
+/// not there is dropped (`skb_do_redirect`, v6.18). So the interface is looked for, once in two ticks.
 #[inline(always)]
-pub(crate) fn receiver<T: Tables, H: Inner>(t: &T, address: H::Address) -> Result<&Endpoint, Reason> {
+pub(crate) fn receiver<'t, P: Packet, T: Tables, H: Inner>(
+    p: &P,
+    t: &'t T,
+    address: H::Address,
+) -> Result<&'t Endpoint, Reason> {
     let endpoint = H::endpoint(t, address).ok_or(Reason::NoEndpoint)?;
-    if endpoint.flags & (endpoint::DISPUTED | endpoint::HOOKED_IN) == 0 {
-        return Ok(endpoint);
+    if endpoint.flags & (endpoint::DISPUTED | endpoint::HOOKED_IN) != 0 {
+        let disputed = endpoint.flags & endpoint::DISPUTED != 0;
+        return Err(if disputed { Reason::Disputed } else { Reason::Hooked });
     }
-    Err(if endpoint.flags & endpoint::DISPUTED != 0 { Reason::Disputed } else { Reason::Hooked })
+    let tick = tick_mark(t.tick());
+    if endpoint.found != 0 && endpoint.found != tick {
+        if !p.has_interface(endpoint.ifindex) {
+            return Err(Reason::NoEndpoint);
+        }
+        t.note_found(endpoint, tick);
+    }
+    Ok(endpoint)
 }
 
 /// Whether addresses may be compared in the form of the tables, where a mapped IPv4 address looks

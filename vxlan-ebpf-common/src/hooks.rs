@@ -267,6 +267,8 @@ fn is_node<T: Tables, H: Inner>(t: &T, config: &Config, address: H::Address) -> 
 }
 
 /// The pod that a packet came from, if it uses an address of its own.
+///
+/// What is known of the sender itself is looked up only where the address is not known to be its own.
 #[inline(always)]
 fn sender<'t, P: Packet, T: Tables, H: Inner>(p: &P, t: &'t T, ip: &H) -> Result<&'t Endpoint, Reason> {
     match H::endpoint(t, ip.source()) {
@@ -276,10 +278,12 @@ fn sender<'t, P: Packet, T: Tables, H: Inner>(p: &P, t: &'t T, ip: &H) -> Result
             Err(Reason::Hooked)
         }
         Some(sender) if sender.ifindex == p.ifindex() => Ok(sender),
-        Some(_) => Err(Reason::PodSpoofed),
-        // An address of this node's that no pod is known for: a pod that has just come up.
-        None if H::route(t, ip.source()) == Some(LOCAL_VTEP) => Err(Reason::UnknownSource),
-        None => Err(Reason::PodSpoofed),
+        Some(_) if t.veth(p.ifindex()).takes_anothers(H::FAMILY) => Err(Reason::PodSpoofed),
+        Some(_) => Err(Reason::UnknownSource),
+        None if H::route(t, ip.source()) != Some(LOCAL_VTEP) => Err(Reason::PodSpoofed),
+        None if t.veth(p.ifindex()).takes_nobodys(H::FAMILY) => Err(Reason::PodSpoofed),
+        // A pod that has just come up.
+        None => Err(Reason::UnknownSource),
     }
 }
 
@@ -293,7 +297,7 @@ fn to_neighbour<'t, P: Packet, T: Tables, H: Inner>(
     ip: &H,
     sender: &Endpoint,
 ) -> Result<Forward<'t>, Reason> {
-    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
+    let endpoint = decap::receiver::<P, T, H>(p, t, ip.destination())?;
     if endpoint.ifindex == sender.ifindex {
         return Err(Reason::NotForNode);
     }
@@ -378,7 +382,7 @@ fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(
     config: &Config,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    let endpoint = decap::receiver::<T, H>(t, ip.destination())?;
+    let endpoint = decap::receiver::<P, T, H>(p, t, ip.destination())?;
     flow::admit(p, t, config, (&ip, ETH_LEN), Way::Ingress)?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))

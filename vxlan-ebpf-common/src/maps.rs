@@ -30,14 +30,18 @@ pub mod names {
     pub const ENDPOINTS4: &str = "ENDPOINTS4";
     /// Hash: local pod's IPv6 address → [`Endpoint`](super::Endpoint).
     pub const ENDPOINTS6: &str = "ENDPOINTS6";
+    /// Hash: host side of a pod's veth → [`Veth`](super::Veth).
+    pub const VETHS: &str = "VETHS";
     /// Per-CPU array of [`Counter`](super::Counter), indexed by
     /// [`counters::index`](crate::counters::index).
     pub const COUNTERS: &str = "COUNTERS";
     /// LRU hash: [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
     pub const FLOWS: &str = "FLOWS";
     /// All of them.
-    pub const ALL: [&str; 11] =
-        [CONFIG, SWITCH, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, MACS, ENDPOINTS4, ENDPOINTS6, COUNTERS, FLOWS];
+    pub const ALL: [&str; 12] = [
+        CONFIG, SWITCH, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, MACS, ENDPOINTS4, ENDPOINTS6, VETHS, COUNTERS,
+        FLOWS,
+    ];
 }
 
 /// Index into SWITCH: 0 lets the fast path run, 1 leaves every packet to the kernel.
@@ -58,7 +62,7 @@ pub const DEFAULT_VTEPS: u32 = 16_384;
 pub const MAX_ROUTES: u32 = 131_072;
 /// Flows in verification or verified, unless the agent sizes it otherwise.
 pub const DEFAULT_FLOWS: u32 = 65_536;
-/// Local pod addresses per family.
+/// Local pod addresses per family, and pods.
 pub const MAX_ENDPOINTS: u32 = 8_192;
 
 /// An IP address of either family: IPv6 as it is, IPv4 mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2).
@@ -367,6 +371,14 @@ pub struct Endpoint {
     pub flags: u8,
     /// Zero.
     pub reserved: u8,
+    /// [`tick_mark`] of when a program last found the interface there; 0: it is not looked for.
+    pub found: u32,
+}
+
+/// A tick of the kernel as [`Endpoint::found`] has it, two in one, and never 0.
+#[inline(always)]
+pub const fn tick_mark(tick: u64) -> u32 {
+    tick as u32 | 1
 }
 
 /// Bits of [`Endpoint::flags`].
@@ -378,6 +390,57 @@ pub mod endpoint {
     pub const HOOKED_IN: u8 = 1 << 1;
     /// Another pod claims the address, too: the kernel decides who gets and may send what.
     pub const DISPUTED: u8 = 1 << 2;
+}
+
+/// What is known of the pod behind a veth, for the case that it uses an address that is not known to be
+/// its own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Veth {
+    /// Or of [`veth`]'s bits.
+    pub flags: u32,
+}
+
+/// Bits of [`Veth::flags`].
+pub mod veth {
+    /// The pod has just come up: its address may still be listed as that of the pod before it.
+    pub const NEW: u32 = 1 << 0;
+    /// It has an IPv4 address that nobody disputes.
+    pub const OWNS4: u32 = 1 << 1;
+    /// It has, or once had, an IPv4 address.
+    pub const HAD4: u32 = 1 << 2;
+    /// It has, or once had, more than one IPv4 address.
+    pub const SEVERAL4: u32 = 1 << 3;
+    /// As [`OWNS4`].
+    pub const OWNS6: u32 = 1 << 4;
+    /// As [`HAD4`].
+    pub const HAD6: u32 = 1 << 5;
+    /// As [`SEVERAL4`].
+    pub const SEVERAL6: u32 = 1 << 6;
+}
+
+impl Veth {
+    /// Whether the pod has no right to an address that another pod has. One whose own address was taken,
+    /// or is not known yet, may have.
+    #[inline(always)]
+    pub const fn takes_anothers(self, family: Family) -> bool {
+        let (owns, had) = match family {
+            Family::V4 => (veth::OWNS4, veth::HAD4),
+            Family::V6 => (veth::OWNS6, veth::HAD6),
+        };
+        self.flags & owns != 0 || self.flags & (had | veth::NEW) == 0
+    }
+
+    /// Whether the pod has no right to an address of the node's subnets that nobody has. One with several
+    /// addresses may have one more.
+    #[inline(always)]
+    pub const fn takes_nobodys(self, family: Family) -> bool {
+        let (owns, several) = match family {
+            Family::V4 => (veth::OWNS4, veth::SEVERAL4),
+            Family::V6 => (veth::OWNS6, veth::SEVERAL6),
+        };
+        self.flags & (owns | several) == owns
+    }
 }
 
 /// One cell of COUNTERS.
@@ -480,6 +543,8 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for Veth {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
     // SAFETY: as above.
     unsafe impl aya::Pod for FlowKey {}
@@ -493,7 +558,8 @@ const _: () = {
     assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 4 + 2 + 2 + 2 * 32);
     assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 2);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
-    assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1);
+    assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1 + 4);
+    assert!(size_of::<Veth>() == 4);
     assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);
     assert!(size_of::<Direction>() == 4 + 4 + 8);
     assert!(size_of::<Flow>() == 4 + 4 + 2 * 8 + 2 * 16 + 2 * 8);

@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 use crate::counters::{Hook, Reason};
 use crate::headers::Be32;
-use crate::maps::{Addr, Config, Endpoint, Family, Flow, FlowKey, MacKey, Vtep, VtepId};
+use crate::maps::{Addr, Config, Endpoint, Family, Flow, FlowKey, MacKey, Veth, Vtep, VtepId};
 use crate::packet::{ETH_LEN, Packet, Wire};
 use crate::tables::Tables;
 use crate::underlay;
@@ -39,6 +39,8 @@ pub struct Frame {
     pub mark: u32,
     /// [`Packet::checksum_verified`].
     pub verified: bool,
+    /// An interface that is not there.
+    pub gone: u32,
     /// Whether [`Packet::make_room`] and [`Packet::remove_room`] refuse, as the kernel may.
     pub rigid: bool,
 }
@@ -85,6 +87,10 @@ impl Packet for Frame {
 
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    fn has_interface(&self, ifindex: u32) -> bool {
+        ifindex != self.gone
     }
 
     fn flow_hash(&self) -> u32 {
@@ -145,6 +151,8 @@ pub struct Maps {
     pub endpoints4: BTreeMap<[u8; 4], Endpoint>,
     /// ENDPOINTS6.
     pub endpoints6: BTreeMap<[u8; 16], Endpoint>,
+    /// VETHS.
+    pub veths: BTreeMap<u32, Veth>,
     /// FLOWS.
     pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
     /// Whether FLOWS takes no new entries.
@@ -212,6 +220,12 @@ impl Tables for Maps {
 
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
         self.endpoints6.get(&Addr::v6(address).0)
+    }
+
+    fn note_found(&self, _endpoint: &Endpoint, _tick: u32) {}
+
+    fn veth(&self, ifindex: u32) -> Veth {
+        self.veths.get(&ifindex).copied().unwrap_or_default()
     }
 
     fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>> {

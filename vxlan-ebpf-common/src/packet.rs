@@ -74,6 +74,9 @@ pub trait Packet {
     /// Interface that the hook belongs to.
     fn ifindex(&self) -> u32;
 
+    /// Whether there is an interface of this index where the hook is.
+    fn has_interface(&self, ifindex: u32) -> bool;
+
     /// The kernel's flow hash, from which it derives UDP source ports.
     fn flow_hash(&self) -> u32;
 

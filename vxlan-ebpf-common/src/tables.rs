@@ -4,7 +4,7 @@ use core::ops::DerefMut;
 
 use crate::counters::{Hook, Reason};
 use crate::headers::Be32;
-use crate::maps::{Addr, Config, Endpoint, Flow, FlowKey, MacKey, Vtep, VtepId};
+use crate::maps::{Addr, Config, Endpoint, Flow, FlowKey, MacKey, Veth, Vtep, VtepId};
 
 /// Look-ups and counters of one network.
 pub trait Tables {
@@ -26,6 +26,10 @@ pub trait Tables {
     fn endpoint4(&self, address: Be32) -> Option<&Endpoint>;
     /// ENDPOINTS6.
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint>;
+    /// Notes in an entry of ENDPOINTS that its interface was found.
+    fn note_found(&self, endpoint: &Endpoint, tick: u32);
+    /// VETHS; nothing is known of one that is not there.
+    fn veth(&self, ifindex: u32) -> Veth;
     /// FLOWS, to be changed in place. One at a time.
     fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>>;
     /// Inserts into FLOWS. A full table forgets old entries; one that cannot take it does not.

@@ -129,6 +129,7 @@ pub fn endpoint(pod: u8) -> Endpoint {
         mtu: MTU,
         flags: 0,
         reserved: 0,
+        found: 0,
     }
 }
 

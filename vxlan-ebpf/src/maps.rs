@@ -10,7 +10,7 @@ use vxlan_ebpf_common::counters::{self, COUNTER_CELLS};
 use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::maps::{
     Addr, Config, Counter, DEFAULT_FLOWS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, MAX_ENDPOINTS, MAX_ROUTES,
-    MacKey, SWITCH_GENERATION, SWITCH_OFF, Vtep, VtepId,
+    MacKey, SWITCH_GENERATION, SWITCH_OFF, Veth, Vtep, VtepId,
 };
 use vxlan_ebpf_common::{Hook, Reason, Tables};
 
@@ -36,6 +36,8 @@ static MACS: HashMap<MacKey, VtepId, VTEPS_LEN> = HashMap::new();
 static ENDPOINTS4: HashMap<[u8; 4], Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
 static ENDPOINTS6: HashMap<[u8; 16], Endpoint, ENDPOINTS_LEN> = HashMap::new();
+#[btf_map]
+static VETHS: HashMap<u32, Veth, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
 static FLOWS: LruHashMap<FlowKey, Flow, { DEFAULT_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
@@ -97,6 +99,18 @@ impl Tables for Maps {
     fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
         // SAFETY: see `Maps`.
         unsafe { ENDPOINTS6.get(&Addr::v6(address).0) }
+    }
+
+    #[inline(always)]
+    fn note_found(&self, endpoint: &Endpoint, tick: u32) {
+        // SAFETY: the entry lies in a map's memory, which any program may write to; nobody relies on the word.
+        unsafe { (&raw const endpoint.found).cast_mut().write_volatile(tick) };
+    }
+
+    #[inline(always)]
+    fn veth(&self, ifindex: u32) -> Veth {
+        // SAFETY: see `Maps`.
+        unsafe { VETHS.get(&ifindex) }.copied().unwrap_or_default()
     }
 
     #[inline(always)]

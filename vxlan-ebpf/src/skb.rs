@@ -8,8 +8,8 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_level, bpf_csum_update, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_skb_adjust_room,
-    bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_check_mtu, bpf_csum_level, bpf_csum_update, bpf_get_hash_recalc, bpf_get_prandom_u32,
+    bpf_skb_adjust_room, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use vxlan_ebpf_common::maps::Family;
@@ -18,6 +18,8 @@ use vxlan_ebpf_common::{Packet, underlay};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
+/// `-ENODEV`.
+pub(crate) const NO_DEVICE: i64 = -19;
 /// `PACKET_OTHERHOST` of the same.
 const PACKET_OTHERHOST: u32 = 3;
 
@@ -133,6 +135,13 @@ impl<const HELPER: bool> Packet for TcPacket<HELPER> {
     fn ifindex(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    fn has_interface(&self, ifindex: u32) -> bool {
+        let mut mtu = 0;
+        // SAFETY: the context is valid while the program runs.
+        unsafe { bpf_check_mtu(self.0.cast(), ifindex, &raw mut mtu, 0, 0) != NO_DEVICE }
     }
 
     #[inline(always)]

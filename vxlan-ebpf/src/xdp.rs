@@ -5,12 +5,14 @@ use core::hint::black_box;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{
-    bpf_get_prandom_u32, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len,
+    bpf_check_mtu, bpf_get_prandom_u32, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len,
 };
 use aya_ebpf::programs::XdpContext;
 use vxlan_ebpf_common::maps::Family;
 use vxlan_ebpf_common::packet::Wire;
 use vxlan_ebpf_common::{Packet, underlay};
+
+use crate::skb::NO_DEVICE;
 
 /// Length of an 802.1Q tag.
 const TAG: usize = 4;
@@ -99,6 +101,13 @@ impl Packet for Xdp {
     fn ifindex(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.md).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn has_interface(&self, ifindex: u32) -> bool {
+        let mut mtu = 0;
+        // SAFETY: the context is valid while the program runs.
+        unsafe { bpf_check_mtu(self.md.cast(), ifindex, &raw mut mtu, 0, 0) != NO_DEVICE }
     }
 
     /// There is none before the socket buffer.

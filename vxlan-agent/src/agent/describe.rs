@@ -19,6 +19,8 @@ pub(super) fn describe(change: &Change) -> String {
         Change::DeleteRoute(to) => format!("delete route {to}"),
         Change::PutEndpoint(ip, endpoint) => format!("put pod {ip} on interface {}", endpoint.ifindex),
         Change::DeleteEndpoint(ip) => format!("delete pod {ip}"),
+        Change::PutVeth(veth, _) => format!("put what is known of the pod on interface {veth}"),
+        Change::DeleteVeth(veth) => format!("delete what is known of the pod on interface {veth}"),
         Change::Attach(a) => format!("attach {} to interface {}", a.hook.label(), a.ifindex),
         Change::Detach(a) => format!("detach {} from interface {}", a.hook.label(), a.ifindex),
     }

@@ -30,6 +30,7 @@ use crate::kernel::sysctl;
 use crate::kernel::{Events, Foreign, Netlink, NextHop, Policy, Tables, Touched};
 use crate::net::{IfIndex, is_link_local};
 use crate::node::Table;
+use crate::pods::Recent;
 use crate::preflight;
 use crate::source::Snapshot;
 use crate::status::{Lock, StatusFile};
@@ -81,6 +82,8 @@ pub struct Agent {
     /// Whether conntrack takes TCP connections back that have bypassed it.
     takes_back: bool,
     retries: Retries,
+    /// What has happened to pods lately.
+    recent: Recent,
     /// This kernel's nf_tables cannot guard the tunnel's port.
     no_guard: bool,
     /// What is known to be installed; `None`: nothing is known.
@@ -208,6 +211,7 @@ impl Agent {
             secret: secret()?,
             takes_back: false,
             retries: Retries::default(),
+            recent: Recent::default(),
             no_guard: false,
             table: None,
             files: BTreeMap::new(),
@@ -336,7 +340,7 @@ impl Agent {
     /// When to act without being told.
     fn wake_at(&self) -> Option<Instant> {
         let stale = self.stale.then(|| Instant::now() + PAUSE);
-        self.retries.next_due().into_iter().chain(stale).min()
+        self.retries.next_due().into_iter().chain(stale).chain(self.recent.next_due()).min()
     }
 
     /// Forgets ways to VTEPs that may be others now; whether there were any.

@@ -42,6 +42,7 @@ impl Agent {
         let foreign = self.foreign(&sides).await;
         let mut desired = self.plan(&sides, &foreign)?;
         self.mention_hooked(std::mem::take(&mut desired.hooked));
+        self.recent.note(&desired.datapath.veths, &desired.claims, Instant::now());
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
         self.set_table(look, &mut wanted);
         let (mut changed, mut refused) = (false, BTreeSet::new());
@@ -213,6 +214,7 @@ impl Agent {
             Some(datapath) => datapath.observe().context("cannot observe the fast path")?,
             None => &nothing,
         };
+        let patience = self.recent.patience(Instant::now());
         let input = Input {
             config: &self.config,
             cluster: &self.cluster,
@@ -226,6 +228,7 @@ impl Agent {
             secret: self.secret,
             takes_back: self.takes_back,
             ruleset: &self.ruleset,
+            patience: &patience,
             previous,
         };
         Ok(input.plan())

@@ -45,6 +45,8 @@ struct EndpointRow {
     gateway_mac: Mac,
     bridge: Option<String>,
     mtu: u16,
+    /// Why it is the kernel's, in part or altogether.
+    kernel: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -115,14 +117,23 @@ fn endpoints(state: &DatapathState, json: bool) -> anyhow::Result<()> {
         gateway_mac: Mac(e.gateway_mac),
         bridge: (e.bridge != 0).then(|| name(e.bridge)),
         mtu: e.mtu,
+        kernel: left_to_kernel(e.flags),
     };
     let rows: Vec<_> = state.endpoints.iter().map(row).collect();
-    print_rows(json, &rows, ["address", "interface", "mac", "gateway", "bridge", "mtu"], |r| {
+    print_rows(json, &rows, ["address", "interface", "mac", "gateway", "bridge", "mtu", "kernel's"], |r| {
         let bridge = r.bridge.clone().unwrap_or_else(|| "-".to_owned());
         let macs = [r.mac, r.gateway_mac].map(|mac| mac.to_string());
         let [mac, gateway] = macs;
-        [r.address.to_string(), r.interface.clone(), mac, gateway, bridge, r.mtu.to_string()]
+        let kernel = if r.kernel.is_empty() { "-".to_owned() } else { r.kernel.join(", ") };
+        [r.address.to_string(), r.interface.clone(), mac, gateway, bridge, r.mtu.to_string(), kernel]
     })
+}
+
+/// The names of an endpoint's flags.
+fn left_to_kernel(flags: u8) -> Vec<&'static str> {
+    use vxlan_ebpf_common::maps::endpoint::{DISPUTED, HOOKED_IN, HOOKED_OUT};
+    let names = [(DISPUTED, "disputed"), (HOOKED_OUT, "hooked out"), (HOOKED_IN, "hooked in")];
+    names.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, name)| name).collect()
 }
 
 fn counters(pins: &Pins, json: bool) -> anyhow::Result<()> {

@@ -1,8 +1,10 @@
 //! `status`: the agent's status file, its lock, and the pins.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use serde::Serialize;
+use vxlan_ebpf_common::maps::endpoint;
 
 use super::table::table;
 use super::{print, print_json};
@@ -40,6 +42,8 @@ struct FastpathReport {
     routes: usize,
     vteps: usize,
     endpoints: usize,
+    /// Addresses that more than one pod claims.
+    disputed: Vec<IpAddr>,
 }
 
 #[derive(Serialize)]
@@ -76,6 +80,7 @@ fn fastpath(config: &Config) -> FastpathReport {
 fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
     let attachment =
         |a: &crate::datapath::Attachment| AttachmentReport { hook: a.hook.label(), ifindex: a.ifindex };
+    let disputed = state.endpoints.iter().filter(|(_, pod)| pod.flags & endpoint::DISPUTED != 0);
     FastpathReport {
         pinned: switched_on.is_some(),
         error: None,
@@ -84,6 +89,7 @@ fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
         routes: state.routes.len(),
         vteps: state.vteps.len(),
         endpoints: state.endpoints.len(),
+        disputed: disputed.map(|(address, _)| *address).collect(),
     }
 }
 
@@ -124,6 +130,14 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
         let _ = writeln!(out, "xdp        {xdp}");
     }
     let _ = writeln!(out, "pods       {} attached, {} addresses", network.pods_attached, network.endpoints);
+    if !fastpath.disputed.is_empty() {
+        let addresses: Vec<String> = fastpath.disputed.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            out,
+            "disputed   the kernel's, because more than one pod claims it: {}",
+            addresses.join(", ")
+        );
+    }
     for (label, error) in [("refused", &network.reload_error), ("stuck", &network.plan_error)] {
         if let Some(error) = error {
             let _ = writeln!(out, "{label:<10} {error}");

@@ -11,13 +11,14 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::maps::{
-    Addr, Config, Counter, Endpoint, Flow, FlowKey, MacKey, SWITCH_GENERATION, SWITCH_OFF, Vtep, VtepId,
-    names,
+    Addr, Config, Counter, Endpoint, Flow, FlowKey, MacKey, SWITCH_GENERATION, SWITCH_OFF, Veth, Vtep,
+    VtepId, names,
 };
 use vxlan_ebpf_common::{Hook, Reason, counters};
 
 use super::state::{Change, DatapathState};
 use super::syscall::update_batch;
+use crate::net::IfIndex;
 
 /// All maps that the agent writes, and those that operators read.
 pub(super) struct Maps {
@@ -30,6 +31,7 @@ pub(super) struct Maps {
     macs: HashMap<MapData, MacKey, VtepId>,
     endpoints4: HashMap<MapData, [u8; 4], Endpoint>,
     endpoints6: HashMap<MapData, [u8; 16], Endpoint>,
+    veths: HashMap<MapData, u32, Veth>,
     counters: PerCpuArray<MapData, Counter>,
     flows: HashMap<MapData, FlowKey, Flow>,
     /// Those that [`Self::write_together`] writes to: the typed ones do not hand their descriptors out.
@@ -65,6 +67,7 @@ impl Maps {
             macs: typed(dir, names::MACS)?,
             endpoints4: typed(dir, names::ENDPOINTS4)?,
             endpoints6: typed(dir, names::ENDPOINTS6)?,
+            veths: typed(dir, names::VETHS)?,
             counters: typed(dir, names::COUNTERS)?,
             flows: typed(dir, names::FLOWS)?,
             batched: BATCHED.map(|name| Ok((name, opened(dir, name)?))).into_iter().collect::<Result<_>>()?,
@@ -86,6 +89,8 @@ impl Maps {
         state.macs = self.macs.iter().collect::<Result<_, _>>()?;
         read_addresses(&self.endpoints4, &mut state.endpoints)?;
         read_addresses(&self.endpoints6, &mut state.endpoints)?;
+        let veths = self.veths.iter().map(|entry| entry.map(|(index, veth)| (IfIndex(index), veth)));
+        state.veths = veths.collect::<Result<_, _>>()?;
         Ok(state)
     }
 
@@ -109,6 +114,8 @@ impl Maps {
                 IpAddr::V4(addr) => self.endpoints4.remove(&addr.octets()),
                 IpAddr::V6(addr) => self.endpoints6.remove(&addr.octets()),
             }),
+            Change::PutVeth(index, veth) => self.veths.insert(&index.0, &veth, 0),
+            Change::DeleteVeth(index) => gone(self.veths.remove(&index.0)),
             Change::Attach(_) | Change::Detach(_) => Ok(()),
         }
     }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
-use vxlan_ebpf_common::maps::{Addr, Config, Endpoint, MacKey, Vtep, VtepId};
+use vxlan_ebpf_common::maps::{Addr, Config, Endpoint, MacKey, Veth, Vtep, VtepId};
+
+use crate::net::IfIndex;
 
 /// A program on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +33,8 @@ pub struct DatapathState {
     pub macs: BTreeMap<MacKey, VtepId>,
     /// Local pods by address.
     pub endpoints: BTreeMap<IpAddr, Endpoint>,
+    /// What is known of pods, by the host sides of their veths.
+    pub veths: BTreeMap<IfIndex, Veth>,
     /// Programs on interfaces.
     pub attachments: BTreeSet<Attachment>,
 }
@@ -60,6 +64,10 @@ pub enum Change {
     PutEndpoint(IpAddr, Endpoint),
     /// Delete an entry of ENDPOINTS4 or ENDPOINTS6.
     DeleteEndpoint(IpAddr),
+    /// Write an entry of VETHS.
+    PutVeth(IfIndex, Veth),
+    /// Delete an entry of VETHS.
+    DeleteVeth(IfIndex),
     /// Attach a program.
     Attach(Attachment),
     /// Detach a program.
@@ -97,9 +105,13 @@ pub fn diff(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
     changes.extend(puts(&o.vtep_ids, &d.vtep_ids, Change::PutVtepId));
     changes.extend(puts(&o.macs, &d.macs, Change::PutMac));
     changes.extend(puts(&o.endpoints, &d.endpoints, Change::PutEndpoint));
+    // After the addresses that a pod gets, before those that it loses: it is not held to addresses that are
+    // not there.
+    changes.extend(puts(&o.veths, &d.veths, Change::PutVeth));
     changes.extend(puts(&o.routes, &d.routes, Change::PutRoute));
     changes.extend(deletes(&o.routes, &d.routes, Change::DeleteRoute));
     changes.extend(deletes(&o.endpoints, &d.endpoints, Change::DeleteEndpoint));
+    changes.extend(deletes(&o.veths, &d.veths, Change::DeleteVeth));
     changes.extend(deletes(&o.macs, &d.macs, Change::DeleteMac));
     changes.extend(deletes(&o.vtep_ids, &d.vtep_ids, Change::DeleteVtepId));
     changes.extend(deletes(&o.vteps, &d.vteps, Change::DeleteVtep));
@@ -139,6 +151,8 @@ impl DatapathState {
             Change::DeleteRoute(prefix) => _ = self.routes.remove(&prefix),
             Change::PutEndpoint(addr, endpoint) => _ = self.endpoints.insert(addr, endpoint),
             Change::DeleteEndpoint(addr) => _ = self.endpoints.remove(&addr),
+            Change::PutVeth(index, veth) => _ = self.veths.insert(index, veth),
+            Change::DeleteVeth(index) => _ = self.veths.remove(&index),
             Change::Attach(attachment) => _ = self.attachments.insert(attachment),
             Change::Detach(attachment) => _ = self.attachments.remove(&attachment),
         }
@@ -172,10 +186,11 @@ mod tests {
                 (0u32..3).prop_map(|ifindex| Endpoint { ifindex, ..Endpoint::default() }),
                 0..5,
             ),
+            btree_map((0u32..4).prop_map(IfIndex), (0u32..3).prop_map(|flags| Veth { flags }), 0..5),
             btree_set(attachment, 0..5),
         )
-            .prop_map(|(config, routes, vteps, vtep_ids, macs, endpoints, attachments)| {
-                DatapathState { config, routes, vteps, vtep_ids, macs, endpoints, attachments }
+            .prop_map(|(config, routes, vteps, vtep_ids, macs, endpoints, veths, attachments)| {
+                DatapathState { config, routes, vteps, vtep_ids, macs, endpoints, veths, attachments }
             })
     }
 

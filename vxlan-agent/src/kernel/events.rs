@@ -17,8 +17,8 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 
 use super::bell::Bell;
 use super::decode;
-use super::tables::{Kind, Link, Tables};
-use crate::net::{self, IfIndex};
+use super::tables::{FdbEntry, Kind, Link, Tables};
+use crate::net::{self, IfIndex, Mac};
 
 /// Room for notifications that wait, in bytes: some ten thousand.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -113,8 +113,9 @@ impl Tables {
                 touched.lost = true;
                 true
             }
-            NewNeighbour(entry) if decode::is_fdb(entry) => decode::fdb(entry)
-                .is_some_and(|(key, value)| self.fdb.insert(key, value.clone()) != Some(value)),
+            NewNeighbour(entry) if decode::is_fdb(entry) => {
+                decode::fdb(entry).is_some_and(|(key, value)| self.new_fdb(key, value))
+            }
             DelNeighbour(entry) if decode::is_fdb(entry) => {
                 decode::fdb(entry).is_some_and(|(key, _)| self.fdb.remove(&key).is_some())
             }
@@ -169,6 +170,24 @@ impl Tables {
         let up = |leg: &IfIndex| links.get(leg).is_some_and(|link| link.up);
         self.routes
             .retain(|route| route.oif != Some(index) && (route.legs.is_empty() || route.legs.iter().any(up)));
+    }
+
+    /// A bridge has a MAC at one port; that it has moved is announced for the new one only
+    /// (`br_fdb_update`, v6.18).
+    fn new_fdb(&mut self, key: (IfIndex, Mac, u16), entry: FdbEntry) -> bool {
+        if self.fdb.get(&key) == Some(&entry) {
+            return false;
+        }
+        let (port, mac, vlan) = key;
+        if let Some(bridge) = entry.master {
+            let others: Vec<_> =
+                self.ports_of(bridge).map(|link| link.index).filter(|i| *i != port).collect();
+            for other in others {
+                self.fdb.remove(&(other, mac, vlan));
+            }
+        }
+        self.fdb.insert(key, entry);
+        true
     }
 
     fn new_route(&mut self, message: &RouteMessage, replaces: bool, touched: &mut Touched) -> bool {
@@ -273,6 +292,28 @@ mod tests {
             notice(&mut tables, RouteNetlinkMessage::NewNeighbour(neighbour(NeighbourState::Failed))).changed
         );
         assert!(tables.neighbours.is_empty());
+    }
+
+    #[test]
+    fn a_mac_that_moves_to_another_port_leaves_the_one_before() {
+        let mut tables = Tables::default();
+        for port in [7, 8] {
+            let mut message = link(port, true);
+            message.attributes.push(LinkAttribute::Controller(5));
+            notice(&mut tables, RouteNetlinkMessage::NewLink(message));
+        }
+        for (port, changed) in [(7, true), (7, false), (8, true), (7, true)] {
+            let mut entry = NeighbourMessage::default();
+            entry.header.family = AddressFamily::Bridge;
+            entry.header.ifindex = port;
+            entry.attributes = vec![
+                NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 1]),
+                NeighbourAttribute::Controller(5),
+            ];
+            assert_eq!(notice(&mut tables, RouteNetlinkMessage::NewNeighbour(entry)).changed, changed);
+            let ports: Vec<u32> = tables.fdb.keys().map(|(port, ..)| port.0).collect();
+            assert_eq!(ports, [port]);
+        }
     }
 
     #[test]

@@ -93,6 +93,7 @@ impl World {
             secret,
             takes_back: true,
             ruleset,
+            patience: &Patience::default(),
             previous,
         }
         .plan()
@@ -299,6 +300,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         secret: 99,
         takes_back: true,
         ruleset: &world.ruleset,
+        patience: &Patience::default(),
         previous: &world.previous,
     };
     let Desired { kernel, datapath, .. } = input.plan();

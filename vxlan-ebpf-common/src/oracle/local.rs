@@ -3,7 +3,7 @@
 use super::Step;
 use super::view::{self, IP, View};
 use crate::counters::Hook;
-use crate::maps::{Endpoint, LOCAL_VTEP};
+use crate::maps::{Endpoint, LOCAL_VTEP, endpoint};
 
 /// `step` was routed to the pod `to`.
 pub(super) fn routed(step: &Step<'_>, to: &Endpoint) {
@@ -54,6 +54,7 @@ fn from_local_pod<'a>(step: &Step<'a>, before: &View<'_>, to: &Endpoint) -> &'a 
 pub(super) fn sender<'a>(step: &Step<'a>, before: &View<'_>) -> &'a Endpoint {
     let from = view::endpoint(step.maps, before.source).expect("a pod that is known");
     assert_eq!(from.ifindex, step.frame.ifindex, "another pod's address");
+    assert_eq!(from.flags & endpoint::DISPUTED, 0, "an address in dispute");
     from
 }
 

@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 use super::std;
 use crate::counters::Hook;
-use crate::maps::{Addr, DEFAULT_VTEPS, LocalVtep, Mode};
+use crate::maps::{Addr, DEFAULT_VTEPS, LocalVtep, Mode, Veth, endpoint};
 use crate::model::{Frame, Maps};
 use crate::testbed::{self, Inner, Outer, POD_IFINDEX, pod4, pod6};
 
@@ -281,13 +281,18 @@ impl Edit {
     }
 
     fn change_pod(&self, maps: &mut Maps, pod: u8) {
+        if self.which / 4 % 8 == 5 {
+            maps.veths.insert(u32::from(pod), Veth { flags: u32::from(self.value) });
+        }
         let four = maps.endpoints4.get_mut(&pod4(1, pod).octets());
         for endpoint in four.into_iter().chain(maps.endpoints6.get_mut(&pod6(1, pod).octets())) {
-            match self.which / 4 % 4 {
+            match self.which / 4 % 8 {
                 0 => endpoint.mtu = self.value,
                 1 => endpoint.bridge = u32::from(self.value),
                 2 => endpoint.ifindex = u32::from(self.value),
-                _ => endpoint.gateway_mac[5] = self.value as u8,
+                3 => endpoint.gateway_mac[5] = self.value as u8,
+                4 => endpoint.flags ^= endpoint::DISPUTED,
+                _ => {}
             }
         }
     }

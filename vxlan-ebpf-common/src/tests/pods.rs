@@ -1,6 +1,7 @@
 use super::*;
-use crate::hooks::pod_egress;
-use crate::maps::{Config, Mode};
+use crate::counters::Hook;
+use crate::hooks::{self, pod_egress};
+use crate::maps::{Config, Mode, Veth, endpoint, veth};
 use crate::testbed::*;
 
 #[test]
@@ -49,6 +50,78 @@ fn a_pod_sends_only_from_its_own_address() {
 fn a_pod_that_is_not_known_yet_is_left_to_the_kernel() {
     let early = Inner { from: pod4(1, 77).into(), ..Inner::from_pod(pod4(2, 9).into()) };
     left_alone(pod_egress, &early.frame(), Reason::UnknownSource);
+}
+
+/// What pod 1 is told when it sends from each of these with what is known of it.
+fn told(flags: u32, from: impl Into<core::net::IpAddr>, to: impl Into<core::net::IpAddr>) -> Reason {
+    let mut maps = maps();
+    maps.veths.insert(POD_IFINDEX, Veth { flags });
+    let mut frame = Inner { from: from.into(), ..Inner::from_pod(to.into()) }.frame();
+    hooks::run(Hook::PodEgress, &mut frame, &maps).map_or_else(|reason| reason, |forward| forward.reason())
+}
+
+#[test]
+fn a_pod_is_held_to_its_own_address_once_that_is_known() {
+    use veth::{HAD4, HAD6, NEW, OWNS4, OWNS6, SEVERAL4, SEVERAL6};
+    for (flags, anothers, nobodys) in [
+        (0, Reason::PodSpoofed, Reason::UnknownSource),
+        (NEW, Reason::UnknownSource, Reason::UnknownSource),
+        (HAD4, Reason::UnknownSource, Reason::UnknownSource),
+        (HAD6 | OWNS6 | SEVERAL6, Reason::PodSpoofed, Reason::UnknownSource),
+        (OWNS4 | HAD4, Reason::PodSpoofed, Reason::PodSpoofed),
+        (OWNS4 | HAD4 | NEW, Reason::PodSpoofed, Reason::PodSpoofed),
+        (OWNS4 | HAD4 | SEVERAL4, Reason::PodSpoofed, Reason::UnknownSource),
+    ] {
+        assert_eq!(told(flags, pod4(1, 2), pod4(2, 9)), anothers, "{flags:#b}");
+        assert_eq!(told(flags, pod4(1, 77), pod4(2, 9)), nobodys, "{flags:#b}");
+        assert_eq!(told(flags, pod4(2, 1), pod4(2, 9)), Reason::PodSpoofed, "a foreign address");
+        assert_eq!(told(flags, pod4(1, 1), pod4(2, 9)), Reason::Encapsulated, "its own");
+        // The same of the other IP version.
+        let mirrored = flags & NEW | (flags & !NEW) << 3 | (flags >> 3) & !NEW;
+        assert_eq!(told(mirrored, pod6(1, 2), pod6(2, 9)), anothers, "{flags:#b}");
+        assert_eq!(told(mirrored, pod6(1, 77), pod6(2, 9)), nobodys, "{flags:#b}");
+    }
+}
+
+#[test]
+fn an_address_in_dispute_is_the_kernels_whoever_uses_it() {
+    for pod in 1..=2 {
+        let mut maps = maps();
+        maps.veths.insert(POD_IFINDEX, Veth { flags: veth::OWNS4 | veth::HAD4 });
+        maps.endpoints4.get_mut(&pod4(1, pod).octets()).expect("there").flags = endpoint::DISPUTED;
+        for (from, to) in [(pod4(1, pod), pod4(2, 9)), (pod4(1, pod), pod4(1, 3)), (pod4(1, 1), pod4(1, pod))]
+        {
+            let mut frame = Inner { from: from.into(), ..Inner::from_pod(to.into()) }.frame();
+            assert_eq!(
+                hooks::run(Hook::PodEgress, &mut frame, &maps),
+                Err(Reason::Disputed),
+                "{from} to {to}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_packet_for_a_pod_whose_interface_is_gone_is_left_to_the_kernel() {
+    let mut maps = maps();
+    for (found, gone, reason) in [
+        (0, 2, Reason::Routed),
+        (1, 2, Reason::NoEndpoint),
+        (1, 3, Reason::Routed),
+        // Looked for in this tick, or the one before.
+        (5, 2, Reason::Routed),
+        (7, 2, Reason::NoEndpoint),
+    ] {
+        maps.now = 4;
+        maps.endpoints4.get_mut(&pod4(1, 2).octets()).expect("there").found = found;
+        let mut frame = Frame { gone, ..Inner::from_pod(pod4(1, 2).into()).frame() };
+        let verdict = hooks::run(Hook::PodEgress, &mut frame, &maps);
+        assert_eq!(
+            verdict.map_or_else(|reason| reason, |forward| forward.reason()),
+            reason,
+            "{found}, {gone}"
+        );
+    }
 }
 
 #[test]
