@@ -41,6 +41,7 @@ impl Agent {
         self.place_xdp(&sides);
         let mut desired = self.plan(&sides)?;
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
+        self.devices = self.found_devices(&sides);
         self.set_table(look, &mut wanted);
         let (mut changed, mut refused) = (false, BTreeSet::new());
         for ((observed, desired), side) in observed.iter().zip(&desired.kernel).zip(&sides) {

@@ -19,6 +19,7 @@ mod onward;
 mod outlive;
 mod pods;
 mod routing;
+mod soak;
 mod table;
 mod verified;
 mod xdp;
