@@ -10,7 +10,8 @@
 //!   directions and, in this one, within the last ten seconds; of others in this one, within the last;
 //! - a packet that begins a TCP connection never does, and ends what was known of the last one; it
 //!   does not count as passed, because more has to pass until conntrack knows the connection;
-//! - from the first FIN or RST that the stack was given on, nothing of that connection does;
+//! - from the first FIN or RST that the stack was given on, nothing of that connection does, as long as the
+//!   table has it;
 //! - after all flows have been forgotten, none does;
 //! - whatever does not bypass is left to the stack, untouched, also when the table is full.
 
@@ -163,6 +164,10 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
         packet: impl Fn(&Connection) -> Frame,
     ) {
         keys.iter().for_each(|key| self.ledger.left(*key, step.flags));
+        // What has found no room in the table is not remembered.
+        let flows = self.maps.flows.borrow();
+        keys.iter().filter(|(key, _)| !flows.contains_key(key)).for_each(|(key, _)| self.ledger.forget(key));
+        drop(flows);
         let connection = Connection::of(step.which);
         let before = packet(&connection);
         match step.fate % 4 {

@@ -3,7 +3,7 @@
 //! A fault is what an agent has to live with: nothing may be lost. Sabotage takes parts of the overlay
 //! away: it has to be healed soon, and from then on nothing may be lost. The modes, the ways of attaching
 //! and the IP versions are mixed. `VXLAN_SOAK_SEED` chooses other places and another order,
-//! `VXLAN_SOAK_SECONDS` goes on for that long; by default everything happens once.
+//! `VXLAN_SOAK_SECONDS` goes on for that long at least; by default everything happens once.
 
 mod fault;
 mod sabotage;
@@ -17,7 +17,7 @@ use vxlan_tests::lab::{Agent, AgentOptions, DEVICE, Lab, LabSpec, Overlay, UNDER
 
 use self::fault::Fault;
 use self::sabotage::Sabotage;
-use self::traffic::Traffic;
+use self::traffic::{Total, Traffic};
 use super::{build, counters, programs_on};
 
 /// A sabotage is healed, and the fast path is taken again.
@@ -175,28 +175,19 @@ fn asked(variable: &str) -> Option<u64> {
 
 #[test]
 fn faults_lose_nothing_and_sabotage_is_healed_soon() {
-    let only = std::env::var("VXLAN_SOAK_ONLY").unwrap_or_default();
     let seed = asked("VXLAN_SOAK_SEED").unwrap_or(1);
-    let end = asked("VXLAN_SOAK_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let end = Instant::now() + Duration::from_secs(asked("VXLAN_SOAK_SECONDS").unwrap_or(0));
     let mut soak = Soak::begin(seed);
     let mut events = 0;
-    loop {
+    while events == 0 || Instant::now() < end {
         for event in soak.deck() {
-            if !format!("{event:?}").contains(&only) {
-                continue;
-            }
             let started = Instant::now();
             let outcome = soak.play(event);
             println!("{:5.1} s {event:?}", started.elapsed().as_secs_f32());
             outcome.with_context(|| format!("seed {seed}, event {events}: {event:?}")).expect("all is well");
             events += 1;
-            if end.is_some_and(|end| Instant::now() > end) {
-                break;
-            }
-        }
-        if end.is_none_or(|end| Instant::now() > end) {
-            break;
         }
     }
-    println!("seed {seed}: {events} events, {:?}", soak.traffic.stop());
+    let Total { datagrams, connections } = soak.traffic.stop();
+    println!("seed {seed}: {events} events, {datagrams} datagrams, {connections} connections");
 }

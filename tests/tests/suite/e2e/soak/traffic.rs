@@ -35,7 +35,6 @@ pub(super) struct Traffic {
 }
 
 /// How much there was.
-#[derive(Debug)]
 pub(super) struct Total {
     pub(super) datagrams: u64,
     pub(super) connections: u64,

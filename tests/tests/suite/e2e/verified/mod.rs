@@ -4,6 +4,7 @@ mod bypass;
 mod closing;
 mod crowd;
 mod kube_proxy;
+mod policies;
 pub(super) mod policy;
 mod returns;
 mod services;

@@ -1,0 +1,344 @@
+//! The traffic of a case: what is open beforehand, and what is tried afterwards.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use vxlan_tests::lab::traffic::{Capture, Frame};
+use vxlan_tests::lab::{Family, Lab, Netns};
+
+use super::super::{exchange, from_port};
+
+/// Of the server, or of the client where the server begins.
+pub(super) const TCP: u16 = 7000;
+const UDP: u16 = 7001;
+/// What rules are about.
+const OTHER: u16 = 7003;
+/// CS1.
+const DSCP: u32 = 0x20;
+/// Number of the first datagram to the client.
+const ANSWERS: u8 = 100;
+/// Length of what a datagram carries.
+const MARK: usize = 9;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What has not arrived.
+pub(super) const REFUSED: &str = "refused";
+
+/// What became of each packet or connection that was tried.
+pub(super) type Outcome = BTreeMap<String, String>;
+
+/// Tries something within a time, and says whether it passes.
+type Attempt<'a> = Box<dyn FnOnce(Duration) -> bool + Send + 'a>;
+
+/// How long is waited for a packet.
+pub(super) enum Limits<'a> {
+    /// As long as it takes with a busy machine: the referee does not know what arrives.
+    Referee,
+    /// What has to arrive is given time. What has not until then does not arrive.
+    Expected(&'a Outcome),
+}
+
+impl Limits<'_> {
+    fn of(&self, name: &str) -> Duration {
+        match self {
+            Self::Referee => Duration::from_secs(1),
+            Self::Expected(outcome) if outcome.get(name).is_some_and(|result| result != REFUSED) => PATIENCE,
+            Self::Expected(_) => Duration::from_millis(300),
+        }
+    }
+}
+
+/// Sockets that stay, of one IP version.
+pub(super) struct Ends {
+    family: Family,
+    client: Netns,
+    server: Netns,
+    near: IpAddr,
+    far: IpAddr,
+    listeners: Vec<TcpListener>,
+    servers: BTreeMap<u16, UdpSocket>,
+    arriving: Capture,
+}
+
+/// What is open when something happens.
+pub(super) struct Session {
+    /// Number of the case: ports and identifiers are its own.
+    number: u16,
+    near: TcpStream,
+    far: TcpStream,
+    datagrams: UdpSocket,
+}
+
+impl Ends {
+    pub(super) fn new(lab: &Lab, family: Family) -> Self {
+        let [near, far] = [1, 2].map(|n| lab.pod(n, 1).ip(family));
+        let [client, server] = [1, 2].map(|n| Netns::open(lab.pod(n, 1).namespace()).expect("a pod"));
+        let listen = |ns: &Netns, ip, port| {
+            let listener = ns.run(|| TcpListener::bind((ip, port))).expect("a listener");
+            listener.set_nonblocking(true).expect("an option");
+            listener
+        };
+        let udp = |port| (port, server.run(|| UdpSocket::bind((far, port))).expect("a server"));
+        Self {
+            family,
+            near,
+            far,
+            listeners: vec![
+                listen(&server, far, TCP),
+                listen(&server, far, OTHER),
+                listen(&client, near, TCP),
+            ],
+            servers: [udp(UDP), udp(OTHER)].into(),
+            arriving: Capture::start(&server, "eth0").expect("a capture"),
+            client,
+            server,
+        }
+    }
+
+    /// Opens a connection, one that ends, a flow of datagrams and one of echoes.
+    pub(super) fn open(&self, number: u16) -> Session {
+        let (mut near, mut far) = self.connection(20_000 + number);
+        let (mut ending, mut ended) = self.connection(30_000 + number);
+        let datagrams = self.client.run(|| UdpSocket::bind((self.near, 40_000 + number))).expect("a socket");
+        let server = &self.servers[&UDP];
+        let back = datagrams.local_addr().expect("an address");
+        for round in 0..6 {
+            for (a, b) in [(&mut near, &mut far), (&mut ending, &mut ended)] {
+                exchange(a, b, round);
+                exchange(b, a, round);
+            }
+            datagrams.send_to(&[round], (self.far, UDP)).expect("sent");
+            assert!(hears(server, round), "a datagram of an open flow");
+            server.send_to(&[round], back).expect("sent");
+            assert!(hears(&datagrams, round), "an answer of an open flow");
+            assert!(self.echo(&self.client, self.far, 50_000 + number, PATIENCE), "an echo");
+        }
+        // TIME_WAIT is the server's, so that the client may use the port again.
+        drop(ended);
+        assert_eq!(ending.read(&mut [0]).expect("an end"), 0);
+        Session { number, near, far, datagrams }
+    }
+
+    fn connection(&self, port: u16) -> (TcpStream, TcpStream) {
+        let near = self.client.run(|| from_port(port, (self.far, TCP).into()));
+        let own = near.local_addr().expect("an address");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.listeners[0].accept() {
+                Ok((far, peer)) if peer == own => {
+                    far.set_nonblocking(false).expect("an option");
+                    far.set_nodelay(true).expect("an option");
+                    return (near, far);
+                }
+                // Left by a case before.
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(Instant::now() < end, "no connection: {error}");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+    }
+
+    /// Tries everything at once.
+    pub(super) fn attempt(&self, mut session: Session, limits: &Limits) -> Outcome {
+        let (number, family) = (session.number, self.family);
+        let Session { near, far, datagrams, .. } = &mut session;
+        let (own, other, used) = (50_000 + number, 55_000 + number, 30_000 + number);
+        let (client, server) = (&self.client, &self.server);
+        let opens = |ns, own: (IpAddr, u16), to: (IpAddr, u16), limit| connects(ns, own, to.into(), limit);
+        let tries: Vec<(&str, Attempt<'_>)> = vec![
+            ("an old connection", Box::new(|limit| tells(far, near, limit) && tells(near, far, limit))),
+            ("a new connection", Box::new(|limit| opens(client, (self.near, 0), (self.far, TCP), limit))),
+            (
+                "a new connection to the other port",
+                Box::new(|limit| opens(client, (self.near, 0), (self.far, OTHER), limit)),
+            ),
+            (
+                "a new connection with ports used before",
+                Box::new(|limit| opens(client, (self.near, used), (self.far, TCP), limit)),
+            ),
+            (
+                "a connection that the server opens",
+                Box::new(|limit| opens(server, (self.far, 0), (self.near, TCP), limit)),
+            ),
+            ("an echo of the old identifier", Box::new(|limit| self.echo(client, self.far, own, limit))),
+            ("an echo of a new one", Box::new(|limit| self.echo(client, self.far, other, limit))),
+            (
+                "the server's echo of the old identifier",
+                Box::new(|limit| self.echo(server, self.near, own, limit)),
+            ),
+            ("the server's echo of a new one", Box::new(|limit| self.echo(server, self.near, other, limit))),
+        ];
+        let outcome = std::thread::scope(|scope| {
+            let name = |what: &str| format!("{what} over {family:?}");
+            let running: Vec<_> = tries
+                .into_iter()
+                .map(|(what, attempt)| {
+                    let limit = limits.of(&name(what));
+                    (name(what), scope.spawn(move || attempt(limit)))
+                })
+                .collect();
+            let sent = self.datagrams(number, datagrams, |what| limits.of(&name(what)));
+            let sent = sent.into_iter().map(|(what, result)| (name(what), result));
+            let passes = |passes: bool| if passes { "passes" } else { REFUSED };
+            let ended = running.into_iter().map(|(name, thread)| (name, thread.join().expect("an attempt")));
+            sent.chain(ended.map(|(name, passed)| (name, passes(passed).to_owned()))).collect()
+        });
+        self.listeners.iter().for_each(|listener| while listener.accept().is_ok() {});
+        outcome
+    }
+
+    /// Datagrams of the old flow and of new ones, to both sides.
+    fn datagrams<'w>(
+        &self,
+        number: u16,
+        old: &UdpSocket,
+        limit: impl Fn(&str) -> Duration,
+    ) -> Vec<(&'w str, String)> {
+        let new = self.client.run(|| UdpSocket::bind((self.near, 0))).expect("a socket");
+        let stranger = self.server.run(|| UdpSocket::bind((self.far, 0))).expect("a socket");
+        let back = old.local_addr().expect("an address");
+        let to_server = [
+            ("a datagram of the old flow", old, UDP, 0),
+            ("a datagram of the old flow with another DSCP", old, UDP, DSCP),
+            ("a datagram of a new flow", &new, UDP, 0),
+            ("a datagram of a new flow with another DSCP", &new, UDP, DSCP),
+            ("a datagram to the other port", &new, OTHER, 0),
+        ];
+        let to_client = [
+            ("an answer of the old flow", &self.servers[&UDP]),
+            ("a datagram of the server's own", &stranger),
+        ];
+        drop(self.arriving.pending());
+        let begun = Instant::now();
+        for (kind, (_, socket, port, tos)) in (0..).zip(to_server) {
+            set_tos(socket, tos);
+            socket.send_to(&mark(number, kind), (self.far, port)).expect("sent");
+        }
+        for (kind, (_, socket)) in (ANSWERS..).zip(to_client) {
+            socket.send_to(&mark(number, kind), back).expect("sent");
+        }
+        let arrived = self.arrived(number, to_server.map(|(what, ..)| begun + limit(what)));
+        let heard = heard(old, number, to_client.map(|(what, _)| begun + limit(what)));
+        let arrives = |tos: u8| format!("arrives with TOS {tos:#x}");
+        let arrived = arrived.map(|tos| tos.map_or(REFUSED.to_owned(), arrives));
+        let heard = heard.map(|heard| if heard { "arrives" } else { REFUSED }.to_owned());
+        let server = to_server.into_iter().map(|(what, ..)| what).zip(arrived);
+        server.chain(to_client.into_iter().map(|(what, _)| what).zip(heard)).collect()
+    }
+
+    /// Which datagrams reach the server, each until its time is over, and with which TOS.
+    fn arrived<const N: usize>(&self, number: u16, until: [Instant; N]) -> [Option<u8>; N] {
+        let (ethertype, ours) = (if self.family == Family::V4 { 0x0800 } else { 0x86dd }, mark(number, 0));
+        let ours = |bytes: &[u8]| bytes.windows(MARK).position(|part| part[..MARK - 1] == ours[..MARK - 1]);
+        let mut arrived = [None; N];
+        while let Some(left) = left(&arrived.map(|tos| tos.is_some()), &until) {
+            let wanted = |frame: &Frame| frame.ethertype() == Some(ethertype) && ours(&frame.0).is_some();
+            let Some(Frame(bytes)) = self.arriving.next(left, wanted).expect("a capture") else { continue };
+            let kind = ours(&bytes).map(|at| usize::from(bytes[at + MARK - 1]));
+            let tos = match self.family {
+                Family::V4 => bytes[15],
+                Family::V6 => (bytes[14] << 4) | (bytes[15] >> 4),
+            };
+            // What the server sends passes there, too.
+            if let Some(arrived) = kind.and_then(|kind| arrived.get_mut(kind)) {
+                *arrived = Some(tos);
+            }
+        }
+        arrived
+    }
+
+    /// Whether `target` answers an echo request with this identifier.
+    fn echo(&self, from: &Netns, target: IpAddr, identifier: u16, limit: Duration) -> bool {
+        let (domain, protocol, request, reply) = match self.family {
+            Family::V4 => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
+            Family::V6 => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
+        };
+        let own = if target == self.far { self.near } else { self.far };
+        let socket = from.run(|| Socket::new(domain, Type::DGRAM, Some(protocol))).expect("a socket");
+        socket.bind(&SocketAddr::new(own, identifier).into()).expect("an identifier");
+        socket.connect(&SocketAddr::new(target, 0).into()).expect("an address");
+        socket.set_read_timeout(Some(limit)).expect("an option");
+        let mut answer = [0; 64];
+        (&socket).write_all(&[request, 0, 0, 0, 0, 0, 0, 1, 42]).is_ok()
+            && (&socket).read(&mut answer).is_ok_and(|len| len == 9 && answer[0] == reply && answer[8] == 42)
+    }
+}
+
+/// Whether `socket` receives this byte; what else it receives does not count.
+fn hears(socket: &UdpSocket, byte: u8) -> bool {
+    socket.set_read_timeout(Some(PATIENCE)).expect("an option");
+    let mut buffer = [0; 64];
+    while let Ok(len) = socket.recv(&mut buffer) {
+        if buffer[..len] == [byte] {
+            return true;
+        }
+    }
+    false
+}
+
+/// What datagram `kind` of a case carries.
+fn mark(number: u16, kind: u8) -> [u8; MARK] {
+    let [high, low] = number.to_be_bytes();
+    [b'p', b'o', b'l', b'i', b'c', b'y', high, low, kind]
+}
+
+/// How long to wait for those that are not there; `None`: no longer.
+fn left(there: &[bool], until: &[Instant]) -> Option<Duration> {
+    let missing = there.iter().zip(until).filter(|(there, _)| !**there);
+    let end = missing.map(|(_, until)| *until).max()?;
+    end.checked_duration_since(Instant::now()).filter(|left| *left >= Duration::from_millis(1))
+}
+
+/// Which answers `socket` gets, each until its time is over.
+fn heard<const N: usize>(socket: &UdpSocket, number: u16, until: [Instant; N]) -> [bool; N] {
+    let (mut heard, ours) = ([false; N], mark(number, 0));
+    let note = |heard: &mut [bool; N], received: &[u8]| {
+        let kind =
+            received.strip_prefix(&ours[..MARK - 1]).and_then(|rest| rest.first()?.checked_sub(ANSWERS));
+        if let Some(heard) = kind.and_then(|kind| heard.get_mut(usize::from(kind))) {
+            *heard = true;
+        }
+    };
+    let mut buffer = [0; 64];
+    // What has arrived already counts, however late it is.
+    socket.set_nonblocking(true).expect("an option");
+    while let Ok(len) = socket.recv(&mut buffer) {
+        note(&mut heard, &buffer[..len]);
+    }
+    socket.set_nonblocking(false).expect("an option");
+    while let Some(left) = left(&heard, &until) {
+        socket.set_read_timeout(Some(left)).expect("an option");
+        if let Ok(len) = socket.recv(&mut buffer) {
+            note(&mut heard, &buffer[..len]);
+        }
+    }
+    heard
+}
+
+/// Whether `to` receives what `from` writes.
+fn tells(from: &mut TcpStream, to: &mut TcpStream, limit: Duration) -> bool {
+    to.set_read_timeout(Some(limit)).expect("an option");
+    from.write_all(&[7; 100]).is_ok() && to.read_exact(&mut [0; 100]).is_ok()
+}
+
+/// Whether a connection comes about.
+fn connects(ns: &Netns, own: (IpAddr, u16), to: SocketAddr, limit: Duration) -> bool {
+    ns.run(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("an option");
+        socket.bind(&SocketAddr::from(own).into()).expect("a port");
+        socket.connect_timeout(&to.into(), limit).is_ok()
+    })
+}
+
+/// TOS or traffic class of what is sent from now on.
+fn set_tos(socket: &UdpSocket, tos: u32) {
+    let socket = socket2::SockRef::from(socket);
+    let v4 = socket.local_addr().is_ok_and(|address| address.is_ipv4());
+    let set = if v4 { socket.set_tos_v4(tos) } else { socket.set_tclass_v6(tos) };
+    set.expect("an option");
+}
