@@ -245,12 +245,11 @@ fn serve(listener: &TcpListener, stop: &AtomicBool) {
 fn echo(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = [0; QUESTION];
-    loop {
-        match stream.read(&mut buffer)? {
-            0 => return Ok(()),
-            len => stream.write_all(&buffer[..len])?,
-        }
+    // Reads that a signal interrupts are read again; so `read` is not called by itself.
+    while stream.read_exact(&mut buffer).is_ok() {
+        stream.write_all(&buffer)?;
     }
+    Ok(())
 }
 
 /// A connection with questions and answers, and its proper end.
@@ -265,7 +264,8 @@ fn converse(client: &Netns, target: SocketAddr) -> Result<()> {
         ensure!(answer == question, "{target} gives a wrong answer {round}");
     }
     stream.shutdown(Shutdown::Write)?;
-    let rest = stream.read(&mut [0]).with_context(|| format!("{target} does not close"))?;
-    ensure!(rest == 0, "{target} says more than it should");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).with_context(|| format!("{target} does not close"))?;
+    ensure!(rest.is_empty(), "{target} says more than it should");
     Ok(())
 }

@@ -6,13 +6,14 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use vxlan_ebpf_common::headers::Be16;
 use vxlan_tests::lab::traffic::{Capture, Frame};
 use vxlan_tests::lab::{Family, Lab, Netns};
 
 use super::super::{exchange, from_port};
 
 /// Of the server, or of the client where the server begins.
-pub(super) const TCP: u16 = 7000;
+const TCP: u16 = 7000;
 const UDP: u16 = 7001;
 /// What rules are about.
 const OTHER: u16 = 7003;
@@ -71,6 +72,13 @@ pub(super) struct Session {
     datagrams: UdpSocket,
 }
 
+impl Session {
+    /// The client's ports, and the identifier, of what is open.
+    pub(super) fn ports(number: u16) -> [Be16; 3] {
+        [20_000, 40_000, 50_000].map(|base| Be16::new(base + number))
+    }
+}
+
 impl Ends {
     pub(super) fn new(lab: &Lab, family: Family) -> Self {
         let [near, far] = [1, 2].map(|n| lab.pod(n, 1).ip(family));
@@ -117,7 +125,7 @@ impl Ends {
         }
         // TIME_WAIT is the server's, so that the client may use the port again.
         drop(ended);
-        assert_eq!(ending.read(&mut [0]).expect("an end"), 0);
+        assert_eq!(ending.read_to_end(&mut Vec::new()).expect("an end"), 0);
         Session { number, near, far, datagrams }
     }
 
@@ -262,18 +270,19 @@ impl Ends {
         socket.bind(&SocketAddr::new(own, identifier).into()).expect("an identifier");
         socket.connect(&SocketAddr::new(target, 0).into()).expect("an address");
         socket.set_read_timeout(Some(limit)).expect("an option");
-        let mut answer = [0; 64];
+        let mut answer = [0; 9];
         (&socket).write_all(&[request, 0, 0, 0, 0, 0, 0, 1, 42]).is_ok()
-            && (&socket).read(&mut answer).is_ok_and(|len| len == 9 && answer[0] == reply && answer[8] == 42)
+            && (&socket).read_exact(&mut answer).is_ok()
+            && (answer[0], answer[8]) == (reply, 42)
     }
 }
 
-/// Whether `socket` receives this byte; what else it receives does not count.
+/// Whether `socket` receives this byte; what else it receives does not count, nor does a signal.
 fn hears(socket: &UdpSocket, byte: u8) -> bool {
     socket.set_read_timeout(Some(PATIENCE)).expect("an option");
-    let mut buffer = [0; 64];
-    while let Ok(len) = socket.recv(&mut buffer) {
-        if buffer[..len] == [byte] {
+    let (mut buffer, end) = ([0; 64], Instant::now() + PATIENCE);
+    while Instant::now() < end {
+        if socket.recv(&mut buffer).is_ok_and(|len| buffer[..len] == [byte]) {
             return true;
         }
     }
