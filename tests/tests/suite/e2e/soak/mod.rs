@@ -129,6 +129,8 @@ fn snapshot(lab: &Lab, n: u8) -> String {
         format!("bridge fdb show dev {DEVICE}"),
         format!("ip addr show dev {DEVICE}"),
         format!("ip link show dev {DEVICE}"),
+        // And the ports for head-room.
+        "ip -br link show type vxlan".into(),
         // The kernel notices a carrier that is back within a second.
         format!("ip addr show dev {UNDERLAY}"),
     ];

@@ -4,6 +4,7 @@
 //! and old and new flows of all kinds are tried. What the kernel alone lets pass has to pass, and nothing
 //! else. Rules that limit are not among them.
 
+mod datagrams;
 mod rules;
 mod traffic;
 
