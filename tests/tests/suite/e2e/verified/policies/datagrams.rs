@@ -17,12 +17,12 @@ const MARK: usize = 9;
 
 impl Ends {
     /// Datagrams of the old flow and of new ones, to both sides.
-    pub(super) fn datagrams<'w>(
+    pub(super) fn datagrams(
         &self,
         number: u16,
         old: &UdpSocket,
         limit: impl Fn(&str) -> Duration,
-    ) -> Vec<(&'w str, String)> {
+    ) -> Vec<(&'static str, String)> {
         let new = self.client.run(|| UdpSocket::bind((self.near, 0))).expect("a socket");
         let stranger = self.server.run(|| UdpSocket::bind((self.far, 0))).expect("a socket");
         let back = old.local_addr().expect("an address");
