@@ -137,8 +137,8 @@ fn snapshot(lab: &Lab, n: u8) -> String {
     let answers = questions.iter().map(|question| node.sh(question).unwrap_or_default());
     let mut lines: Vec<_> =
         answers.flat_map(|answer| answer.lines().map(without_index).collect::<Vec<_>>()).collect();
-    // The kernel's own routes come and go with addresses.
-    lines.retain(|line| !line.contains("proto kernel"));
+    // The kernel's own routes and addresses come and go of themselves.
+    lines.retain(|line| !line.contains("proto kernel") && !line.contains("scope link"));
     lines.extend(pins(lab, n));
     for interface in [UNDERLAY, DEVICE, &lab.pod(n, 1).host_veth] {
         // There may be no such interface at the moment.
@@ -150,11 +150,12 @@ fn snapshot(lab: &Lab, n: u8) -> String {
     lines.join("\n")
 }
 
-/// `5: flannel.1: …` without the number, which a new device has anew.
+/// `5: flannel.1: …` without the number of the interface and that of an XDP program, which new ones have anew.
 fn without_index(line: &str) -> String {
     let line = line.trim();
     let numbered = line.split_once(": ").filter(|(number, _)| number.parse::<u32>().is_ok());
-    numbered.map_or(line, |(_, rest)| rest).to_owned()
+    let words = numbered.map_or(line, |(_, rest)| rest).split(' ');
+    words.map(|word| if word.starts_with("xdp/id:") { "xdp" } else { word }).collect::<Vec<_>>().join(" ")
 }
 
 /// How much the maps of node `n` hold, and the names of the pins, those of links without the interface's
