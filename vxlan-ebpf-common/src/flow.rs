@@ -259,7 +259,8 @@ impl Flow {
         open
     }
 
-    /// Whether a packet may bypass the stack. One that begins or ends a connection never does.
+    /// Whether a packet may bypass the stack. One that begins or ends a connection never does, nor one with
+    /// another DSCP than the stack has been seen to pass.
     #[inline(always)]
     fn is_open(&self, tuple: &Tuple, way: Way, now: u64, generation: u32) -> bool {
         let (this, other) = match way {
@@ -267,7 +268,8 @@ impl Flow {
             Way::Ingress => (&self.ingress, &self.egress),
         };
         let protocol = tuple.key.protocol;
-        let verified = this.state == seen::VERIFIED && now.wrapping_sub(this.checked) < recheck(protocol);
+        let alike = this.state == seen::VERIFIED && this.dscp == tuple.dscp;
+        let verified = alike && now.wrapping_sub(this.checked) < recheck(protocol);
         if protocol == protocol::TCP {
             let ends = tuple.flags & (SYN | FIN | RST) != 0 || self.ends();
             return verified && other.checked != 0 && !ends && self.generation == generation;

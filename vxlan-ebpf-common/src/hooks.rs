@@ -68,6 +68,7 @@ pub fn pod_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forwa
     let eth = ethernet(p)?;
     match eth.ether_type {
         ETH_P_IP => from_pod::<P, T, Ipv4>(p, t, config, &eth),
+        ETH_P_IPV6 if is_of_the_link(p) => Err(Reason::UnknownSource),
         ETH_P_IPV6 => from_pod::<P, T, Ipv6>(p, t, config, &eth),
         ETH_P_8021Q | ETH_P_8021AD if p.tagged() => Err(Reason::PodSpoofed),
         _ => Err(Reason::NotIp),
@@ -209,6 +210,15 @@ fn checked<P: Packet, H: Inner>(p: &mut P) -> Result<H, Reason> {
     let ip: H = bare(p)?;
     ip.check(p.length() - ETH_LEN as u32)?;
     Ok(ip)
+}
+
+/// Whether an IPv6 packet comes from a link-local address (`fe80::/10`). Neighbours ask each other from it
+/// whether they are still there (`ndisc_solicit`, v6.18), and the kernel forwards it nowhere (`ip6_forward`).
+#[inline(always)]
+fn is_of_the_link<P: Packet>(p: &mut P) -> bool {
+    const SOURCE: usize = ETH_LEN + 8;
+    p.linearize(ETH_LEN + Ipv6::READ);
+    p.load(SOURCE).is_some_and(|first: Be16| first.get() >> 6 == 0xfe80 >> 6)
 }
 
 #[inline(always)]

@@ -88,6 +88,12 @@ impl Agent {
         (name, alias.map(|(_, alias)| alias).unwrap_or_default())
     }
 
+    /// Devices that there are, by name.
+    pub(super) fn found_devices(&self, sides: &[Side]) -> BTreeMap<String, IfIndex> {
+        let device = |side: &Side| Some((self.device_over(side.underlay.address).0.to_owned(), side.device?));
+        sides.iter().filter_map(device).collect()
+    }
+
     pub(super) fn observe_device(
         &self,
         name: &str,
@@ -96,7 +102,8 @@ impl Agent {
         adopt: Option<Vni>,
     ) -> Result<(KernelState, Option<IfIndex>), kernel::ForeignDevice> {
         let network = &self.config.network.name;
-        kernel::observed(&self.tables, &Sought { network, alias, name, mac, adopt })
+        let held = self.devices.get(name).copied();
+        kernel::observed(&self.tables, &Sought { network, alias, name, mac, adopt, held })
     }
 
     /// Routes past the tunnel that flannel left behind. Those to nodes that are gone are looked for

@@ -63,6 +63,8 @@ pub struct Agent {
     cluster: ClusterState,
     /// Where the network runs, once for each of [`ClusterState::owns`].
     underlays: Vec<Underlay>,
+    /// Its devices by name, as they were found last.
+    devices: BTreeMap<String, IfIndex>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
     policies: Vec<Policy>,
     /// Queueing disciplines and filters of others; `None`: to be read anew.
@@ -199,6 +201,7 @@ impl Agent {
             stale: true,
             cluster,
             underlays: vec![],
+            devices: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             policies: vec![],
             traffic: None,

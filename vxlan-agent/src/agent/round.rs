@@ -44,6 +44,7 @@ impl Agent {
         self.mention_hooked(std::mem::take(&mut desired.hooked));
         self.recent.note(&desired.datapath.veths, &desired.claims, Instant::now());
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
+        self.devices = self.found_devices(&sides);
         self.set_table(look, &mut wanted);
         let (mut changed, mut refused) = (false, BTreeSet::new());
         for ((observed, desired), side) in observed.iter().zip(&desired.kernel).zip(&sides) {

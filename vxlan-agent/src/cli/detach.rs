@@ -53,8 +53,14 @@ pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
     let netlink = Netlink::open(&config.network.name)?;
     let mut left = vec![];
     for (name, alias) in config.devices() {
-        let sought =
-            Sought { network: &config.network.name, alias: &alias, name, mac: Mac::default(), adopt: None };
+        let sought = Sought {
+            network: &config.network.name,
+            alias: &alias,
+            name,
+            mac: Mac::default(),
+            adopt: None,
+            held: None,
+        };
         let Ok((observed, index)) = kernel::observed(&netlink.dump().await?, &sought) else { continue };
         let without_headroom = KernelState { headroom: BTreeMap::new(), ..observed.clone() };
         let mut target = Target { name: name.to_owned(), alias, index };
@@ -120,7 +126,7 @@ async fn remove_from_kernel(config: &Config) -> anyhow::Result<Vec<String>> {
     let mac = derive_mac(&config.node.name, network.vni);
     let mut removed = vec![];
     for (name, alias) in config.devices() {
-        let sought = Sought { network: &network.name, alias: &alias, name, mac, adopt: None };
+        let sought = Sought { network: &network.name, alias: &alias, name, mac, adopt: None, held: None };
         let observed = match kernel::observed(&netlink.dump().await?, &sought) {
             Ok((observed, _)) => observed,
             Err(foreign) => {

@@ -192,8 +192,12 @@ impl Maps {
         Ok(self.switch.get(&SWITCH_OFF, 0).context("cannot read SWITCH")? == 0)
     }
 
-    /// Writes SWITCH.
+    /// Writes SWITCH. What became of flows while the fast path was off only the stack knows, so all bypasses
+    /// are closed before it is on.
     pub(super) fn switch(&mut self, on: bool) -> Result<()> {
+        if on && !self.switched_on()? {
+            self.flush_flows()?;
+        }
         self.switch.set(SWITCH_OFF, &u32::from(!on), 0).context("cannot write SWITCH")
     }
 

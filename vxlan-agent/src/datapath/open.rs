@@ -240,15 +240,17 @@ fn load(dir: &Path, flows: u32, sizes: Sizes) -> Result<Ebpf> {
     Ok(programs)
 }
 
-/// Makes way for larger tables of nodes. Programs are detached first: to those that find nobody in the tables
-/// every node is a stranger. Until they are attached again the kernel has every packet.
+/// Makes way for larger tables of nodes, and for tables in the place of those that somebody has removed.
+/// Programs are detached first: to those that find nobody in the tables every node is a stranger. Until they
+/// are attached again the kernel has every packet.
 fn make_room(dir: &Path, sizes: Sizes) -> Result<()> {
-    if !sizes.exceed(dir)? {
-        return Ok(());
+    let (tables, links) = (sizes.places().map(|(name, _)| dir.join(name)), dir.join(LINKS));
+    let exceeded = sizes.exceed(dir)?;
+    if links.is_dir() && (exceeded || tables.iter().any(|table| !table.exists())) {
+        tracing::info!("there will be new tables of nodes: the kernel has every packet meanwhile");
+        attach::detach_all(&links, attach::clsact_handle(dir))?;
     }
-    tracing::info!("the tables of nodes get larger: the kernel has every packet meanwhile");
-    attach::detach_all(&dir.join(LINKS), attach::clsact_handle(dir))?;
-    sizes.places().into_iter().try_for_each(|(name, _)| remove_if_there(&dir.join(name)))
+    if exceeded { tables.iter().try_for_each(|table| remove_if_there(table)) } else { Ok(()) }
 }
 
 /// Makes way for a table of the size that is asked for. Programs that are attached go on with theirs

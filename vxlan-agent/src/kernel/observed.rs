@@ -50,6 +50,8 @@ pub struct Sought<'a> {
     pub mac: Mac,
     /// Take over a device of this name and VNI that carries no alias: flannel left it behind.
     pub adopt: Option<Vni>,
+    /// The device that the agent had last. It stays ours if somebody takes its alias away.
+    pub held: Option<IfIndex>,
 }
 
 /// The state of a network in `tables`; and its device's index.
@@ -63,7 +65,10 @@ pub fn observed(
     if let Some(link) = tables.link_named(name)
         && found.is_none_or(|f| f.index != link.index)
     {
-        if !is_half_made(link, sought.mac) && !is_left_behind(link, sought.adopt) {
+        let unmarked = is_half_made(link, sought.mac)
+            || is_left_behind(link, sought.adopt)
+            || has_lost_alias(link, sought.held);
+        if !unmarked {
             return Err(foreign(link, sought));
         }
         found = found.or(Some(link));
@@ -88,6 +93,11 @@ fn vxlan_of(link: &Link) -> Option<&Vxlan> {
 /// Created with our MAC, but killed before it got its alias.
 fn is_half_made(link: &Link, mac: Mac) -> bool {
     vxlan_of(link).is_some() && link.alias.is_none() && link.mac == mac && !link.up
+}
+
+/// Ours, as it was a moment ago, but for the alias.
+fn has_lost_alias(link: &Link, held: Option<IfIndex>) -> bool {
+    held == Some(link.index) && vxlan_of(link).is_some() && link.alias.is_none()
 }
 
 /// Made by flannel, which gives no alias.
@@ -198,8 +208,14 @@ mod tests {
         Tables { links: [(link.index, link)].into(), ..Tables::default() }
     }
 
-    const PODS: Sought<'static> =
-        Sought { network: "pods", alias: "vxlan-agent network pods", name: "vxlan1", mac: MAC, adopt: None };
+    const PODS: Sought<'static> = Sought {
+        network: "pods",
+        alias: "vxlan-agent network pods",
+        name: "vxlan1",
+        mac: MAC,
+        adopt: None,
+        held: None,
+    };
 
     fn look(tables: &Tables) -> Result<(KernelState, Option<IfIndex>), ForeignDevice> {
         observed(tables, &PODS)
@@ -232,6 +248,15 @@ mod tests {
     fn a_device_that_was_left_half_made_is_finished() {
         let (state, _) = look(&vxlan_link(None, MAC, false)).expect("ours");
         assert!(state.device.is_some_and(|d| !d.ready));
+    }
+
+    #[test]
+    fn a_device_whose_alias_is_taken_away_stays_ours_and_gets_it_again() {
+        let held = |index| Sought { held: Some(IfIndex(index)), ..PODS };
+        let (state, _) = observed(&vxlan_link(None, MAC, true), &held(9)).expect("ours");
+        assert!(state.device.is_some_and(|d| !d.ready));
+        assert!(observed(&vxlan_link(None, MAC, true), &held(8)).is_err(), "made by somebody since");
+        assert!(observed(&vxlan_link(Some("mine"), MAC, true), &held(9)).is_err(), "somebody else's");
     }
 
     #[test]

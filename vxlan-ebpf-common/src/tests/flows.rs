@@ -300,6 +300,26 @@ fn who_asks_is_not_open_to_questions_of_the_same_identifier() {
 }
 
 #[test]
+fn a_packet_of_an_open_flow_with_another_dscp_meets_the_stack() {
+    for payload in [Payload::Tcp, Payload::Udp] {
+        let (maps, connection) = (verified(), Connection::new(payload, false));
+        connection.open(&maps);
+        let with_tos = |tos| {
+            let frame = connection.frame(&Inner { tos, ..connection.out() }, ACK, connection.out_hash);
+            run_with(pod_egress, &frame, &maps).0
+        };
+        let usual = connection.out().tos;
+        assert_eq!(with_tos(usual), Reason::Encapsulated, "{payload:?}");
+        assert_eq!(with_tos(usual ^ 3), Reason::Encapsulated, "congestion marks change on the way");
+        assert_eq!(with_tos(usual ^ 0x40), Reason::Unverified, "{payload:?}");
+        // The stack may refuse it, and what is alike.
+        assert_eq!(with_tos(usual ^ 0x40), Reason::Unverified, "{payload:?}");
+        assert_eq!(connection.sends(&maps, ACK), Reason::Unverified);
+        assert_eq!(connection.sends(&maps, ACK), Reason::Encapsulated);
+    }
+}
+
+#[test]
 fn a_packet_with_another_dscp_or_a_mark_that_matters_verifies_nothing() {
     let routed = |connection: &Connection| {
         let inner = Inner { from_mac: LOCAL_MAC, to_mac: vtep_mac(REMOTE4), ttl: 63, ..connection.out() };

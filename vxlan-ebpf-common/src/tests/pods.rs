@@ -125,6 +125,21 @@ fn a_packet_for_a_pod_whose_interface_is_gone_is_left_to_the_kernel() {
 }
 
 #[test]
+fn a_pod_asks_neighbours_from_its_link_local_address() {
+    let from = |text: &str| text.parse::<std::net::IpAddr>().expect("an address");
+    for to in [pod6(1, 2), pod6(2, 9)] {
+        for own in ["fe80::1", "febf:ffff::1"] {
+            let asks = Inner { from: from(own), payload: Payload::Echo, ..Inner::from_pod(to.into()) };
+            left_alone(pod_egress, &asks.frame(), Reason::UnknownSource);
+        }
+        for other in ["fe7f:ffff::1", "fec0::1", "::1"] {
+            let spoofed = Inner { from: from(other), payload: Payload::Echo, ..Inner::from_pod(to.into()) };
+            left_alone(pod_egress, &spoofed.frame(), Reason::PodSpoofed);
+        }
+    }
+}
+
+#[test]
 fn destinations_outside_of_the_overlay_are_left_to_the_kernel_whatever_their_source() {
     let outside = Inner { from: [0, 0, 0, 0].into(), ..Inner::from_pod([255, 255, 255, 255].into()) };
     left_alone(pod_egress, &outside.frame(), Reason::NoRoute);

@@ -72,7 +72,8 @@ impl Capture {
                         return Ok(Some(frame));
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error).context("capturing"),
             }
         }

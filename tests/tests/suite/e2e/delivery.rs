@@ -1,13 +1,14 @@
 //! What arrives, and how.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use vxlan_tests::lab::traffic::{Ping, tcp_bulk, tcp_concurrent, udp_echo};
-use vxlan_tests::lab::{Attach, Family, LabSpec};
+use vxlan_tests::lab::{Attach, Family, LabSpec, wait_until};
 
 use super::{
     aggregates_hook, assert_answered, assert_decapsulated, assert_nothing_dropped, assert_took, build,
-    counted, pair, underlay_hook, warm_up,
+    counted, counters, pair, underlay_hook, warm_up,
 };
 
 const MIB: u64 = 1 << 20;
@@ -73,6 +74,21 @@ fn tcp_takes_the_fast_path_both_ways(lab: &vxlan_tests::lab::Lab, underlay: Fami
         assert_took(&nodes[receiver], "pod_egress", "encapsulated", 10); // acknowledgements
         nodes.iter().for_each(assert_nothing_dropped);
     }
+}
+
+#[test]
+fn a_pod_that_asks_whether_its_gateway_is_still_there_is_answered() {
+    let lab = build(&pair());
+    warm_up(&lab);
+    let (pod, gateway) = (lab.pod(1, 1), vxlan_tests::lab::addr::inner6(1, 1));
+    let neighbour = || pod.sh(&format!("ip neigh show {gateway} dev eth0")).expect("a neighbour");
+    let known = neighbour();
+    let mac = known.split_whitespace().skip_while(|word| *word != "lladdr").nth(1).expect("a MAC");
+    // With that the kernel asks the gateway, from the link-local address.
+    pod.sh(&format!("ip neigh replace {gateway} lladdr {mac} dev eth0 nud probe")).expect("a probe");
+    wait_until("the gateway has answered", Duration::from_secs(5), || neighbour().contains("REACHABLE"))
+        .unwrap_or_else(|error| panic!("{error}: {}\n{}", neighbour(), counters(&lab, 1)));
+    assert_nothing_dropped(&counters(&lab, 1));
 }
 
 #[test]

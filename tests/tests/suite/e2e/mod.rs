@@ -23,6 +23,7 @@ mod owner;
 mod pods;
 mod routing;
 mod ruleset;
+mod soak;
 mod table;
 mod verified;
 mod xdp;

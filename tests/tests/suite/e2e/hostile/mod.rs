@@ -217,7 +217,8 @@ fn everything_ends_as_with_the_kernel(spec: &LabSpec) {
     trial.play(From::Wire, arriving::cases);
     trial.play(From::Wire, inside::cases);
     trial.play(From::Pod, sent::cases);
-    trial.end(100);
+    // In mode `verified` what has a DSCP of its own meets the stack.
+    trial.end(90);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod closing;
 mod crowd;
 mod kube_proxy;
 mod limits;
+mod policies;
 pub(super) mod policy;
 mod returns;
 mod services;
