@@ -58,6 +58,9 @@ pub struct NetworkStatus {
     pub attach: Option<String>,
     /// Where XDP is wanted, or why not; nothing while the programs are not loaded.
     pub xdp: Option<String>,
+    /// Whether nf_tables keeps strangers' packets from the vxlan device, and why not.
+    #[serde(default)]
+    pub guard: String,
     /// The vxlan device.
     pub device: String,
     /// Its MAC.

@@ -10,7 +10,7 @@ mod report;
 mod retries;
 mod round;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -86,8 +86,10 @@ pub struct Agent {
     retries: Retries,
     /// What has happened to pods lately.
     recent: Recent,
-    /// This kernel's nf_tables cannot guard the tunnel's port.
-    no_guard: bool,
+    /// Why this kernel's nf_tables cannot guard the tunnel's port.
+    no_guard: Option<String>,
+    /// Addresses that other nodes know this one by, or did.
+    known_by: BTreeSet<IpAddr>,
     /// What is known to be installed; `None`: nothing is known.
     table: Option<Option<Table>>,
     /// Files for pods, as they were last written.
@@ -135,7 +137,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let (tcx, mut reattached) = Tcx::new(features.tcx, &config.pins())?;
     let mut agent = Agent::new(config, netlink, tables, cluster, pins, tcx, features)?;
     // A bypass is not opened before it is known that it may be.
-    let known = rules.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
+    let known = tokio::select! {
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        known = rules.wait_for(Option::is_some) => known.ok().and_then(|known| known.clone()),
+    };
     agent.start(known).await?;
     let (mut resync, mut peek) = (Instant::now() + RESYNC, Instant::now() + PEEK);
     loop {
@@ -215,7 +221,8 @@ impl Agent {
             takes_back: false,
             retries: Retries::default(),
             recent: Recent::default(),
-            no_guard: false,
+            no_guard: None,
+            known_by: BTreeSet::new(),
             table: None,
             files: BTreeMap::new(),
             reload_error: None,

@@ -1,6 +1,7 @@
 //! What pods need of their node besides the overlay, put in place once that stands.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use tokio::time::Instant;
@@ -10,7 +11,7 @@ use crate::cluster::Node;
 use crate::config::SourceCheck;
 use crate::kernel::nft::expression::Ports;
 use crate::net::Mtu;
-use crate::node::{self, Facts, Guard, Table};
+use crate::node::{self, Change, Facts, Guard, Table};
 use crate::ownership;
 
 /// Stands for the nf_tables table in the list of what failed.
@@ -26,8 +27,13 @@ impl Agent {
     }
 
     /// The table, before anything can arrive through the tunnel. `look`: whether somebody may have taken
-    /// the rules away.
+    /// rules or elements away.
     pub(super) fn set_table(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
+        self.known_by.extend(self.cluster.owns().map(|own| own.vtep));
+        if look && self.no_guard.take().is_some() {
+            // A module may have been loaded.
+            self.no_guard = self.desired_table().as_ref().and_then(Table::no_guard);
+        }
         let (desired, now) = (self.desired_table(), Instant::now());
         wanted.insert(TABLE.to_owned());
         let known = self.table.as_ref() == Some(&desired);
@@ -35,34 +41,41 @@ impl Agent {
         if known && (!look || desired.is_none()) || !self.retries.is_due(TABLE, now) {
             return;
         }
-        let done = match &desired {
-            Some(table) => table.install(),
-            None => node::remove_table(&self.config.network.name),
-        };
-        match done {
-            Ok(changed) => {
+        match self.install(desired.as_ref()) {
+            Ok(()) => {
                 if self.table.is_none() {
                     self.remove_unused_tables();
-                }
-                if changed {
-                    let masquerade = desired.as_ref().is_some_and(|table| !table.masquerade.is_empty());
-                    let notrack = desired.as_ref().is_some_and(|table| table.untracked.is_some());
-                    tracing::info!(masquerade, notrack, "nf_tables table replaced");
                 }
                 self.table = Some(desired);
                 self.retries.held(TABLE);
             }
-            // The rest does without it, rather than that nothing stands.
-            Err(error) if desired.as_ref().is_some_and(|table| table.guard.is_some()) && !self.no_guard => {
-                tracing::warn!("the tunnel's port is not guarded outside of the fast path: {error:#}");
-                self.no_guard = true;
-                self.set_table(look, wanted);
-            }
             Err(error) => {
+                if let Some(reason) = desired.as_ref().and_then(Table::no_guard) {
+                    // The rest does without it, rather than that nothing stands.
+                    tracing::warn!("the tunnel's port is not guarded outside of the fast path: {reason}");
+                    self.no_guard = Some(reason);
+                    return self.set_table(false, wanted);
+                }
                 self.table = None;
                 self.retries.failed(TABLE.to_owned(), &error, now);
             }
         }
+    }
+
+    fn install(&self, desired: Option<&Table>) -> anyhow::Result<()> {
+        let Some(table) = desired else {
+            return node::remove_table(&self.config.network.name).map(drop);
+        };
+        match table.install()? {
+            Change::Table => {
+                let (masquerade, notrack) = (!table.masquerade.is_empty(), table.untracked.is_some());
+                let guard = table.guard.is_some();
+                tracing::info!(masquerade, notrack, guard, "nf_tables table replaced");
+            }
+            Change::Elements => tracing::debug!("elements of the nf_tables table changed"),
+            Change::Nothing => {}
+        }
+        Ok(())
     }
 
     /// Tables of a network that was called otherwise: nobody else would take them away.
@@ -95,15 +108,35 @@ impl Agent {
     /// Who may send through the tunnel, where strangers are dropped.
     fn guard(&self) -> Option<Guard> {
         let network = &self.config.network;
-        if network.source_check != SourceCheck::Drop || self.no_guard {
+        if network.source_check != SourceCheck::Drop || self.no_guard.is_some() {
             return None;
         }
         let own = |node: &Node| (node.vtep, IpNetwork::from(node.vtep));
         let nodes = self.cluster.remotes.values();
         let sources =
             nodes.flat_map(|node| node.subnets.iter().map(|s| (node.vtep, *s)).chain([own(node)])).collect();
-        let pods = self.cluster.own_subnets();
-        Some(Guard { port: network.port, vni: network.vni, sources, pods })
+        let own = self.known_by.iter().copied().filter(|ip| !self.is_translated(*ip)).collect();
+        Some(Guard { port: network.port, vni: network.vni, own, sources, pods: self.cluster.own_subnets() })
+    }
+
+    /// Whether this node is known by an address of another machine: to which of its own that one passes
+    /// packets on, nobody says.
+    fn is_translated(&self, vtep: IpAddr) -> bool {
+        let mut here = self.underlays.iter().map(|underlay| underlay.address);
+        here.any(|ip| ip.is_ipv4() == vtep.is_ipv4() && self.cluster.owns().all(|own| own.vtep != ip))
+    }
+
+    /// Whether strangers' packets are kept from the vxlan device, in a word, and why not.
+    pub(super) fn guarded(&self) -> String {
+        let in_place = self.table.iter().flatten().any(|table| table.guard.is_some());
+        match &self.no_guard {
+            Some(reason) => format!("no: {reason}"),
+            None if self.config.network.source_check != SourceCheck::Drop => {
+                "no: strangers are counted only".into()
+            }
+            None if in_place => "yes".into(),
+            None => "not yet".into(),
+        }
     }
 
     /// The vxlan device that leads to `pods` of other nodes.

@@ -65,6 +65,7 @@ impl Agent {
                 Ok(place) => format!("native on {}", place.name),
                 Err(reason) => format!("no: {reason}"),
             }),
+            guard: self.guarded(),
             device: self.config.device_over(self.cluster.own.vtep).to_owned(),
             mac: self.cluster.own.mac,
             mtu: underlay.map(|u| u.inner_mtu),

@@ -129,6 +129,7 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     if let Some(xdp) = &network.xdp {
         let _ = writeln!(out, "xdp        {xdp}");
     }
+    let _ = writeln!(out, "guarded    {}", network.guard);
     let _ = writeln!(out, "pods       {} attached, {} addresses", network.pods_attached, network.endpoints);
     if !fastpath.disputed.is_empty() {
         let addresses: Vec<String> = fastpath.disputed.iter().map(ToString::to_string).collect();

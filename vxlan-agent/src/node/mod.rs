@@ -8,6 +8,7 @@ mod cni;
 mod file;
 mod guard;
 mod masquerade;
+mod packet;
 mod subnet_env;
 mod table;
 mod untracked;
@@ -18,7 +19,7 @@ use ipnetwork::IpNetwork;
 
 pub use file::{remove_if_same, write_if_other};
 pub use guard::Guard;
-pub use table::{Table, remove as remove_table, remove_unused as remove_unused_tables};
+pub use table::{Change, Table, remove as remove_table, remove_unused as remove_unused_tables};
 
 use crate::config::{Cni, PodsConfig};
 use crate::net::Mtu;

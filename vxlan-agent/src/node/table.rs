@@ -1,6 +1,8 @@
 //! The nf_tables table of a network: who may send through the tunnel, masquerading, and leaving conntrack
-//! out of the tunnel's outer packets. It is put in place as a whole or not at all.
+//! out of the tunnel's outer packets. It is put in place as a whole or not at all; what only changes who is
+//! in the cluster changes elements of its sets.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
@@ -12,11 +14,12 @@ use nix::libc;
 
 use super::{Guard, masquerade, untracked};
 use crate::kernel::nft::expression::Ports;
+use crate::kernel::nft::set::{self, Set};
 use crate::kernel::nft::{self, Attributes, Batch, CREATE, nfta};
 use crate::ownership;
 
 /// What the table should do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Name of the network, which the table is named after.
     pub network: String,
@@ -31,10 +34,19 @@ pub struct Table {
     pub guard: Option<Guard>,
 }
 
-/// Ids of sets in a batch: masquerading's come before.
-const GUARD_SETS: u32 = 16;
+/// What had to be done to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    Nothing,
+    /// Its sets lacked something, or held too much.
+    Elements,
+    /// It was made anew.
+    Table,
+}
 
 /// A chain at a hook, and its rules with a name each.
+#[derive(Hash)]
 pub(super) struct Chain {
     pub(super) name: &'static str,
     pub(super) kind: &'static str,
@@ -51,26 +63,55 @@ impl Table {
         !self.masquerade.is_empty() || self.untracked.is_some() || self.guard.is_some()
     }
 
-    /// Puts the table in place if it is not there already as it should be; whether it was not. A
-    /// table that is there is replaced in one step.
-    pub fn install(&self) -> anyhow::Result<bool> {
+    /// Puts the table in place if it is not there already as it should be. A table that is there is
+    /// replaced in one step if its rules are others, and completed if only its sets are.
+    pub fn install(&self) -> anyhow::Result<Change> {
         let table = ownership::nft_table(&self.network);
         let chains = self.chains();
-        if nft::comments(&table).map_err(|e| explain(&e))? == self.comments(&chains) {
+        let is_there = nft::comments(&table).map_err(|e| explain(&e))? == comments(&chains);
+        // Sets that cannot be completed are made anew.
+        if let Some(changed) = is_there.then(|| self.complete(&table).ok()).flatten() {
+            return Ok(if changed { Change::Elements } else { Change::Nothing });
+        }
+        self.replace(&table, &chains).commit().map_err(|e| explain(&e))?;
+        Ok(Change::Table)
+    }
+
+    /// Why this kernel cannot guard the tunnel's port; `None` if it can. Nothing changes.
+    pub fn no_guard(&self) -> Option<String> {
+        let guard = Guard { sources: BTreeSet::new(), ..self.guard.clone()? };
+        let alone = Self { masquerade: vec![], untracked: None, guard: Some(guard), ..self.clone() };
+        let checked = alone.replace(&ownership::nft_table(&self.network), &alone.chains()).check();
+        let error = checked.err().filter(|error| is_unsupported(errno(error)))?;
+        Some(format!("this kernel's nf_tables lacks what it takes, as before Linux 5.6: {error}"))
+    }
+
+    /// Changes what the sets hold; whether there was anything to change.
+    fn complete(&self, table: &str) -> io::Result<bool> {
+        let mut batch = Batch::default();
+        for set in self.sets() {
+            batch.update_set(table, &set, &set::elements(table, set.name)?);
+        }
+        if batch.is_empty() {
             return Ok(false);
         }
+        batch.commit().map(|()| true)
+    }
+
+    fn replace(&self, table: &str, chains: &[Chain]) -> Batch {
         let mut batch = Batch::default();
-        delete(&mut batch, &table);
-        batch.push(libc::NFT_MSG_NEWTABLE, CREATE, Attributes::default().string(nfta::TABLE_NAME, &table));
-        masquerade::add_sets(&mut batch, &table, &self.masquerade);
-        if let Some(guard) = &self.guard {
-            guard.add_sets(&mut batch, &table, GUARD_SETS);
+        delete(&mut batch, table);
+        batch.push(libc::NFT_MSG_NEWTABLE, CREATE, Attributes::default().string(nfta::TABLE_NAME, table));
+        for (id, set) in (1..).zip(self.sets()) {
+            batch.add_set(table, &set, id);
         }
-        for chain in &chains {
-            self.add(&mut batch, &table, chain);
-        }
-        batch.commit().map_err(|e| explain(&e))?;
-        Ok(true)
+        let mark = mark(chains);
+        chains.iter().for_each(|chain| add(&mut batch, table, chain, mark));
+        batch
+    }
+
+    fn sets(&self) -> Vec<Set> {
+        self.guard.as_ref().map(Guard::sets).unwrap_or_default()
     }
 
     fn chains(&self) -> Vec<Chain> {
@@ -80,36 +121,41 @@ impl Table {
         let guard = self.guard.iter().flat_map(Guard::chains);
         guard.chain(masquerade).chain(untracked).collect()
     }
+}
 
-    /// All rules' comments. They carry a mark of everything that the table depends on.
-    fn comments(&self, chains: &[Chain]) -> Vec<String> {
-        chains.iter().flat_map(|chain| &chain.rules).map(|(name, _)| self.comment(name)).collect()
-    }
+/// All rules' comments. They carry a mark of everything that the rules do.
+fn comments(chains: &[Chain]) -> Vec<String> {
+    let mark = mark(chains);
+    chains.iter().flat_map(|chain| &chain.rules).map(|(name, _)| comment(name, mark)).collect()
+}
 
-    fn comment(&self, name: &str) -> String {
-        let mut hasher = DefaultHasher::new();
-        (self, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
-        format!("{name}, {:016x}", hasher.finish())
-    }
+fn mark(chains: &[Chain]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (chains, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
+    hasher.finish()
+}
 
-    fn add(&self, batch: &mut Batch, table: &str, chain: &Chain) {
-        let hook = Attributes::default()
-            .number(nfta::HOOK_HOOKNUM, chain.hook as u32)
-            .number(nfta::HOOK_PRIORITY, chain.priority as u32);
-        let attributes = Attributes::default()
-            .string(nfta::CHAIN_TABLE, table)
-            .string(nfta::CHAIN_NAME, chain.name)
-            .nest(nfta::CHAIN_HOOK, &hook)
-            .string(nfta::CHAIN_TYPE, chain.kind);
-        batch.push(libc::NFT_MSG_NEWCHAIN, CREATE, attributes);
-        for (name, expressions) in &chain.rules {
-            let rule = Attributes::default()
-                .string(nfta::RULE_TABLE, table)
-                .string(nfta::RULE_CHAIN, chain.name)
-                .nest(nfta::RULE_EXPRESSIONS, expressions)
-                .bytes(nfta::RULE_USERDATA, &nft::user_data(&self.comment(name)));
-            batch.push(libc::NFT_MSG_NEWRULE, CREATE, rule);
-        }
+fn comment(name: &str, mark: u64) -> String {
+    format!("{name}, {mark:016x}")
+}
+
+fn add(batch: &mut Batch, table: &str, chain: &Chain, mark: u64) {
+    let hook = Attributes::default()
+        .number(nfta::HOOK_HOOKNUM, chain.hook as u32)
+        .number(nfta::HOOK_PRIORITY, chain.priority as u32);
+    let attributes = Attributes::default()
+        .string(nfta::CHAIN_TABLE, table)
+        .string(nfta::CHAIN_NAME, chain.name)
+        .nest(nfta::CHAIN_HOOK, &hook)
+        .string(nfta::CHAIN_TYPE, chain.kind);
+    batch.push(libc::NFT_MSG_NEWCHAIN, CREATE, attributes);
+    for (name, expressions) in &chain.rules {
+        let rule = Attributes::default()
+            .string(nfta::RULE_TABLE, table)
+            .string(nfta::RULE_CHAIN, chain.name)
+            .nest(nfta::RULE_EXPRESSIONS, expressions)
+            .bytes(nfta::RULE_USERDATA, &nft::user_data(&comment(name, mark)));
+        batch.push(libc::NFT_MSG_NEWRULE, CREATE, rule);
     }
 }
 
@@ -144,7 +190,7 @@ pub fn remove_unused(own: &str, is_served: impl Fn(&str) -> bool) -> anyhow::Res
     Ok(removed)
 }
 
-/// Whether a rule's comment is as [`Table::comment`] makes them.
+/// Whether a rule's comment is as [`comment`] makes them.
 fn is_ours(comment: &str) -> bool {
     let mark = comment.rsplit_once(", ").map_or("", |(_, mark)| mark);
     mark.len() == 16 && mark.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -155,6 +201,12 @@ fn delete(batch: &mut Batch, table: &str) {
     let named = || Attributes::default().string(nfta::TABLE_NAME, table);
     batch.push(libc::NFT_MSG_NEWTABLE, CREATE, named());
     batch.push(libc::NFT_MSG_DELTABLE, 0, named());
+}
+
+/// What nf_tables says of expressions, chains, and kinds of sets that it does not know.
+fn is_unsupported(errno: Errno) -> bool {
+    [Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT, Errno::ENOENT, Errno::EINVAL]
+        .contains(&errno)
 }
 
 fn errno(error: &io::Error) -> Errno {
@@ -189,7 +241,7 @@ mod tests {
     }
 
     fn comments(table: &Table) -> Vec<String> {
-        table.comments(&table.chains())
+        super::comments(&table.chains())
     }
 
     #[test]

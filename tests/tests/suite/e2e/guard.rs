@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
+use vxlan_agent::kernel::nft::expression::Ports;
+use vxlan_agent::net::Vni;
+use vxlan_agent::node::{Change, Guard, Table};
 use vxlan_tests::lab::addr::{inner4, underlay4, vtep_mac};
 use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject, mac_of};
-use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI};
+use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI, wait_until};
 
 use super::{assert_answered, assert_took, build, counted, counters, pair, underlay_hook, warm_up};
 
@@ -68,6 +71,92 @@ fn violations_are_only_counted_where_that_is_asked_for() {
     let frame = forged(&lab, underlay4(2), std::net::Ipv4Addr::new(8, 8, 8, 8), VNI);
     let [one, _] = counted(&lab, || assert!(arrives(&lab, &frame), "the kernel takes it"));
     assert_took(&one, underlay_hook(), "foreign_source", 1);
+}
+
+/// What the set `name` of node 1's table holds.
+fn holds(lab: &Lab, name: &str) -> String {
+    let listed = lab.node(1).sh(&format!("nft list set inet vxlan-agent-pods {name}")).expect("a set");
+    listed.split_once("elements =").map_or(String::new(), |(_, elements)| elements.to_owned())
+}
+
+/// The rules of node 1's guard with their handles, which change when they are made anew.
+fn rules(lab: &Lab) -> String {
+    lab.node(1).sh("nft -a list chain inet vxlan-agent-pods guard").expect("a chain")
+}
+
+#[test]
+fn the_guard_follows_the_cluster_by_the_elements_of_its_sets() {
+    let mut lab = build(&pair());
+    let (whole, before) = (lab.state().clone(), rules(&lab));
+    let is_known =
+        |lab: &Lab| ["vteps4", "sources44", "sources46"].map(|set| holds(lab, set).contains("192.0.2.2"));
+    assert_eq!(is_known(&lab), [true; 3]);
+    for (state, known) in [(whole.without("n2"), false), (whole, true)] {
+        lab.write_state(state).expect("a state file");
+        wait_until("the sets follow", Duration::from_secs(5), || is_known(&lab) == [known; 3])
+            .expect("a change");
+        assert_eq!(rules(&lab), before);
+    }
+    assert_answered(lab.pod(1, 1), lab.pod(2, 1).ip4, Ping::default());
+}
+
+#[test]
+fn what_somebody_takes_out_of_the_guards_sets_comes_back() {
+    let lab = build(&pair());
+    let before = rules(&lab);
+    for set in ["vteps4", "own4", "sources44"] {
+        let held = holds(&lab, set);
+        assert!(held.contains("192.0.2."), "{held}");
+        lab.node(1).sh(&format!("nft flush set inet vxlan-agent-pods {set}")).expect("a flush");
+        // What comes with a repair is looked at, too; otherwise it is within a minute.
+        lab.node(1).sh("ip route del 10.244.2.0/24").expect("damage");
+        wait_until("the elements are back", Duration::from_secs(5), || holds(&lab, set) == held)
+            .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
+            .expect("a repair");
+    }
+    assert_eq!(rules(&lab), before, "the rules stay");
+}
+
+#[test]
+fn the_status_says_whether_the_tunnels_port_is_guarded() {
+    let counting = AgentOptions { network: "source_check = \"count\"".into(), ..AgentOptions::default() };
+    let lab = build(&LabSpec::pair(Overlay::agent(), Overlay::Agent(counting)));
+    for (n, guard) in [(1, "yes"), (2, "no: strangers are counted only")] {
+        let agent = lab.agent(n).expect("an agent");
+        assert_eq!(agent.json(&["status"]).expect("a status")["networks"][0]["guard"], guard);
+        let text = agent.cli(&["status"]).expect("a status");
+        assert!(text.lines().any(|line| line == format!("guarded    {guard}")), "{text}");
+    }
+}
+
+#[test]
+fn a_guard_that_is_refused_this_time_is_told_from_one_that_the_kernel_cannot_have() {
+    let lab = build(&LabSpec::pair(Overlay::KernelVxlan, Overlay::KernelVxlan));
+    let source = |subnet: &str| (underlay4(2).into(), subnet.parse().expect("a network"));
+    let table = |subnets: &[&str]| Table {
+        network: "tried".into(),
+        masquerade: vec![],
+        ports: Ports::Random,
+        untracked: None,
+        guard: Some(Guard {
+            port: PORT,
+            vni: Vni::try_from(VNI).expect("a VNI"),
+            own: [underlay4(1).into()].into(),
+            sources: subnets.iter().map(|subnet| source(subnet)).collect(),
+            pods: vec![],
+        }),
+    };
+    // Ranges that overlap are in no set.
+    let refused = table(&["10.244.2.0/24", "10.244.0.0/16"]);
+    lab.node(1).run(|| {
+        assert!(refused.install().is_err());
+        assert_eq!(refused.no_guard(), None);
+        assert_eq!(table(&["10.244.2.0/24"]).install().expect("a table"), Change::Table);
+        assert_eq!(table(&["10.244.2.0/24"]).install().expect("the same"), Change::Nothing);
+        assert_eq!(table(&["10.244.0.0/16"]).install().expect("another source"), Change::Elements);
+    });
+    let listed = lab.node(1).sh("nft list table inet vxlan-agent-tried").expect("a table");
+    assert!(listed.contains("192.0.2.2 . 10.244.0.0/16"), "{listed}");
 }
 
 /// Node 1 with a device of its own for the next VNI: whether a packet of that VNI reaches it.

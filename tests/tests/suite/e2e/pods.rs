@@ -79,11 +79,9 @@ fn pods_are_masqueraded_towards_the_outside_and_never_among_themselves() {
         let listed = table(lab.node(1));
         for part in [
             "type nat hook postrouting priority srcnat; policy accept;",
-            "elements = { 10.244.0.0/16 }",
-            "elements = { fd00:244::/32 }",
-            "ip saddr @pods4 ip daddr != @pods4 ip daddr != 224.0.0.0/4 masquerade fully-random",
-            "ip6 saddr @pods6 ip6 daddr != @pods6 ip6 daddr != ff00::/8 masquerade fully-random",
-            "ip saddr != @pods4 ip daddr @pods4 oifname \"flannel.1\" masquerade fully-random",
+            "ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
+            "ip6 saddr fd00:244::/32 ip6 daddr != fd00:244::/32 ip6 daddr != ff00::/8 masquerade fully-random",
+            "ip saddr != 10.244.0.0/16 ip daddr 10.244.0.0/16 oifname \"flannel.1\" masquerade fully-random",
             "udp dport 8472 notrack",
         ] {
             assert!(listed.contains(part), "`{part}` is not in\n{listed}");

@@ -3,7 +3,7 @@
 use nix::libc;
 
 /// A list of attributes under construction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Attributes(Vec<u8>);
 
 const HEADER: usize = 4;

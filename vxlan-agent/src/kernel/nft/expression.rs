@@ -45,6 +45,15 @@ impl Attributes {
         self.load_header(libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset, length)
     }
 
+    /// Loads `length` bytes at `offset` of the first IPv6 extension header of type `kind`. Kernels before
+    /// 5.17 look for it in IPv4 packets, too.
+    #[must_use]
+    pub fn load_extension_header(self, kind: u8, offset: u32, length: u32) -> Self {
+        let data =
+            Attributes::default().number(1, REGISTER).bytes(2, &[kind]).number(3, offset).number(4, length);
+        expression(self, "exthdr", &data)
+    }
+
     fn load_header(self, base: i32, offset: u32, length: u32) -> Self {
         self.load_header_into(REGISTER, base, offset, length)
     }

@@ -6,6 +6,7 @@
 
 pub mod attributes;
 pub mod expression;
+pub mod set;
 mod socket;
 
 use std::io;
@@ -119,19 +120,37 @@ impl Batch {
     ///
     /// # Errors
     /// The kernel's first objection; nothing has changed then.
-    pub fn commit(mut self) -> io::Result<()> {
+    pub fn commit(self) -> io::Result<()> {
+        self.send(true)
+    }
+
+    /// Asks the kernel whether it would carry it out; nothing changes.
+    ///
+    /// # Errors
+    /// The kernel's first objection.
+    pub fn check(self) -> io::Result<()> {
+        // A batch without an end is undone (`nfnetlink_rcv_batch`, v6.18), as `nft --check` knows.
+        self.send(false)
+    }
+
+    fn send(mut self, whole: bool) -> io::Result<()> {
         // The last one's answer says that all went well; the others speak up only if not.
         if let Some(last) = self.messages.last_mut() {
             last.flags |= libc::NLM_F_ACK as u16;
         }
         let last = self.messages.len();
         let begin = Message::control(libc::NFNL_MSG_BATCH_BEGIN);
-        let end = Message::control(libc::NFNL_MSG_BATCH_END);
-        let all = std::iter::once(&begin).chain(&self.messages).chain(std::iter::once(&end));
+        let end = whole.then(|| Message::control(libc::NFNL_MSG_BATCH_END));
+        let all = std::iter::once(&begin).chain(&self.messages).chain(&end);
         let bytes: Vec<u8> = (0u32..).zip(all).flat_map(|(number, m)| m.to_bytes(number)).collect();
         let socket = Socket::open()?;
         socket.send(&bytes)?;
         socket.await_acknowledgement(u32::try_from(last).unwrap_or(u32::MAX))
+    }
+
+    /// Whether it changes nothing.
+    pub const fn is_empty(&self) -> bool {
+        self.messages.is_empty()
     }
 }
 

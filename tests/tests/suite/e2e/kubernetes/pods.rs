@@ -25,9 +25,11 @@ fn tables(lab: &Lab) -> String {
 fn assert_set_up(lab: &Lab, subnet_file: &Path) {
     assert_eq!(fs::read_to_string(subnet_file).expect("a subnet file"), WRITTEN);
     let listed = tables(lab);
-    for (version, set, device) in [("ip", "pods4", "flannel.1"), ("ip6", "pods6", "flannel-v6.1")] {
+    for (version, pods, device) in
+        [("ip", "10.244.0.0/16", "flannel.1"), ("ip6", "fd00:244::/32", "flannel-v6.1")]
+    {
         let rule =
-            format!("{version} saddr != @{set} {version} daddr @{set} oifname \"{device}\" masquerade");
+            format!("{version} saddr != {pods} {version} daddr {pods} oifname \"{device}\" masquerade");
         assert!(listed.contains(&rule), "`{rule}` is not in\n{listed}");
     }
     assert_masquerading(lab);
