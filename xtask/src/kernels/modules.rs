@@ -32,6 +32,7 @@ const WANTED: &[&str] = &[
     "tun",
     "dummy",
     "8021q",
+    "xfrm_user",
 ];
 
 /// Writes the modules, uncompressed, to `target`, and their file names in order to `target/order`.
