@@ -325,6 +325,52 @@ fn explain_load(error: EbpfError) -> anyhow::Error {
 mod tests {
     use super::*;
 
+    use aya_obj::Object;
+    use aya_obj::generated::bpf_insn;
+
+    /// How deep a function reaches into its stack, as kernels before 6.6 count it
+    /// (`check_max_stack_depth`).
+    fn depth(instructions: &[bpf_insn]) -> i32 {
+        const FRAME: u8 = 10;
+        let mut deepest = 1;
+        let mut copy = None;
+        for instruction in instructions {
+            let (to, from) = (instruction.dst_reg(), instruction.src_reg());
+            match instruction.code {
+                // r = r10
+                0xbf if from == FRAME => copy = Some(to),
+                // r += imm
+                0x07 if copy == Some(to) => deepest = deepest.max(-instruction.imm),
+                code => {
+                    let based = match code & 0x07 {
+                        0x01 => from == FRAME,
+                        0x02 | 0x03 => to == FRAME,
+                        _ => false,
+                    };
+                    if based {
+                        deepest = deepest.max(-i32::from(instruction.off));
+                    }
+                }
+            }
+        }
+        (deepest + 31) / 32 * 32
+    }
+
+    #[test]
+    fn every_program_fits_the_stack_of_old_kernels() {
+        const STACK: i32 = 512;
+        let object = Object::parse(OBJECT).expect("the programs");
+        let is_program = |name: &str| Hook::ALL.into_iter().any(|hook| hook.label() == name);
+        let functions = || object.functions.values().map(|f| (f.name.as_str(), depth(&f.instructions)));
+        let called = functions().filter(|(name, _)| !is_program(name)).map(|(_, depth)| depth).max();
+        let programs: Vec<_> = functions().filter(|(name, _)| is_program(name)).collect();
+        assert_eq!(programs.len(), Hook::ALL.len());
+        for (name, depth) in programs {
+            let whole = depth + called.unwrap_or_default();
+            assert!(whole <= STACK, "{name} needs {whole} bytes of stack");
+        }
+    }
+
     #[test]
     fn pins_have_their_place_below_the_root_of_a_bpffs() {
         assert!(check_pin_dir(Path::new("/sys/fs/bpf/vxlan-agent")).is_ok());

@@ -29,7 +29,8 @@ fn connections_close_before_the_stack_and_leave_nothing_in_conntrack() {
             .expect("connections that open and close");
     });
     for node in &nodes {
-        assert_took(node, "pod_egress", "encapsulated", 300);
+        // What an end says and that it ends may come in one packet, which is the stack's.
+        assert_took(node, "pod_egress", "encapsulated", 200);
         assert_nothing_dropped(node);
     }
     for n in [1, 2] {
