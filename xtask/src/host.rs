@@ -36,6 +36,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("openssl", "openssl"),
+    ("iptables-nft-restore", "iptables"),
 ];
 
 /// Makes the machine ready for a lab: checks what must be there, installs and mounts the rest.

@@ -46,9 +46,9 @@ pub use etcd::Etcd;
 pub use kubernetes::Kubernetes;
 pub use netns::Netns;
 pub use program::Dropper;
-pub use spec::{Attach, EtcdSpec, LabSpec, NodeSpec, Overlay, Vlan};
+pub use spec::{Attach, EtcdSpec, LabSpec, Master, NodeSpec, Overlay, Vlan};
 pub use state::{StateFile, StateNode};
-pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI, WIRE};
+pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI, VRF, VRF_TABLE, WIRE};
 
 /// A running lab; dropping it removes everything.
 pub struct Lab {

@@ -45,6 +45,24 @@ pub enum Vlan {
     Inline,
 }
 
+/// A device that the underlay interface is made of, or put under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Master {
+    /// The underlay interface is a bridge.
+    Bridge,
+    /// The underlay interface is a bond, of which one port is active.
+    Bond,
+    /// The underlay interface is in a VRF.
+    Vrf,
+}
+
+impl Master {
+    /// Whether the underlay interface is this device itself, above the link.
+    pub(super) const fn is_underlay(self) -> bool {
+        !matches!(self, Self::Vrf)
+    }
+}
+
 /// How etcd is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EtcdSpec {
@@ -81,6 +99,8 @@ pub struct LabSpec {
     pub gro: bool,
     /// Lays the underlay in this VLAN.
     pub vlan: Option<Vlan>,
+    /// Gives the underlay's link this master.
+    pub master: Option<Master>,
     /// Leaves the VTEP MACs of agent nodes out of the state file. Kernel nodes would not know them.
     pub derive_macs: bool,
     /// Whether agents take the cluster from a Kubernetes API, and kernel nodes are flannel's there:
@@ -109,6 +129,7 @@ impl LabSpec {
             pod_mtu: None,
             gro: false,
             vlan: None,
+            master: None,
             derive_macs: false,
             kubernetes: false,
             etcd: None,
@@ -162,6 +183,13 @@ impl LabSpec {
     #[must_use]
     pub fn vlan(mut self, vlan: Vlan) -> Self {
         self.vlan = Some(vlan);
+        self
+    }
+
+    /// With a master for the underlay's link.
+    #[must_use]
+    pub fn master(mut self, master: Master) -> Self {
+        self.master = Some(master);
         self
     }
 

@@ -12,15 +12,19 @@ use anyhow::{Result, ensure};
 use super::addr::{inner4, inner6, pod_host, underlay, underlay4, underlay6};
 use super::traffic::{Ping, ping};
 use super::{
-    Agent, Attach, Etcd, EtcdSpec, Family, Kubernetes, Lab, LabSpec, Netns, NodeSpec, Overlay, StateFile,
-    Vlan, wait_until,
+    Agent, Attach, Etcd, EtcdSpec, Family, Kubernetes, Lab, LabSpec, Master, Netns, NodeSpec, Overlay,
+    StateFile, Vlan, wait_until,
 };
 use super::{cleanup, cmd, etcd, kernel, kubernetes};
 
 /// The underlay interface of every node.
 pub const UNDERLAY: &str = "underlay0";
-/// The interface below it where the underlay is in a VLAN.
+/// The interface below it where the underlay is a VLAN, a bridge or a bond.
 pub const WIRE: &str = "wire0";
+/// The VRF that the underlay is in, if it is in one.
+pub const VRF: &str = "vrf0";
+/// The VRF's routing table.
+pub const VRF_TABLE: u32 = 10;
 /// The vxlan device of every node that has one.
 pub const DEVICE: &str = "flannel.1";
 /// The network's VNI.
@@ -204,7 +208,24 @@ fn link_nodes(prefix: &str, spec: &LabSpec) -> Result<()> {
 
 /// What is at the node's end of the underlay's link.
 const fn interface(spec: &LabSpec) -> &'static str {
-    if spec.vlan.is_some() { WIRE } else { UNDERLAY }
+    match (spec.vlan, spec.master) {
+        (Some(_), _) => WIRE,
+        (None, Some(master)) if master.is_underlay() => WIRE,
+        _ => UNDERLAY,
+    }
+}
+
+/// Makes the master of a node's underlay. In a VRF before there are addresses: an interface that enters
+/// one loses them.
+fn make_master(ns: &Netns, master: Master) -> Result<()> {
+    let below = format!("link set {WIRE} master {UNDERLAY}\nlink set {WIRE} up\n");
+    ns.ip(&match master {
+        Master::Bridge => format!("link add {UNDERLAY} type bridge mcast_snooping 0\n{below}"),
+        Master::Bond => format!("link add {UNDERLAY} type bond mode active-backup miimon 20\n{below}"),
+        Master::Vrf => format!(
+            "link add {VRF} type vrf table {VRF_TABLE}\nlink set {VRF} up\nlink set {UNDERLAY} master {VRF}\n"
+        ),
+    })
 }
 
 fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Node> {
@@ -216,6 +237,9 @@ fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Nod
             ns.sh(&format!("ethtool -K {WIRE} txvlan off rxvlan off"))?;
         }
         ns.ip(&format!("link set {WIRE} up\nlink add link {WIRE} name {UNDERLAY} type vlan id 100\n"))?;
+    }
+    if let Some(master) = spec.master {
+        make_master(&ns, master)?;
     }
     let mut batch = format!(
         "addr add {}/24 dev {UNDERLAY}\naddr add {}/64 dev {UNDERLAY} nodad\n\
@@ -300,7 +324,7 @@ fn introduce_pods(lab: &Lab) -> Result<()> {
     for (n, node) in (1u8..).zip(&lab.nodes) {
         for pod in &node.pods {
             for gateway in [IpAddr::from(inner4(n, 1)), inner6(n, 1).into()] {
-                until_reached(pod, &pod.name, gateway)?;
+                until_reached(pod, &pod.name, gateway, None)?;
             }
         }
     }
@@ -312,16 +336,17 @@ fn introduce_pods(lab: &Lab) -> Result<()> {
 /// may take a second.
 fn settle_underlay(lab: &Lab) -> Result<()> {
     let count = u8::try_from(lab.nodes.len())?;
+    let device = (lab.spec.master == Some(Master::Vrf)).then_some(VRF);
     for (from, to) in (2..=count).flat_map(|n| [(1, n), (n, 1)]) {
         for family in [Family::V4, Family::V6] {
-            until_reached(lab.node(from), &format!("n{from}"), underlay(family, to))?;
+            until_reached(lab.node(from), &format!("n{from}"), underlay(family, to), device)?;
         }
     }
     Ok(())
 }
 
-fn until_reached(from: &Netns, name: &str, target: IpAddr) -> Result<()> {
-    let impatient = Ping { timeout: Duration::from_millis(100), ..Ping::default() };
+fn until_reached(from: &Netns, name: &str, target: IpAddr, device: Option<&'static str>) -> Result<()> {
+    let impatient = Ping { timeout: Duration::from_millis(100), device, ..Ping::default() };
     wait_until(&format!("{name} reaches {target}"), Duration::from_secs(10), || {
         ping(from, target, impatient).is_ok_and(|report| report.all_answered())
     })

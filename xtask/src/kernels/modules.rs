@@ -28,11 +28,22 @@ const WANTED: &[&str] = &[
     "nft_reject_inet",
     "nft_limit",
     "nft_numgen",
+    "nft_quota",
     "nft_log",
     "tun",
     "dummy",
     "8021q",
     "xfrm_user",
+    "esp4",
+    "authenc",
+    "echainiv",
+    "cbc",
+    "aes_generic",
+    "sha256_generic",
+    "sha256",
+    "hmac",
+    "vrf",
+    "bonding",
 ];
 
 /// Writes the modules, uncompressed, to `target`, and their file names in order to `target/order`.

@@ -31,6 +31,8 @@ pub struct Ping {
     pub timeout: Duration,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// The interface that the socket is bound to, as for one in a VRF.
+    pub device: Option<&'static str>,
 }
 
 impl Default for Ping {
@@ -42,6 +44,7 @@ impl Default for Ping {
             interval: Duration::from_millis(5),
             timeout: Duration::from_secs(1),
             ttl: 64,
+            device: None,
         }
     }
 }
@@ -131,6 +134,7 @@ impl Pinger {
         }
         // A raw socket gets the replies to everybody's requests.
         set_int(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 4 << 20)?;
+        socket.bind_device(options.device.map(str::as_bytes))?;
         socket.connect(&SocketAddr::new(target, 0).into())?;
         Ok(Self { socket, target, options, id: NEXT.fetch_add(1, Ordering::Relaxed) })
     }

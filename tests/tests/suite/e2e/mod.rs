@@ -25,6 +25,7 @@ mod routing;
 mod ruleset;
 mod soak;
 mod table;
+mod underlays;
 mod verified;
 mod xdp;
 
