@@ -150,6 +150,18 @@ impl Agent {
         self.next_hops.extend(found);
     }
 
+    /// Destinations whose path MTU the kernel has learnt, or forgotten, since last asked.
+    pub(super) async fn learnt_anew(&mut self) -> Vec<IpNetwork> {
+        let Ok(now) = kernel::learnt_mtus().await.inspect_err(|error| {
+            tracing::debug!(%error, "cannot read what the kernel has learnt of paths");
+        }) else {
+            return vec![];
+        };
+        let before = std::mem::replace(&mut self.learnt, now);
+        let all = before.keys().chain(self.learnt.keys());
+        all.filter(|to| before.get(to) != self.learnt.get(to)).map(|to| IpNetwork::from(*to)).collect()
+    }
+
     /// Reads the IPsec policies. While they cannot be read, any packet may need one.
     pub(super) async fn read_policies(&mut self) {
         self.policies = kernel::policies().await.unwrap_or_else(|error| {

@@ -28,7 +28,7 @@ use crate::datapath::{self, Datapath, KernelFeatures, Tcx};
 use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::sysctl;
 use crate::kernel::{Events, Foreign, Netlink, NextHop, Policy, Tables, Touched};
-use crate::net::{IfIndex, is_link_local};
+use crate::net::{IfIndex, Mtu, is_link_local};
 use crate::node::Table;
 use crate::pods::Recent;
 use crate::preflight;
@@ -44,6 +44,9 @@ use retries::Retries;
 const COLLECT: Duration = Duration::from_millis(2);
 /// How often everything is read anew, in case a notification was missed.
 const RESYNC: Duration = Duration::from_secs(60);
+/// How often it is asked which path MTUs the kernel has learnt: that is not notified either, and meanwhile
+/// packets are lost.
+const LEARN: Duration = Duration::from_secs(1);
 /// How often settings are looked at of which no change is notified.
 const PEEK: Duration = Duration::from_secs(5);
 /// How long an agent that starts waits for the one before it to end.
@@ -66,6 +69,8 @@ pub struct Agent {
     /// Its devices by name, as they were found last.
     devices: BTreeMap<String, IfIndex>,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
+    /// Path MTUs that the kernel has learnt.
+    learnt: BTreeMap<IpAddr, Mtu>,
     policies: Vec<Policy>,
     /// Queueing disciplines and filters of others; `None`: to be read anew.
     traffic: Option<Vec<Foreign>>,
@@ -143,10 +148,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         known = rules.wait_for(Option::is_some) => known.ok().and_then(|known| known.clone()),
     };
     agent.start(known).await?;
-    let (mut resync, mut peek) = (Instant::now() + RESYNC, Instant::now() + PEEK);
+    let (mut resync, mut peek, mut learn) =
+        (Instant::now() + RESYNC, Instant::now() + PEEK, Instant::now() + LEARN);
     loop {
         health.iter().for_each(|health| drop(health.send_replace(agent.health())));
-        let wake = agent.wake_at().into_iter().fold(resync.min(peek), Instant::min);
+        let wake = agent.wake_at().into_iter().fold(resync.min(peek).min(learn), Instant::min);
         let (mut touched, mut reload) = (Touched::default(), false);
         tokio::select! {
             _ = terminate.recv() => break,
@@ -167,10 +173,13 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         let now = Instant::now();
         if now >= resync {
             (agent.stale, resync) = (true, now + RESYNC);
-            // A route's MTU is learnt without a word.
             agent.next_hops.clear();
             agent.traffic = None;
             agent.read_policies().await;
+        }
+        if now >= learn {
+            touched.destinations.extend(agent.learnt_anew().await);
+            learn = now + LEARN;
         }
         let mut settings = false;
         if now >= peek {
@@ -209,6 +218,7 @@ impl Agent {
             underlays: vec![],
             devices: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            learnt: BTreeMap::new(),
             policies: vec![],
             traffic: None,
             tcx,

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::{Icmpv4Type, PacketBuilder};
+
 use vxlan_tests::lab::addr::{inner4, underlay4};
-use vxlan_tests::lab::traffic::Ping;
-use vxlan_tests::lab::{Counters, DEVICE, Lab, UNDERLAY, wait_until};
+use vxlan_tests::lab::traffic::{Ping, inject, mac_of};
+use vxlan_tests::lab::{Counters, DEVICE, Lab, PORT, UNDERLAY, VNI, wait_until};
 
 use super::{assert_answered, assert_took, build, counted, pair, warm_up};
 
@@ -104,6 +107,40 @@ fn what_is_larger_than_the_routes_mtu_is_the_kernels() {
     };
     wait_until("the agent follows", FOLLOWED, large).expect("the route's MTU");
     assert_took(&echoes(&lab, 1300), "pod_egress", "encapsulated", 10);
+}
+
+/// What a router on the way tells node 1 that has no room for what it sends node 2: the first bytes of a
+/// tunnel's packet come with it.
+fn too_big(lab: &Lab, mtu: u16) -> Vec<u8> {
+    let [_, a, b, c] = VNI.to_be_bytes();
+    let mut refused = Vec::new();
+    PacketBuilder::ipv4(underlay4(1).octets(), underlay4(2).octets(), 64)
+        .udp(40_000, PORT)
+        .write(&mut refused, &[8, 0, 0, 0, a, b, c, 0])
+        .expect("a packet");
+    let unreachable = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+    let mac = |n| mac_of(lab.node(n), UNDERLAY).expect("a MAC");
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(mac(2), mac(1))
+        .ipv4(underlay4(2).octets(), underlay4(1).octets(), 64)
+        .icmpv4(Icmpv4Type::DestinationUnreachable(unreachable))
+        .write(&mut frame, &refused)
+        .expect("a packet");
+    frame
+}
+
+#[test]
+fn what_is_larger_than_the_path_takes_is_the_kernels_once_it_has_learnt_that() {
+    let lab = build(&pair());
+    warm_up(&lab);
+    assert_took(&echoes(&lab, 1350), "pod_egress", "encapsulated", 10);
+    inject(lab.node(2), UNDERLAY, &too_big(&lab, 1300)).expect("sent");
+    let knows =
+        || lab.node(1).sh(&format!("ip route get {}", underlay4(2))).is_ok_and(|r| r.contains("mtu 1300"));
+    wait_until("the kernel learns", FOLLOWED, knows).expect("the path's MTU");
+    let large = || echoes(&lab, 1350).packets("pod_egress", "too_big") >= 10;
+    wait_until("the agent follows", FOLLOWED, large).expect("the path's MTU");
+    assert_took(&echoes(&lab, 1200), "pod_egress", "encapsulated", 10);
 }
 
 #[test]
