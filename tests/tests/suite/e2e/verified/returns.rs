@@ -12,7 +12,7 @@ use super::{conntrack, exchange, from_port, nft, verified};
 /// As controllers make policies: only clients on node 1 open connections.
 const ONE_WAY: &str = "table inet oneway {\n chain forward {\n  type filter hook forward priority filter; policy drop;\n  \
     ct state invalid drop\n  ct state established,related accept\n  icmp type echo-request accept\n  \
-    meta l4proto ipv6-icmp accept\n  ip saddr 10.244.1.0/24 tcp dport 7000-7999 accept\n  \
+    meta l4proto 58 accept\n  ip saddr 10.244.1.0/24 tcp dport 7000-7999 accept\n  \
     ip6 saddr fd00:244:1::/64 tcp dport 7000-7999 accept\n }\n}\n";
 
 /// How long conntrack remembers a connection that it does not take for established.
