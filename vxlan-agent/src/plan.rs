@@ -199,7 +199,6 @@ impl Input<'_> {
                 flags: self.local_flags(side, hooked),
             };
         }
-        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let mode = match network.fastpath {
             Fastpath::Off => Mode::Off,
             Fastpath::Direct => Mode::Direct,
@@ -234,7 +233,6 @@ impl Input<'_> {
 
     /// [`local`]'s bits for one side.
     fn local_flags(&self, side: &Side, hooked: &Hooked<'_>) -> u32 {
-        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let device = side.device.unwrap_or_default();
         let below = self.xdp.is_some_and(|place| hooked.at(place.ifindex, Edge::Entry));
         let entry = hooked.at(side.underlay.ifindex, Edge::Entry) || hooked.at(device, Edge::Entry) || below;
@@ -320,6 +318,11 @@ pub fn ipsec(policies: &[Policy], local: IpAddr, remote: IpAddr, port: u16) -> u
     let concerned = |way, from, to| policies.iter().any(|policy| policy.concerns(way, from, to, port));
     let out = if concerned(Way::Out, local, remote) { vtep::IPSEC_OUT } else { 0 };
     out | if concerned(Way::In, remote, local) { vtep::IPSEC_IN } else { 0 }
+}
+
+/// `flag` where it is to be set.
+const fn flag(set: bool, flag: u32) -> u32 {
+    if set { flag } else { 0 }
 }
 
 fn next_hop(neighbour: IpAddr) -> MapNextHop {

@@ -174,7 +174,7 @@ impl Agent {
     pub(super) async fn foreign(&mut self, sides: &[Side]) -> Vec<Foreign> {
         let tcx = self.datapath.as_ref().is_none_or(|datapath| datapath.features().tcx);
         if self.traffic.is_none() {
-            let ours = Ours { is_called: &datapath::is_called, priority: (!tcx).then_some(FIRST_PRIORITY) };
+            let ours = Ours { is_called: datapath::is_called, priority: (!tcx).then_some(FIRST_PRIORITY) };
             match kernel::traffic(&ours).await {
                 Ok(traffic) => self.traffic = Some(traffic),
                 Err(error) => tracing::warn!(%error, "cannot read queueing disciplines and filters"),

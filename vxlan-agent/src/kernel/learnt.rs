@@ -9,6 +9,7 @@ use nix::libc;
 use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
+use super::nft::attributes;
 use super::raw;
 use crate::net::Mtu;
 
@@ -52,11 +53,11 @@ pub async fn learnt_mtus() -> io::Result<BTreeMap<IpAddr, Mtu>> {
 /// The destination of an exception, and the MTU that it is about, if it is about one.
 fn exception(content: &[u8]) -> Option<(IpAddr, Mtu)> {
     let (mut destination, mut mtu) = (None, None);
-    for (kind, value) in raw::attributes(content.get(HEADER..)?) {
+    for (kind, value) in attributes::list(content.get(HEADER..)?) {
         match kind {
             DESTINATION => destination = address(value),
             METRICS => {
-                let learnt = raw::attributes(value).find(|(kind, _)| *kind == MTU);
+                let learnt = attributes::list(value).find(|(kind, _)| *kind == MTU);
                 mtu = learnt.and_then(|(_, value)| Some(Mtu(u32::from_ne_bytes(value.try_into().ok()?))));
             }
             _ => {}

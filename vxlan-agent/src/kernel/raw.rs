@@ -40,50 +40,31 @@ pub(super) async fn ask(
     socket.send_to(&request, &SocketAddr::new(0, 0)).await?;
     loop {
         let (answers, _) = socket.recv_from_full().await?;
-        let mut rest = answers.as_slice();
-        while let Some((length, kind, content)) = message(rest) {
+        for (kind, _, content) in messages(&answers) {
             match i32::from(kind) {
                 libc::NLMSG_DONE => return Ok(()),
-                libc::NLMSG_ERROR => {
-                    let code =
-                        content.first_chunk().map_or(-libc::EBADMSG, |bytes| i32::from_ne_bytes(*bytes));
-                    return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-                }
+                libc::NLMSG_ERROR => return check(content),
                 _ => each(kind, content),
             }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
 }
 
-/// The first of several messages: length, kind and content.
-fn message(bytes: &[u8]) -> Option<(usize, u16, &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    Some((length, kind, bytes.get(HEADER..length)?))
-}
-
-/// Kinds and values of attributes, up to the first that is cut off.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = bytes;
+/// Kinds, numbers and contents of messages, as far as they are whole.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
     std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
-        let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?) & libc::NLA_TYPE_MASK as u16;
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
+        let header = bytes.first_chunk::<HEADER>()?;
+        let word =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let (length, kind) = (word(0) as usize, u16::from_ne_bytes([header[4], header[5]]));
+        let (number, content) = (word(8), bytes.get(HEADER..length)?);
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, number, content))
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attributes_end_where_they_are_cut_off() {
-        let two = [5, 0, 1, 0, 7, 0, 0, 0, 4, 0, 2, 0];
-        assert_eq!(attributes(&two).collect::<Vec<_>>(), [(1, &[7][..]), (2, &[][..])]);
-        assert_eq!(attributes(&two[..10]).count(), 1);
-        assert_eq!(attributes(&[9, 0, 1, 0]).count(), 0);
-    }
+/// An error message with the number zero is an acknowledgement.
+pub(super) fn check(content: &[u8]) -> io::Result<()> {
+    let number = content.first_chunk().map_or(-libc::EBADMSG, |bytes| i32::from_ne_bytes(*bytes));
+    if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-number)) }
 }

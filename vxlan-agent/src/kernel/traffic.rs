@@ -9,6 +9,7 @@ use rtnetlink::sys::TokioSocket;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::foreign::{Edge, Foreign, What};
+use super::nft::attributes;
 use super::raw;
 use crate::net::IfIndex;
 
@@ -33,16 +34,16 @@ const EXIT: u32 = 0xffff_fff3;
 
 /// The filters of ours: the name that a program has, and the priorities that it may have.
 #[derive(Clone, Copy)]
-pub struct Ours<'a> {
+pub struct Ours {
     /// Whether a program of ours is called so.
-    pub is_called: &'a (dyn Fn(&str) -> bool + Sync),
+    pub is_called: fn(&str) -> bool,
     /// The lowest priority, from which on filters are behind ours; `None` where ours are no filters,
     /// and all are.
     pub priority: Option<u16>,
 }
 
 /// Queueing disciplines and filters of somebody else, on all interfaces of this network namespace.
-pub async fn traffic(ours: &Ours<'_>) -> io::Result<Vec<Foreign>> {
+pub async fn traffic(ours: &Ours) -> io::Result<Vec<Foreign>> {
     let Some(socket) = raw::open(NETLINK_ROUTE)? else { return Ok(vec![]) };
     let (mut found, mut hooks) = (vec![], vec![]);
     let all = raw::ask(&socket, GET_QDISC, raw::DUMP, &[0; HEADER], |kind, content| {
@@ -69,7 +70,7 @@ async fn filters(
     socket: &TokioSocket,
     ifindex: IfIndex,
     edge: Edge,
-    ours: &Ours<'_>,
+    ours: &Ours,
     found: &mut Vec<Foreign>,
 ) -> io::Result<()> {
     let mut body = [0; HEADER];
@@ -115,14 +116,14 @@ impl Message {
             info: word(16),
             ..Self::default()
         };
-        for (kind, value) in raw::attributes(&content[HEADER..]) {
+        for (kind, value) in attributes::list(&content[HEADER..]) {
             match kind {
-                KIND => message.kind = text(value),
+                KIND => message.kind = attributes::string(value),
                 ENTRY_BLOCK => message.blocks[0] = true,
                 EXIT_BLOCK => message.blocks[1] = true,
                 OPTIONS if message.kind == "bpf" => {
-                    let name = raw::attributes(value).find(|(kind, _)| *kind == BPF_NAME);
-                    message.program = name.map(|(_, value)| text(value));
+                    let name = attributes::list(value).find(|(kind, _)| *kind == BPF_NAME);
+                    message.program = name.map(|(_, value)| attributes::string(value));
                 }
                 _ => {}
             }
@@ -156,7 +157,7 @@ impl Message {
     }
 
     /// A filter that is not ours.
-    fn filter(self, edge: Edge, ours: &Ours<'_>) -> Option<Foreign> {
+    fn filter(self, edge: Edge, ours: &Ours) -> Option<Foreign> {
         // A priority has an entry of its own, without a handle, in front of its filters.
         let own = self.program.as_deref().is_some_and(|name| (ours.is_called)(name));
         if self.handle == 0 || own {
@@ -171,12 +172,6 @@ impl Message {
             behind: ours.priority.is_none_or(|own| priority >= own),
         })
     }
-}
-
-/// A string of the kernel's, which ends with a zero byte.
-fn text(value: &[u8]) -> String {
-    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
 #[cfg(test)]
@@ -217,8 +212,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_ours_by_the_name_of_its_program() {
-        let called = |name: &str| name == "pod_egress";
-        let ours = |priority| Ours { is_called: &called, priority };
+        let ours = |priority| Ours { is_called: |name| name == "pod_egress", priority };
         let bpf = |name: &str, priority: u32| {
             let options = (OPTIONS, attribute(BPF_NAME, &[name.as_bytes(), &[0]].concat()));
             message(1, ENTRY, priority << 16, &[kind("bpf"), options])

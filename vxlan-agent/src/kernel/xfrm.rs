@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use nix::libc;
 use rtnetlink::sys::protocols::NETLINK_XFRM;
 
+use super::nft::attributes;
 use super::raw;
 
 /// `XFRM_MSG_NEWPOLICY`, `_GETPOLICY` and `_GETDEFAULT`.
@@ -95,7 +96,7 @@ fn policy(bytes: &[u8]) -> Option<Policy> {
         _ => return None,
     };
     let (mut encrypts, mut interface) = (false, false);
-    for (kind, value) in raw::attributes(&bytes[INFO..]) {
+    for (kind, value) in attributes::list(&bytes[INFO..]) {
         encrypts |= kind == TEMPLATES;
         interface |= kind == INTERFACE && value.iter().any(|byte| *byte != 0);
     }

@@ -15,7 +15,7 @@ use nix::libc;
 use super::{Guard, masquerade, untracked};
 use crate::kernel::nft::expression::Ports;
 use crate::kernel::nft::set::{self, Set};
-use crate::kernel::nft::{self, Attributes, Batch, CREATE, nfta};
+use crate::kernel::nft::{self, Attributes, Batch, CREATE, Reader, nfta};
 use crate::ownership;
 
 /// What the table should do.
@@ -88,9 +88,9 @@ impl Table {
 
     /// Changes what the sets hold; whether there was anything to change.
     fn complete(&self, table: &str) -> io::Result<bool> {
-        let mut batch = Batch::default();
+        let (mut batch, mut reader) = (Batch::default(), Reader::open()?);
         for set in self.sets() {
-            batch.update_set(table, &set, &set::elements(table, set.name)?);
+            batch.update_set(table, &set, &set::elements(&mut reader, table, set.name)?);
         }
         if batch.is_empty() {
             return Ok(false);

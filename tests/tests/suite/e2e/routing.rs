@@ -35,6 +35,15 @@ fn wait_for_change(lab: &Lab, before: &serde_json::Value) {
         .expect("a change");
 }
 
+/// Waits until node `n` says that IPsec policies are about its first peer, or that none are.
+pub(super) fn wait_for_ipsec(lab: &Lab, n: u8, wanted: bool) {
+    let ipsec = || {
+        let status = lab.agent(n).and_then(|agent| agent.json(&["status"])).expect("a status");
+        status["networks"][0]["nodes"][0]["ipsec"] == wanted
+    };
+    wait_until("the agent follows", FOLLOWED, ipsec).expect("the policies");
+}
+
 fn second_link(lab: &Lab) {
     let peer = lab.node(2).namespace();
     lab.node(1)
@@ -153,15 +162,8 @@ fn where_an_ipsec_policy_may_apply_nothing_is_encapsulated() {
             .ip(&format!("xfrm policy {verb} src {from} dst {to} dir out {rest}\n"))
             .expect("a policy");
     };
-    let guarded = |wanted: bool| {
-        let ipsec = || {
-            let status = lab.agent(1).and_then(|agent| agent.json(&["status"])).expect("a status");
-            status["networks"][0]["nodes"][0]["ipsec"] == wanted
-        };
-        wait_until("the agent follows", FOLLOWED, ipsec).expect("the policy");
-    };
     policy("add", &format!("tmpl src {from} dst {to} proto esp mode transport"));
-    guarded(true);
+    wait_for_ipsec(&lab, 1, true);
     let options = Ping { count: 3, timeout: Duration::from_millis(200), ..Ping::default() };
     let [one, _] = counted(&lab, || {
         let report = vxlan_tests::lab::traffic::ping(lab.pod(1, 1), inner4(2, 2), options);
@@ -169,7 +171,7 @@ fn where_an_ipsec_policy_may_apply_nothing_is_encapsulated() {
     });
     assert_took(&one, "pod_egress", "ipsec", 3);
     policy("delete", "");
-    guarded(false);
+    wait_for_ipsec(&lab, 1, false);
     assert_took(&echoes(&lab, 100), "pod_egress", "encapsulated", 10);
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use vxlan_tests::lab::addr::{inner4, underlay4};
 use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject};
-use vxlan_tests::lab::{Lab, LabSpec, Master, Overlay, PORT, UNDERLAY, VNI, wait_until};
+use vxlan_tests::lab::{Lab, LabSpec, Master, Overlay, PORT, UNDERLAY, VNI};
 
 use super::guard::forged;
+use super::routing::wait_for_ipsec;
 use super::{assert_answered, assert_took, build, counted, pair, underlay_hook, warm_up};
 
 /// Whether the kernel takes these commands of `ip` on a node.
@@ -86,11 +87,7 @@ fn encrypt(lab: &Lab, verb: &str) {
     }
     let wanted = verb == "add";
     for n in [1, 2] {
-        let says = || {
-            let status = lab.agent(n).and_then(|agent| agent.json(&["status"])).expect("a status");
-            status["networks"][0]["nodes"][0]["ipsec"] == wanted
-        };
-        wait_until("the agent follows", Duration::from_secs(5), says).expect("the policies");
+        wait_for_ipsec(lab, n, wanted);
     }
 }
 

@@ -103,4 +103,12 @@ mod tests {
         assert_eq!(find(&[0; 64], 5), None, "a length of zero");
         assert_eq!(super::list(&[0; 64]).count(), 0);
     }
+
+    #[test]
+    fn a_list_ends_where_it_is_cut_off() {
+        let two = [5, 0, 1, 0, 7, 0, 0, 0, 4, 0, 2, 0];
+        assert_eq!(list(&two).collect::<Vec<_>>(), [(1, &[7][..]), (2, &[][..])]);
+        assert_eq!(list(&two[..10]).count(), 1);
+        assert_eq!(list(&[9, 0, 1, 0]).count(), 0);
+    }
 }

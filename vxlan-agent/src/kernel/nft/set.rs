@@ -155,9 +155,9 @@ fn named(table: &str, set: &str) -> Attributes {
 ///
 /// # Errors
 /// There is none, or the kernel does not say.
-pub fn elements(table: &str, name: &str) -> io::Result<BTreeSet<Element>> {
+pub fn elements(reader: &mut Reader, table: &str, name: &str) -> io::Result<BTreeSet<Element>> {
     let mut found = BTreeSet::new();
-    Reader::open()?.dump(libc::NFT_MSG_GETSETELEM, INET, named(table, name), |_, attributes| {
+    reader.dump(libc::NFT_MSG_GETSETELEM, INET, named(table, name), |_, attributes| {
         let elements = attributes::find(attributes, nfta::SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
         found.extend(attributes::list(elements).filter_map(|(_, element)| Element::read(element)));
     })?;

@@ -10,6 +10,8 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
+use crate::kernel::raw::{check, messages};
+
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// With `struct nfgenmsg`.
@@ -87,26 +89,7 @@ impl Socket {
         mut each: impl FnMut(Answer<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
         let length = recv(self.0.as_raw_fd(), buffer, MsgFlags::empty())?;
-        let mut rest = &buffer[..length];
-        while let Some((length, answer)) = first(rest) {
-            each(answer)?;
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Ok(())
+        messages(&buffer[..length])
+            .try_for_each(|(kind, number, content)| each((i32::from(kind), number, content)))
     }
-}
-
-/// The first of several messages, and its length.
-fn first(bytes: &[u8]) -> Option<(usize, Answer<'_>)> {
-    let header = bytes.first_chunk::<HEADER>()?;
-    let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let kind = i32::from(u16::from_ne_bytes([header[4], header[5]]));
-    let length = usize::try_from(word(0)).ok()?;
-    Some((length, (kind, word(8), bytes.get(HEADER..length)?)))
-}
-
-/// An error message with the number zero is an acknowledgement.
-fn check(content: &[u8]) -> io::Result<()> {
-    let number = content.first_chunk().map_or(-libc::EBADMSG, |bytes| i32::from_ne_bytes(*bytes));
-    if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-number)) }
 }
