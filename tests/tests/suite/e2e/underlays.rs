@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vxlan_tests::lab::addr::{inner4, underlay4};
 use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject};
-use vxlan_tests::lab::{Lab, LabSpec, Master, Overlay, PORT, UNDERLAY, VNI};
+use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Master, Overlay, PORT, UNDERLAY, VNI};
 
 use super::guard::forged;
 use super::routing::wait_for_ipsec;
@@ -21,9 +21,11 @@ fn takes(what: &str, commands: &str) -> bool {
     done.is_ok()
 }
 
-fn runs_over(master: Master) {
-    let overlays: [fn() -> Overlay; 2] = [Overlay::agent, Overlay::verified];
-    for overlay in overlays {
+/// Runs both modes over `master`, with these lines of the `[node]` section; packets come out of their tunnel
+/// at `hook`.
+fn runs_over(master: Master, node: &str, hook: &str) {
+    for mode in [AgentOptions::default(), AgentOptions::verified()] {
+        let overlay = || Overlay::Agent(AgentOptions { node: node.into(), ..mode.clone() });
         let lab = build(&LabSpec::pair(overlay(), overlay()).master(master));
         warm_up(&lab);
         let echoes = Ping { count: 20, ..Ping::default() };
@@ -32,27 +34,28 @@ fn runs_over(master: Master) {
             let counts = counted(&lab, || assert_answered(lab.pod(n, 1), lab.pod(other, 1).ip4, echoes));
             let [from, to] = [usize::from(n) - 1, usize::from(other) - 1].map(|index| &counts[index]);
             assert_took(from, "pod_egress", "encapsulated", 15);
-            assert_took(to, underlay_hook(), "decapsulated", 15);
+            assert_took(to, hook, "decapsulated", 15);
         }
     }
 }
 
+/// A bridge has no native XDP.
 #[test]
 fn an_underlay_may_be_a_bridge() {
-    runs_over(Master::Bridge);
+    runs_over(Master::Bridge, "xdp = \"auto\"", "underlay_ingress");
 }
 
 #[test]
 fn an_underlay_may_be_a_bond() {
     if takes("a bond", "link add bond9 type bond mode active-backup\n") {
-        runs_over(Master::Bond);
+        runs_over(Master::Bond, "", underlay_hook());
     }
 }
 
 #[test]
 fn an_underlay_may_be_in_a_vrf() {
     if takes("a VRF", "link add vrf9 type vrf table 9\n") {
-        runs_over(Master::Vrf);
+        runs_over(Master::Vrf, "", underlay_hook());
     }
 }
 
