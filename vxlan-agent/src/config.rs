@@ -47,6 +47,9 @@ pub struct Config {
     pub state: StateConfig,
 }
 
+/// What one network sees of the configuration.
+pub type View = Config;
+
 /// What is particular to this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -266,9 +269,9 @@ impl Config {
         }
     }
 
-    /// Where this network's pins lie.
+    /// Where the pins lie.
     pub fn pins(&self) -> PathBuf {
-        ownership::network_pin_dir(&self.node.pin_dir, &self.network.name)
+        ownership::node_pin_dir(&self.node.pin_dir)
     }
 }
 
@@ -433,7 +436,7 @@ mod tests {
         assert_eq!(config.network.mtu, None);
         assert_eq!(config.network.fastpath, Fastpath::Verified);
         assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
-        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v4/pods"));
+        assert_eq!(config.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v5/@node"));
     }
 
     #[test]

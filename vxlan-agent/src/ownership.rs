@@ -3,7 +3,7 @@
 //! - Devices carry an alias (`ip link show`: `alias vxlan-agent …`) with the network's name.
 //! - On our vxlan device, every permanent neighbour, every forwarding entry and every single-address
 //!   assignment is ours; a route is ours when it also carries [`ROUTE_PROTOCOL`].
-//! - Programs, links and maps lie in one pin directory per layout version and network.
+//! - Programs, links and maps of all networks lie in one pin directory per layout version.
 //! - Status and lock lie in one run directory per pin directory.
 
 use std::path::{Path, PathBuf};
@@ -67,10 +67,14 @@ pub fn headroom_name(bridge: IfIndex) -> String {
 /// MAC of every head-room device. A bridge takes the lowest MAC of its ports: this one never is.
 pub const HEADROOM_MAC: Mac = Mac([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]);
 
-/// Where the pins of `network` lie below the configured `pin_dir`.
-pub fn network_pin_dir(pin_dir: &Path, network: &str) -> PathBuf {
-    pin_dir.join(format!("v{LAYOUT_VERSION}")).join(network)
+/// Where the pins of all networks lie below the configured `pin_dir`.
+pub fn node_pin_dir(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(format!("v{LAYOUT_VERSION}")).join(NODE_PINS)
 }
+
+/// What the directory with the pins of all networks is called. No network's name has a dot, and bpffs refuses
+/// one.
+pub const NODE_PINS: &str = "@node";
 
 /// The run directory that belongs to `pin_dir`: agents with different pin directories, one per
 /// network namespace, do not meet.

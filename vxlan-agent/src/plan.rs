@@ -5,17 +5,18 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
+use vxlan_ebpf_common::maps::{self, NO_NETWORK};
 use vxlan_ebpf_common::maps::{
-    Addr, Config as MapConfig, DROP_MALFORMED, DROP_OTHER_VNI, Family, LOCAL_VTEP, LocalVtep, MARKS_ROUTE,
-    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, NextHop as MapNextHop, TOLERATE_VIOLATIONS, Veth, Vtep, VtepId,
-    endpoint, local, vtep,
+    DROP_MALFORMED, DROP_OTHER_VNI, Endpoint, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MARKS_ROUTE,
+    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, TOLERATE_VIOLATIONS,
+    VniKey, Vtep, VtepId, endpoint, local, name_bytes, vtep,
 };
 
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Config, Fastpath, Guard, SourceCheck};
 use crate::datapath::{Attachment, DatapathState};
 use crate::kernel::ruleset::Ruleset;
-use crate::kernel::{Device, Edge, Foreign, KernelState, NextHop, Policy, Route, Tables, Way};
+use crate::kernel::{Asked, Device, Edge, Foreign, KernelState, NextHop, Policy, Route, Tables, Way};
 use crate::net::{IfIndex, Mtu, family};
 use crate::pods::{Claim, Patience, Pods, Search};
 use crate::underlay::Underlay;
@@ -25,6 +26,10 @@ use hooked::{Hooked, Role};
 /// Everything that a plan depends on.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
+    /// The network's number.
+    pub id: NetworkId,
+    /// Numbers of VTEPs, of all networks.
+    pub vtep_ids: &'a BTreeMap<Key6, VtepId>,
     /// The configuration.
     pub config: &'a Config,
     /// The cluster.
@@ -34,7 +39,7 @@ pub struct Input<'a> {
     /// Where the network runs, once for each of [`ClusterState::owns`].
     pub sides: &'a [Side],
     /// Ways to VTEPs; the kernel looks up what is missing here.
-    pub next_hops: &'a BTreeMap<IpAddr, Option<NextHop>>,
+    pub ways: &'a Ways,
     /// IPsec policies that encrypt or block.
     pub policies: &'a [Policy],
     /// What somebody else has put on interfaces.
@@ -43,17 +48,18 @@ pub struct Input<'a> {
     pub source_ports: (u16, u16),
     /// Where the XDP program goes, if anywhere.
     pub xdp: Option<&'a Place>,
-    /// A random number for the mark that XDP leaves with packets, not zero.
-    pub secret: u32,
     /// Whether conntrack takes TCP connections back that have bypassed it.
     pub takes_back: bool,
     /// What packet filters do that the fast path would skip.
     pub ruleset: &'a Ruleset,
     /// What has been so for long enough to be believed of pods.
     pub patience: &'a Patience,
-    /// What the maps hold: VTEP ids, the mark and what is known of pods are kept.
+    /// What the maps hold: what is known of pods is kept.
     pub previous: &'a DatapathState,
 }
+
+/// Ways to VTEPs, by what was asked for.
+pub type Ways = BTreeMap<Asked, BTreeMap<IpAddr, Option<NextHop>>>;
 
 /// Where the network runs over one IP version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +68,8 @@ pub struct Side {
     pub underlay: Underlay,
     /// Index of our vxlan device, once it exists.
     pub device: Option<IfIndex>,
+    /// How the kernel is asked for the way to a VTEP.
+    pub asked: Asked,
     /// Whether that leaves checksums and segmentation to what is below it, as it does unless somebody
     /// has switched its offloads off.
     pub offloads: bool,
@@ -83,11 +91,16 @@ pub struct Desired {
 impl Input<'_> {
     /// Plans.
     pub fn plan(&self) -> Desired {
-        let (before, veths_before) = (&self.previous.endpoints, &self.previous.veths);
+        let of_network = |((network, ip), e): (&(NetworkId, IpAddr), &Endpoint)| {
+            (*network == self.id).then_some((*ip, *e))
+        };
+        let before = &self.previous.endpoints.iter().filter_map(of_network).collect();
+        let veths_before = &self.previous.links;
         let (tables, subnets) = (self.tables, self.cluster.own_subnets());
         let underlays = &self.sides.iter().map(|side| side.underlay.ifindex).collect();
         let patience = self.patience;
-        let search = Search { tables, subnets: &subnets, underlays, before, veths_before, patience };
+        let search =
+            Search { network: self.id, tables, subnets: &subnets, underlays, before, veths_before, patience };
         let mut pods = search.run();
         let mut kernel: Vec<_> = self.own_sides().map(|(own, side)| self.kernel(own, side)).collect();
         if let Some(first) = kernel.first_mut().filter(|_| self.is_fast()) {
@@ -113,7 +126,8 @@ impl Input<'_> {
         if let Some((place, side)) = self.xdp.zip(self.sides.first()) {
             roles.extend([place.ifindex, side.underlay.ifindex].map(|ifindex| (ifindex, Role::Stripped)));
         }
-        roles.extend(self.next_hops.values().flatten().map(|hop| (hop.ifindex, Role::Way)));
+        let ways = self.cluster.remotes.values().filter_map(|node| self.way(node));
+        roles.extend(ways.map(|hop| (hop.ifindex, Role::Way)));
         roles
     }
 
@@ -159,30 +173,34 @@ impl Input<'_> {
     }
 
     fn datapath(&self, pods: Pods, hooked: &Hooked<'_>) -> DatapathState {
-        let mut state = DatapathState { config: self.map_config(hooked), ..DatapathState::default() };
-        state.routes.extend(self.cluster.own_subnets().into_iter().map(|subnet| (subnet, LOCAL_VTEP)));
-        let ids = vtep_ids(self.cluster, self.previous);
+        let (id, network) = (self.id, self.network_entry(hooked));
+        let mut state = DatapathState { networks: [(id, network)].into(), ..DatapathState::default() };
+        state.vnis.insert(VniKey::new(network.vni, network.port()), id);
+        state.routes.extend(self.cluster.own_subnets().into_iter().map(|subnet| ((id, subnet), LOCAL_VTEP)));
         for node in self.cluster.remotes.values() {
             // A node without an id is left to the kernel until one is free.
-            let Some(&id) = ids.get(&node.vtep) else { continue };
-            state.routes.extend(node.subnets.iter().map(|subnet| (*subnet, id)));
-            state.vteps.insert(id, self.vtep(node, hooked));
-            state.vtep_ids.insert(node.vtep.into(), id);
-            state.macs.insert(MacKey::new(self.config.network.vni.get(), node.mac.0), id);
+            let key = Key6::new(id, node.vtep.into());
+            let Some(&vtep) = self.vtep_ids.get(&key) else { continue };
+            state.routes.extend(node.subnets.iter().map(|subnet| ((id, *subnet), vtep)));
+            state.vteps.insert(vtep, self.vtep(node, hooked));
+            state.vtep_ids.insert(key, vtep);
+            state.macs.insert(MacKey::new(id, node.mac.0), vtep);
         }
         state.attachments = self.attachments(&pods.veths);
-        state.endpoints = pods.endpoints;
+        state.endpoints = pods.endpoints.into_iter().map(|(ip, endpoint)| ((id, ip), endpoint)).collect();
         for endpoint in state.endpoints.values_mut() {
             let (veth, bridge) = (IfIndex(endpoint.ifindex), IfIndex(endpoint.bridge));
             let hooked = |edge| hooked.at(veth, edge) || hooked.at(bridge, edge);
             endpoint.flags |= if hooked(Edge::Entry) { endpoint::HOOKED_OUT } else { 0 };
             endpoint.flags |= if hooked(Edge::Exit) { endpoint::HOOKED_IN } else { 0 };
         }
-        state.veths = pods.veths;
+        state.links = pods.veths;
+        let devices = self.sides.iter().filter_map(|side| side.device);
+        state.links.extend(devices.map(|device| (device, LinkEntry { network: id, flags: 0 })));
         state
     }
 
-    fn map_config(&self, hooked: &Hooked<'_>) -> MapConfig {
+    fn network_entry(&self, hooked: &Hooked<'_>) -> Network {
         let network = &self.config.network;
         let (mut local4, mut local6) = (LocalVtep::default(), LocalVtep::default());
         for (own, side) in self.own_sides() {
@@ -210,24 +228,19 @@ impl Input<'_> {
             | flag(!self.takes_back, NO_TCP_BYPASS)
             | flag(!self.ruleset.meters.is_empty(), NO_BYPASS)
             | flag(self.tables.marks_route(), MARKS_ROUTE);
-        let mark = match (self.xdp, self.previous.config.mark) {
-            (None, _) => 0,
-            (Some(_), 0) => self.secret,
-            (Some(_), known) => known,
-        };
         let (port_min, port_max) = self.source_ports;
-        MapConfig {
+        Network {
+            id: self.id,
+            name: name_bytes(&network.name),
             vni: network.vni.get(),
             port: network.port.to_be_bytes(),
             mode: mode as u8,
             port_min,
             port_max,
             flags,
-            mark,
-            vlan: self.xdp.map_or(0, |place| place.vlan),
             local4,
             local6,
-            ..MapConfig::default()
+            ..Network::default()
         }
     }
 
@@ -259,16 +272,24 @@ impl Input<'_> {
     }
 
     fn ipsec(&self, node: &Node) -> u8 {
-        let same_version = |side: &&Side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4();
-        let side = self.sides.iter().find(same_version);
-        side.map_or(0, |side| {
+        self.side_to(node).map_or(0, |side| {
             ipsec(self.policies, side.underlay.address, node.vtep, self.config.network.port)
         })
     }
 
+    /// The side that leads to a node.
+    fn side_to(&self, node: &Node) -> Option<&Side> {
+        self.sides.iter().find(|side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4())
+    }
+
+    /// The way to a node, as far as the kernel says.
+    fn way(&self, node: &Node) -> Option<&NextHop> {
+        self.ways.get(&self.side_to(node)?.asked)?.get(&node.vtep)?.as_ref()
+    }
+
     /// The next hop towards a node, if a program may send there; otherwise the kernel does.
     fn next_hop(&self, node: &Node) -> Option<&NextHop> {
-        let hop = self.next_hops.get(&node.vtep)?.as_ref()?;
+        let hop = self.way(node)?;
         let link = self.tables.links.get(&hop.ifindex)?;
         let tunnel = self.sides.iter().any(|side| side.device == Some(hop.ifindex));
         let usable = link.sends_ethernet && !tunnel && !self.tables.rules_look_deeper(node.vtep.is_ipv6());
@@ -278,15 +299,14 @@ impl Input<'_> {
     /// The largest inner packet on the way to a node: what its device, the interface that leads there
     /// and the route take.
     fn inner_mtu(&self, node: &Node, hop: Option<&NextHop>) -> u16 {
-        let same_version = |side: &&Side| side.underlay.address.is_ipv4() == node.vtep.is_ipv4();
-        let device = self.sides.iter().find(same_version).map(|side| side.underlay.inner_mtu);
+        let device = self.side_to(node).map(|side| side.underlay.inner_mtu);
         let link = hop.and_then(|hop| self.tables.links.get(&hop.ifindex)).map(|link| link.mtu);
         let way = [link, hop.and_then(|hop| hop.mtu)].into_iter().flatten();
         let inside = way.map(|mtu| mtu.inside(family(node.vtep)));
         device.map_or(0, |device| inside.fold(device, Mtu::min).saturating_u16())
     }
 
-    fn attachments(&self, veths: &BTreeMap<IfIndex, Veth>) -> BTreeSet<Attachment> {
+    fn attachments(&self, veths: &BTreeMap<IfIndex, LinkEntry>) -> BTreeSet<Attachment> {
         let devices: Vec<_> = self.sides.iter().filter_map(|side| Some((side, side.device?))).collect();
         if !self.is_fast() || devices.is_empty() {
             return BTreeSet::new();
@@ -340,22 +360,44 @@ fn next_hop(neighbour: IpAddr) -> MapNextHop {
     MapNextHop { family: family as u32, addr }
 }
 
-/// Ids of remote VTEPs: an address keeps the id it has; a new one gets a number that no address
-/// has had in `previous`, so that nothing that still refers to an id meets another node.
-fn vtep_ids(cluster: &ClusterState, previous: &DatapathState) -> BTreeMap<IpAddr, VtepId> {
-    let wanted: BTreeSet<IpAddr> = cluster.remotes.values().map(|node| node.vtep).collect();
+/// What programs need to know before they know a packet's network, but for which networks there are.
+pub fn node(xdp: Option<&Place>, secret: u32, previous: &DatapathState) -> maps::Node {
+    let mark = match (xdp, previous.node.mark) {
+        (None, _) => 0,
+        (Some(_), 0) => secret,
+        (Some(_), known) => known,
+    };
+    maps::Node { mark, vlan: xdp.map_or(0, |place| place.vlan), ..maps::Node::default() }
+}
+
+/// Numbers of networks by name: a network keeps the one it has; a new one gets one that nobody has in
+/// `previous`. What finds no place has none, and is the kernel's.
+pub fn network_ids<'n>(
+    names: impl Iterator<Item = &'n str>,
+    previous: &DatapathState,
+) -> BTreeMap<String, NetworkId> {
+    let known: BTreeMap<_, _> = previous.networks.iter().map(|(id, network)| (network.name, *id)).collect();
+    let mut free = (NO_NETWORK + 1..maps::MAX_NETWORKS).filter(|id| !previous.networks.contains_key(id));
+    let id = |name: &str| known.get(&name_bytes(name)).copied().or_else(|| free.next());
+    let mut id = id;
+    names.filter_map(|name| Some((name.to_owned(), id(name)?))).collect()
+}
+
+/// Numbers of remote VTEPs: one keeps the number it has; a new one gets one that nobody has had in `previous`,
+/// so that nothing that still refers to a number meets another node.
+pub fn vtep_ids(wanted: &BTreeSet<Key6>, previous: &DatapathState) -> BTreeMap<Key6, VtepId> {
     let mut taken: BTreeSet<VtepId> =
         previous.vteps.keys().chain(previous.vtep_ids.values()).copied().collect();
     taken.insert(LOCAL_VTEP);
     let mut kept = BTreeSet::new();
-    let keep = |vtep: &IpAddr| {
-        let id = *previous.vtep_ids.get(&Addr::from(*vtep))?;
+    let keep = |vtep: &Key6| {
+        let id = *previous.vtep_ids.get(vtep)?;
         (id != LOCAL_VTEP && kept.insert(id)).then_some((*vtep, id))
     };
-    let mut ids: BTreeMap<IpAddr, VtepId> = wanted.iter().filter_map(keep).collect();
+    let mut ids: BTreeMap<Key6, VtepId> = wanted.iter().filter_map(keep).collect();
     let mut free = (1..VtepId::MAX).filter(|id| !taken.contains(id));
     for vtep in wanted {
-        if let std::collections::btree_map::Entry::Vacant(vacant) = ids.entry(vtep) {
+        if let std::collections::btree_map::Entry::Vacant(vacant) = ids.entry(*vtep) {
             let Some(id) = free.next() else { break };
             vacant.insert(id);
         }

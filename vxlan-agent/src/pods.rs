@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use vxlan_ebpf_common::maps::{Endpoint, Family, Veth, endpoint, tick_mark, veth};
+use vxlan_ebpf_common::maps::{Endpoint, Family, LinkEntry, NetworkId, endpoint, link, tick_mark};
 
 use crate::kernel::{Headroom, Kind, Link, Tables};
 use crate::net::{IfIndex, Mac, Mtu, family, is_host};
@@ -26,7 +26,7 @@ pub use recent::{Patience, Recent};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pods {
     /// Host sides of pods' veths, also of pods without a known address, and what is known of the pods.
-    pub veths: BTreeMap<IfIndex, Veth>,
+    pub veths: BTreeMap<IfIndex, LinkEntry>,
     /// Pods by address.
     pub endpoints: BTreeMap<IpAddr, Endpoint>,
     /// What the kernel says of each disputed address at the moment.
@@ -47,6 +47,8 @@ pub struct Claim {
 /// Where to look for pods.
 #[derive(Clone, Copy, Debug)]
 pub struct Search<'a> {
+    /// Whose pods.
+    pub network: NetworkId,
     /// What netlink shows.
     pub tables: &'a Tables,
     /// The node's own pod subnets.
@@ -56,7 +58,7 @@ pub struct Search<'a> {
     /// The endpoints of before: they outlive what the bridge forgets.
     pub before: &'a BTreeMap<IpAddr, Endpoint>,
     /// What was known of pods before.
-    pub veths_before: &'a BTreeMap<IfIndex, Veth>,
+    pub veths_before: &'a BTreeMap<IfIndex, LinkEntry>,
     /// What has been so for long enough.
     pub patience: &'a Patience,
 }
@@ -67,7 +69,7 @@ impl Search<'_> {
         let mut pods = Pods::default();
         for route in &self.tables.routes {
             if let Some(veth) = self.routed_veth(route) {
-                pods.veths.insert(veth.index, Veth::default());
+                pods.veths.insert(veth.index, self.new_link());
                 let ip = route.to.ip();
                 if let Some(neighbour) = self.tables.neighbours.get(&(veth.index, ip)) {
                     let endpoint = endpoint(veth, neighbour.mac, veth.mac, IfIndex(0));
@@ -88,9 +90,9 @@ impl Search<'_> {
     fn judge(&self, pods: &mut Pods) {
         for (index, known) in &mut pods.veths {
             let before = self.veths_before.get(index).copied();
-            known.flags = before.map_or(veth::NEW, |before| before.flags & !(veth::OWNS4 | veth::OWNS6));
+            known.flags = before.map_or(link::NEW, |before| before.flags & !(link::OWNS4 | link::OWNS6));
             if self.patience.grown.contains(index) {
-                known.flags &= !veth::NEW;
+                known.flags &= !link::NEW;
             }
         }
         let mut counts: BTreeMap<(IfIndex, bool), usize> = BTreeMap::new();
@@ -103,11 +105,15 @@ impl Search<'_> {
             let count = counts.entry((index, ip.is_ipv4())).or_default();
             *count += 1;
             let (owns, had, several) = match family(*ip) {
-                Family::V4 => (veth::OWNS4, veth::HAD4, veth::SEVERAL4),
-                Family::V6 => (veth::OWNS6, veth::HAD6, veth::SEVERAL6),
+                Family::V4 => (link::OWNS4, link::HAD4, link::SEVERAL4),
+                Family::V6 => (link::OWNS6, link::HAD6, link::SEVERAL6),
             };
             known.flags |= owns | had | if *count > 1 { several } else { 0 };
         }
+    }
+
+    fn new_link(&self) -> LinkEntry {
+        LinkEntry { network: self.network, flags: 0 }
     }
 
     fn is_pod_veth(&self, link: &Link) -> bool {
@@ -132,7 +138,7 @@ impl Search<'_> {
     fn bridged(&self, bridge: &Link, pods: &mut Pods) {
         let ports = || self.tables.ports_of(bridge.index);
         let veths = ports().filter(|port| self.is_pod_veth(port));
-        pods.veths.extend(veths.map(|port| (port.index, Veth::default())));
+        pods.veths.extend(veths.map(|port| (port.index, self.new_link())));
         let others = ports().filter(|port| !matches!(port.kind, Kind::Vxlan(_)));
         if let Some(mtu) = others.map(|port| port.mtu).min() {
             pods.headroom.insert(bridge.index, Headroom { mtu, ready: true });

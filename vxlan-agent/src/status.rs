@@ -39,8 +39,14 @@ pub struct Status {
     pub features: KernelFeatures,
     /// This node's name.
     pub node: String,
-    /// Networks: one so far.
+    /// Networks, in the order of the configuration.
     pub networks: Vec<NetworkStatus>,
+    /// Why nothing could be done in the last round.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Changes that failed and are tried again.
+    #[serde(default)]
+    pub retrying: Vec<RetryStatus>,
 }
 
 /// What the agent last knew of a network.
@@ -91,8 +97,6 @@ pub struct NetworkStatus {
     pub reload_error: Option<String>,
     /// Why nothing can be planned at the moment; what was programmed before stays.
     pub plan_error: Option<String>,
-    /// Changes that failed and are tried again.
-    pub retrying: Vec<RetryStatus>,
 }
 
 /// Another node.
@@ -347,6 +351,8 @@ mod tests {
             features: KernelFeatures::probe(),
             node: "a".into(),
             networks: vec![],
+            error: None,
+            retrying: vec![],
         };
         StatusFile::new(dir.path()).write(&status).expect("writable");
         assert_eq!(read(dir.path()).expect("readable"), Some(status));

@@ -1,5 +1,7 @@
 //! What happened to a packet: one list for programs, counters, metrics and CLI.
 
+use crate::maps::NetworkId;
+
 /// Where a program is attached.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,7 +139,7 @@ reasons! {
     Padded = 19, "padded", Kernel;
     /// IPv4 header checksum is wrong.
     BadChecksum = 20, "bad_checksum", Malformed;
-    /// VXLAN for a VNI that is not ours.
+    /// VXLAN for a VNI that is nobody's here.
     OtherVni = 21, "other_vni", Kernel;
     /// VXLAN with reserved bits set or without a VNI.
     ReservedBits = 22, "reserved_bits", Malformed;
@@ -190,13 +192,13 @@ reasons! {
 /// Cells of COUNTERS per hook.
 pub const REASONS_PER_HOOK: u32 = 64;
 
-/// Cells of COUNTERS.
-pub const COUNTER_CELLS: u32 = REASONS_PER_HOOK * 8;
+/// Cells of COUNTERS per network.
+pub const CELLS_PER_NETWORK: u32 = REASONS_PER_HOOK * 8;
 
 const _: () = assert!(Reason::ALL.len() <= REASONS_PER_HOOK as usize);
 
-/// The cell of COUNTERS for a reason at a hook.
+/// The cell of COUNTERS for packets of `network`, for a reason at a hook.
 #[inline(always)]
-pub const fn index(hook: Hook, reason: Reason) -> u32 {
-    hook as u32 * REASONS_PER_HOOK + reason as u32
+pub const fn index(network: NetworkId, hook: Hook, reason: Reason) -> u32 {
+    network * CELLS_PER_NETWORK + hook as u32 * REASONS_PER_HOOK + reason as u32
 }

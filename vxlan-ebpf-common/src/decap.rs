@@ -5,7 +5,9 @@ use crate::ecn;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
 use crate::inner::{self, Inner, fills, largest_packet};
-use crate::maps::{Addr, Config, Endpoint, Family, LocalVtep, Vtep, endpoint, local, tick_mark, vtep};
+use crate::maps::{
+    Addr, Endpoint, Family, LocalVtep, Network, NetworkId, Node, Vtep, endpoint, local, tick_mark, vtep,
+};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, OuterIp, Underlay};
@@ -19,15 +21,15 @@ fn missing<P: Packet>(p: &P, end: usize) -> Reason {
 /// Checks the headers that make a packet VXLAN of this network. What is not for us is left alone
 /// without a word.
 #[inline(always)]
-pub(crate) fn outer<P: Packet, U: Underlay>(p: &mut P, config: &Config) -> Result<OuterIp, Reason> {
+pub(crate) fn outer<P: Packet, U: Underlay>(p: &mut P, network: &Network) -> Result<OuterIp, Reason> {
     p.linearize(U::INNER_IP);
-    let outer = U::parse(p, config.local(U::FAMILY))?;
+    let outer = U::parse(p, network.local(U::FAMILY))?;
     let udp: Udp = p.load(U::UDP).ok_or(Reason::NotVxlan)?;
-    if udp.dst != config.port() {
+    if udp.dst != network.port() {
         return Err(Reason::NotVxlan);
     }
     let vxlan: Vxlan = p.load(U::VXLAN).ok_or_else(|| missing(p, U::INNER_ETH))?;
-    underlay::check_vxlan(config, &vxlan)?;
+    underlay::check_vxlan(network, &vxlan)?;
     if !outer.valid {
         return Err(Reason::BadChecksum);
     }
@@ -38,11 +40,11 @@ pub(crate) fn outer<P: Packet, U: Underlay>(p: &mut P, config: &Config) -> Resul
 ///
 /// For an accepted one the check of its inner source has answered that.
 #[inline(always)]
-pub(crate) fn refusal<T: Tables>(t: &T, outer: &OuterIp, reason: Reason) -> Reason {
+pub(crate) fn refusal<T: Tables>(t: &T, network: &Network, outer: &OuterIp, reason: Reason) -> Reason {
     match reason {
         // Accepted before; what failed then was to change it.
         Reason::NoRoom | Reason::WriteFailed => reason,
-        _ if t.vtep_id(&outer.source).is_none() => Reason::UnknownVtep,
+        _ if t.vtep_id(network.id, &outer.source).is_none() => Reason::UnknownVtep,
         _ => reason,
     }
 }
@@ -51,11 +53,11 @@ pub(crate) fn refusal<T: Tables>(t: &T, outer: &OuterIp, reason: Reason) -> Reas
 #[inline(always)]
 pub(crate) fn inner_type<P: Packet, U: Underlay>(
     p: &P,
-    config: &Config,
+    network: &Network,
     outer: &OuterIp,
 ) -> Result<Be16, Reason> {
     let inner: Eth = p.load(U::INNER_ETH).ok_or_else(|| missing(p, U::INNER_IP))?;
-    let own = Mac::from_bytes(&config.local(U::FAMILY).mac);
+    let own = Mac::from_bytes(&network.local(U::FAMILY).mac);
     // A frame from ourselves has gone round in a loop (`vxlan_set_mac`, v6.18).
     if inner.dst != own || inner.src == own {
         return Err(Reason::OtherMac);
@@ -74,11 +76,11 @@ pub(crate) fn inner_type<P: Packet, U: Underlay>(
 pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
     outer: &OuterIp,
 ) -> Result<&'t Endpoint, Reason> {
     p.linearize(U::INNER_IP + H::READ);
-    let (endpoint, old, new) = accept::<P, T, U, H>(p, t, config, outer)?;
+    let (endpoint, old, new) = accept::<P, T, U, H>(p, t, network, outer)?;
     p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
     readdress(p, endpoint, &old, &new)?;
     Ok(endpoint)
@@ -89,11 +91,12 @@ pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
 pub(crate) fn strip<P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &mut P,
     t: &T,
-    config: &Config,
+    network: &Network,
     outer: &OuterIp,
 ) -> Result<(), Reason> {
-    let (_, old, new) = accept::<P, T, U, H>(p, t, config, outer)?;
-    if config.mark == 0 {
+    let (_, old, new) = accept::<P, T, U, H>(p, t, network, outer)?;
+    let mark = t.node().map_or(0, |node| mark(node, network.id));
+    if mark == 0 {
         return Err(Reason::SwitchedOff);
     }
     let eth: Eth = p.load(0).ok_or(Reason::Truncated)?;
@@ -103,7 +106,14 @@ pub(crate) fn strip<P: Packet, T: Tables, U: Underlay, H: Inner>(
         // TTL or hop limit falls where the packet is routed.
         old.replace(&old.with_tos(new.tos()), p, ETH_LEN).ok_or(Reason::WriteFailed)?;
     }
-    p.set_mark(config.mark).ok_or(Reason::WriteFailed)
+    p.set_mark(mark).ok_or(Reason::WriteFailed)
+}
+
+/// What XDP leaves with a packet of `network` that it has taken out of its tunnel; 0: nothing, and nobody
+/// would believe it.
+#[inline(always)]
+pub(crate) const fn mark(node: &Node, network: NetworkId) -> u64 {
+    if node.mark == 0 { 0 } else { (node.mark as u64) << 32 | network as u64 }
 }
 
 /// Checks the inner packet: the pod that it is for, its header, and the header with which it leaves
@@ -112,16 +122,16 @@ pub(crate) fn strip<P: Packet, T: Tables, U: Underlay, H: Inner>(
 fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
     outer: &OuterIp,
 ) -> Result<(&'t Endpoint, H, H), Reason> {
     let ip: H = p.load(U::INNER_IP).ok_or_else(|| missing(p, U::INNER_IP + H::LEN))?;
     ip.check_version()?;
-    let sender = sender::<T, U, H>(t, &outer.source, ip.source()).ok_or(Reason::ForeignSource)?;
+    let sender = sender::<T, U, H>(t, network.id, &outer.source, ip.source()).ok_or(Reason::ForeignSource)?;
     if sender.flags & vtep::IPSEC_IN != 0 {
         return Err(Reason::Ipsec);
     }
-    if config.local(U::FAMILY).flags & local::HOOKED_DECAP != 0 {
+    if network.local(U::FAMILY).flags & local::HOOKED_DECAP != 0 {
         return Err(Reason::Hooked);
     }
     if outer.fragment {
@@ -132,14 +142,14 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     }
     let len = p.length() - U::INNER_IP as u32;
     ip.check(len)?;
-    let endpoint = receiver::<P, T, H>(p, t, ip.destination())?;
+    let endpoint = receiver::<P, T, H>(p, t, network.id, ip.destination())?;
     if len > u32::from(endpoint.mtu) {
         return Err(Reason::TooBig);
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
     let forwarded = ip.with_tos(tos).forwarded()?;
     underlay::check_sum::<P, U>(p, || inner::sum(p, &ip, U::INNER_IP, len))?;
-    flow::recognise(p, t, config, (&ip, U::INNER_IP), Way::Ingress)?;
+    flow::recognise(p, t, network, (&ip, U::INNER_IP), Way::Ingress)?;
     Ok((endpoint, ip, forwarded))
 }
 
@@ -147,12 +157,15 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
 #[inline(always)]
 fn sender<'t, T: Tables, U: Underlay, H: Inner>(
     t: &'t T,
+    network: NetworkId,
     vtep: &Addr,
     source: H::Address,
 ) -> Option<&'t Vtep> {
-    match H::route(t, source).and_then(|id| t.vtep(id)) {
+    match H::route(t, network, source).and_then(|id| t.vtep(id)) {
         Some(owner) if owner.family != 0 && owner.addr == *vtep => Some(owner),
-        _ if same_family(H::FAMILY, U::FAMILY) && H::addr(source) == *vtep => t.vtep(t.vtep_id(vtep)?),
+        _ if same_family(H::FAMILY, U::FAMILY) && H::addr(source) == *vtep => {
+            t.vtep(t.vtep_id(network, vtep)?)
+        }
         _ => None,
     }
 }
@@ -165,9 +178,10 @@ fn sender<'t, T: Tables, U: Underlay, H: Inner>(
 pub(crate) fn receiver<'t, P: Packet, T: Tables, H: Inner>(
     p: &P,
     t: &'t T,
+    network: NetworkId,
     address: H::Address,
 ) -> Result<&'t Endpoint, Reason> {
-    let endpoint = H::endpoint(t, address).ok_or(Reason::NoEndpoint)?;
+    let endpoint = H::endpoint(t, network, address).ok_or(Reason::NoEndpoint)?;
     if endpoint.flags & (endpoint::DISPUTED | endpoint::HOOKED_IN) != 0 {
         let disputed = endpoint.flags & endpoint::DISPUTED != 0;
         return Err(if disputed { Reason::Disputed } else { Reason::Hooked });
@@ -206,9 +220,9 @@ pub(crate) fn route_to_pod<P: Packet, H: Inner>(
 
 /// Whether `mac` is that of this node's vxlan device.
 #[inline(always)]
-pub(crate) fn is_local_vtep(config: &Config, mac: Mac) -> bool {
+pub(crate) fn is_local_vtep(network: &Network, mac: Mac) -> bool {
     let matches = |local: &LocalVtep| local.ifindex != 0 && mac == Mac::from_bytes(&local.mac);
-    matches(&config.local4) || matches(&config.local6)
+    matches(&network.local4) || matches(&network.local6)
 }
 
 #[inline(always)]

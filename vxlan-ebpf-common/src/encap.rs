@@ -4,7 +4,7 @@ use crate::checksum::Sum;
 use crate::counters::Reason;
 use crate::ecn;
 use crate::inner::{self, Inner, largest_packet};
-use crate::maps::{Config, Family, MARKS_ROUTE, Vtep, VtepId};
+use crate::maps::{Family, MARKS_ROUTE, Network, Vtep, VtepId};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, Encap, Underlay, V4, V6};
@@ -14,17 +14,17 @@ use crate::underlay::{self, Encap, Underlay, V4, V6};
 pub(crate) fn encapsulate<'t, P: Packet, T: Tables, H: Inner>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
     id: VtepId,
     (old, new): (&H, &H),
 ) -> Result<&'t Vtep, Reason> {
     let vtep = t.vtep(id).ok_or(Reason::NoVtep)?;
-    if config.flags & MARKS_ROUTE != 0 && p.fwmark() != 0 {
+    if network.flags & MARKS_ROUTE != 0 && p.fwmark() != 0 {
         return Err(Reason::Marked);
     }
     match vtep.family {
-        4 => over::<P, H, V4>(p, config, vtep, old, new),
-        6 => over::<P, H, V6>(p, config, vtep, old, new),
+        4 => over::<P, H, V4>(p, network, vtep, old, new),
+        6 => over::<P, H, V6>(p, network, vtep, old, new),
         _ => Err(Reason::NoVtep),
     }?;
     Ok(vtep)
@@ -33,12 +33,12 @@ pub(crate) fn encapsulate<'t, P: Packet, T: Tables, H: Inner>(
 #[inline(always)]
 fn over<P: Packet, H: Inner, U: Underlay>(
     p: &mut P,
-    config: &Config,
+    network: &Network,
     vtep: &Vtep,
     old: &H,
     new: &H,
 ) -> Result<(), Reason> {
-    let local = config.local(U::FAMILY);
+    let local = network.local(U::FAMILY);
     if let Some(reason) = local.refuses_encap().or(vtep.refuses_encap()) {
         return Err(reason);
     }
@@ -52,7 +52,7 @@ fn over<P: Packet, H: Inner, U: Underlay>(
         inner_len,
         inner_type: H::ETHER_TYPE,
         tos: ecn::encapsulate(new.tos()),
-        source_port: underlay::source_port(hash, config.port_min, config.port_max),
+        source_port: underlay::source_port(hash, network.port_min, network.port_max),
         id: match U::FAMILY {
             Family::V4 => identification(p, old, hash),
             Family::V6 => 0,
@@ -60,7 +60,7 @@ fn over<P: Packet, H: Inner, U: Underlay>(
         inner_sum: if U::CHECKSUM { inner::sum(p, new, ETH_LEN, inner_len)? } else { Sum::default() },
     };
     p.make_room(U::FAMILY).ok_or(Reason::NoRoom)?;
-    underlay::write::<P, U>(p, config, (local, vtep), &encap).ok_or(Reason::WriteFailed)?;
+    underlay::write::<P, U>(p, network, (local, vtep), &encap).ok_or(Reason::WriteFailed)?;
     old.replace(new, p, U::INNER_IP).ok_or(Reason::WriteFailed)
 }
 

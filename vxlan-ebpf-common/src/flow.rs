@@ -16,7 +16,9 @@ use crate::counters::Reason;
 use crate::ecn;
 use crate::headers::{Be16, protocol};
 use crate::inner::Inner;
-use crate::maps::{Config, Direction, Flow, FlowKey, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS};
+use crate::maps::{
+    Direction, Flow, FlowKey, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId,
+};
 use crate::packet::Packet;
 use crate::tables::Tables;
 
@@ -80,7 +82,12 @@ pub(crate) struct Tuple {
 /// The tuple of the packet with the IP header `ip` at `offset`; `None` if it is of no kind that can
 /// be verified.
 #[inline(always)]
-pub(crate) fn tuple<P: Packet, H: Inner>(p: &P, ip: &H, offset: usize, way: Way) -> Option<Tuple> {
+fn tuple<P: Packet, H: Inner>(
+    p: &P,
+    network: NetworkId,
+    (ip, offset): (&H, usize),
+    way: Way,
+) -> Option<Tuple> {
     let transport = offset + H::LEN;
     let protocol = ip.protocol();
     let (source, destination, flags) = match protocol {
@@ -94,8 +101,8 @@ pub(crate) fn tuple<P: Packet, H: Inner>(p: &P, ip: &H, offset: usize, way: Way)
     };
     let (from, to) = (H::addr(ip.source()), H::addr(ip.destination()));
     let key = match way {
-        Way::Egress => FlowKey::new(from, to, source, destination, protocol),
-        Way::Ingress => FlowKey::new(to, from, destination, source, protocol),
+        Way::Egress => FlowKey::new(network, (from, to), (source, destination), protocol),
+        Way::Ingress => FlowKey::new(network, (to, from), (destination, source), protocol),
     };
     Some(Tuple { key, flags, dscp: ip.tos() & !ecn::MASK })
 }
@@ -120,13 +127,13 @@ const fn echo(protocol: u8, kind: u8) -> Option<Echo> {
 pub(crate) fn admit<P: Packet, T: Tables, H: Inner>(
     p: &P,
     t: &T,
-    config: &Config,
+    network: &Network,
     at: (&H, usize),
     way: Way,
 ) -> Result<(), Reason> {
-    let refused = recognise(p, t, config, at, way);
+    let refused = recognise(p, t, network, at, way);
     if refused == Err(Reason::Unverified) {
-        announce(p, t, at, way);
+        announce(p, t, network, at, way);
     }
     refused
 }
@@ -137,29 +144,39 @@ pub(crate) fn admit<P: Packet, T: Tables, H: Inner>(
 pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
     p: &P,
     t: &T,
-    config: &Config,
+    network: &Network,
     (ip, offset): (&H, usize),
     way: Way,
 ) -> Result<(), Reason> {
-    if config.mode != Mode::Verified as u8 {
+    if network.mode != Mode::Verified as u8 {
         return Ok(());
     }
-    if config.flags & NO_BYPASS != 0 {
+    if network.flags & NO_BYPASS != 0 {
         return Err(Reason::Limited);
     }
-    let tuple = tuple(p, ip, offset, way).ok_or(Reason::Unverified)?;
-    if config.flags & NO_TCP_BYPASS != 0 && tuple.key.protocol == protocol::TCP {
+    let tuple = tuple(p, network.id, (ip, offset), way).ok_or(Reason::Unverified)?;
+    if network.flags & NO_TCP_BYPASS != 0 && tuple.key.protocol == protocol::TCP {
         return Err(Reason::Limited);
     }
     let mut flow = t.flow(&tuple.key).ok_or(Reason::Unverified)?;
-    if flow.bypass(t, &tuple, way, p.length()) { Ok(()) } else { Err(Reason::Unverified) }
+    if flow.bypass(t, (&tuple, way), t.generation(network.id), p.length()) {
+        Ok(())
+    } else {
+        Err(Reason::Unverified)
+    }
 }
 
 /// Notes a packet that the stack is about to see.
 #[inline(always)]
-pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, (ip, offset): (&H, usize), way: Way) {
-    let Some(tuple) = tuple(p, ip, offset, way) else { return };
-    let (now, generation, hash) = (t.now(), t.generation(), p.flow_hash());
+pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(
+    p: &P,
+    t: &T,
+    network: &Network,
+    (ip, offset): (&H, usize),
+    way: Way,
+) {
+    let Some(tuple) = tuple(p, network.id, (ip, offset), way) else { return };
+    let (now, generation, hash) = (t.now(), t.generation(network.id), p.flow_hash());
     if let Some(mut flow) = t.flow(&tuple.key) {
         return flow.note(&tuple, way, hash, now, generation);
     }
@@ -178,19 +195,19 @@ pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, (ip, offset
 pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
     p: &P,
     t: &T,
-    config: &Config,
+    network: &Network,
     (ip, offset): (&H, usize),
     way: Way,
 ) {
-    if config.mode != Mode::Verified as u8 {
+    if network.mode != Mode::Verified as u8 {
         return;
     }
-    let Some(tuple) = tuple(p, ip, offset, way) else { return };
+    let Some(tuple) = tuple(p, network.id, (ip, offset), way) else { return };
     // Not until the connection's first acknowledgement does conntrack take it for established.
-    if tuple.flags & (SYN | ACK) == SYN || is_marked(p, config, way) {
+    if tuple.flags & (SYN | ACK) == SYN || is_marked(p, network, way) {
         return;
     }
-    let (now, generation, hash) = (t.now(), t.generation(), p.flow_hash());
+    let (now, generation, hash) = (t.now(), t.generation(network.id), p.flow_hash());
     let Some(mut flow) = t.flow(&tuple.key) else { return };
     let current = flow.generation == generation;
     let direction = flow.direction(way);
@@ -204,8 +221,8 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
 /// Whether the stack has given the packet a mark that makes a difference behind it: to routing rules
 /// when it leaves in a tunnel. Where something on a pod's veth could read it, the stack delivers.
 #[inline(always)]
-fn is_marked<P: Packet>(p: &P, config: &Config, way: Way) -> bool {
-    matches!(way, Way::Egress) && config.flags & MARKS_ROUTE != 0 && p.fwmark() != 0
+fn is_marked<P: Packet>(p: &P, network: &Network, way: Way) -> bool {
+    matches!(way, Way::Egress) && network.flags & MARKS_ROUTE != 0 && p.fwmark() != 0
 }
 
 impl Flow {
@@ -245,13 +262,13 @@ impl Flow {
 
     /// Whether a packet may bypass the stack, and records that it does.
     #[inline(always)]
-    fn bypass<T: Tables>(&mut self, t: &T, tuple: &Tuple, way: Way, bytes: u32) -> bool {
+    fn bypass<T: Tables>(&mut self, t: &T, (tuple, way): (&Tuple, Way), generation: u32, bytes: u32) -> bool {
         // To read the clock takes a call. A TCP connection does without for as long as the clock
         // stands still; the low bits of the tick agree again after weeks.
         let tick = t.tick() as u32;
         let still = tuple.key.protocol == protocol::TCP && self.tick == tick;
         let now = if still { self.last } else { t.now() };
-        let open = self.is_open(tuple, way, now, t.generation());
+        let open = self.is_open(tuple, way, now, generation);
         if open {
             self.tick = tick;
             self.count(now, bytes);

@@ -6,10 +6,12 @@ use crate::encap;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac, protocol};
 use crate::inner::{Inner, largest_packet};
-use crate::maps::{Config, Endpoint, LOCAL_VTEP, MacKey, Mode, Vtep, endpoint, local};
+use crate::maps::{
+    Endpoint, LOCAL_VTEP, MacKey, Mode, NO_NETWORK, Network, NetworkId, Vtep, endpoint, local,
+};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
-use crate::underlay::{Underlay, V4, V6};
+use crate::underlay::{self, Underlay, V4, V6};
 
 /// Where a rewritten packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +44,49 @@ impl Forward<'_> {
     }
 }
 
+/// What a program has decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict<'t> {
+    /// Whose packet it is.
+    pub network: NetworkId,
+    /// Where it goes, or why it is left to the kernel.
+    pub outcome: Result<Forward<'t>, Reason>,
+}
+
+impl<'t> Verdict<'t> {
+    /// About a packet of no network.
+    #[inline(always)]
+    const fn stranger(reason: Reason) -> Self {
+        Self { network: NO_NETWORK, outcome: Err(reason) }
+    }
+
+    /// How to count it.
+    #[inline(always)]
+    pub const fn reason(&self) -> Reason {
+        match &self.outcome {
+            Ok(forward) => forward.reason(),
+            Err(reason) => *reason,
+        }
+    }
+
+    /// That of `run`, if the fast path of the network `id` is on.
+    #[inline(always)]
+    fn of<T: Tables>(
+        t: &'t T,
+        id: NetworkId,
+        run: impl FnOnce(&'t Network) -> Result<Forward<'t>, Reason>,
+    ) -> Self {
+        let outcome = match t.network(id) {
+            Some(network) if network.mode != Mode::Off as u8 => run(network),
+            _ => Err(Reason::SwitchedOff),
+        };
+        Self { network: id, outcome }
+    }
+}
+
 /// The entry point of `hook`.
 #[inline(always)]
-pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Verdict<'t> {
     match hook {
         Hook::PodEgress => pod_egress(p, t),
         Hook::TunnelEgress => tunnel_egress(p, t),
@@ -58,48 +100,54 @@ pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Result<
 
 /// What a pod sent, on the host side of its veth.
 #[inline(always)]
-pub fn pod_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    let config = running(t)?;
-    // The kernel takes a priority tag off and then looks at the packet as at any other
-    // (`__netif_receive_skb_core`, v6.18), so its source is checked. Behind a second tag it cannot be.
-    if p.tagged() && !p.priority_tagged() {
-        return Err(Reason::NotIp);
-    }
-    let eth = ethernet(p)?;
-    match eth.ether_type {
-        ETH_P_IP => from_pod::<P, T, Ipv4>(p, t, config, &eth),
-        ETH_P_IPV6 if is_of_the_link(p) => Err(Reason::UnknownSource),
-        ETH_P_IPV6 => from_pod::<P, T, Ipv6>(p, t, config, &eth),
-        ETH_P_8021Q | ETH_P_8021AD if p.tagged() => Err(Reason::PodSpoofed),
-        _ => Err(Reason::NotIp),
-    }
+pub fn pod_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
+    let id = network_behind(p, t);
+    Verdict::of(t, id, |network| {
+        // The kernel takes a priority tag off and then looks at the packet as at any other
+        // (`__netif_receive_skb_core`, v6.18), so its source is checked. Behind a second tag it cannot be.
+        if p.tagged() && !p.priority_tagged() {
+            return Err(Reason::NotIp);
+        }
+        let eth = ethernet(p)?;
+        match eth.ether_type {
+            ETH_P_IP => from_pod::<P, T, Ipv4>(p, t, network, &eth),
+            ETH_P_IPV6 if is_of_the_link(p) => Err(Reason::UnknownSource),
+            ETH_P_IPV6 => from_pod::<P, T, Ipv6>(p, t, network, &eth),
+            ETH_P_8021Q | ETH_P_8021AD if p.tagged() => Err(Reason::PodSpoofed),
+            _ => Err(Reason::NotIp),
+        }
+    })
 }
 
 /// What the host stack routed into the vxlan device.
 #[inline(always)]
-pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    let config = running(t)?;
-    let eth = untagged(p)?;
-    match eth.ether_type {
-        ETH_P_IP => from_host::<P, T, Ipv4>(p, t, config, &eth),
-        ETH_P_IPV6 => from_host::<P, T, Ipv6>(p, t, config, &eth),
-        _ => Err(Reason::NotIp),
-    }
+pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
+    let id = network_behind(p, t);
+    Verdict::of(t, id, |network| {
+        let eth = untagged(p)?;
+        match eth.ether_type {
+            ETH_P_IP => from_host::<P, T, Ipv4>(p, t, network, &eth),
+            ETH_P_IPV6 => from_host::<P, T, Ipv6>(p, t, network, &eth),
+            _ => Err(Reason::NotIp),
+        }
+    })
 }
 
 /// What arrived on the underlay interface.
 #[inline(always)]
-pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    let config = running(t)?;
+pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
     if p.stray() {
-        return Err(Reason::NotVxlan);
+        return Verdict::stranger(Reason::NotVxlan);
     }
-    let eth = untagged(p).map_err(|_| Reason::NotVxlan)?;
-    match eth.ether_type {
-        ETH_P_IP => from_underlay::<P, T, V4>(p, t, config),
-        ETH_P_IPV6 => from_underlay::<P, T, V6>(p, t, config),
+    let (id, ether_type) = match tunnel_of(p, t) {
+        Ok(found) => found,
+        Err(reason) => return Verdict::stranger(reason),
+    };
+    Verdict::of(t, id, |network| match ether_type {
+        ETH_P_IP => from_underlay::<P, T, V4>(p, t, network),
+        ETH_P_IPV6 => from_underlay::<P, T, V6>(p, t, network),
         _ => Err(Reason::NotVxlan),
-    }
+    })
 }
 
 /// Whether [`underlay_xdp`] should look behind the tag that `p` begins with: an 802.1Q tag of the VLAN
@@ -109,9 +157,8 @@ pub fn is_in_vlan<P: Packet, T: Tables>(p: &P, t: &T) -> bool {
     const VLAN: u16 = 0x0fff;
     let tagged = p.load(0).is_some_and(|eth: Eth| eth.ether_type == ETH_P_8021Q);
     let tag: Option<Be16> = p.load(ETH_LEN);
-    tagged
-        && running(t)
-            .is_ok_and(|config| config.vlan != 0 && tag.is_some_and(|tag| tag.get() & VLAN == config.vlan))
+    let vlan = t.node().map_or(0, |node| node.vlan);
+    tagged && vlan != 0 && tag.is_some_and(|tag| tag.get() & VLAN == vlan)
 }
 
 /// What arrived on the underlay interface, before the kernel merges TCP segments (GRO).
@@ -119,14 +166,16 @@ pub fn is_in_vlan<P: Packet, T: Tables>(p: &P, t: &T) -> bool {
 /// Takes a packet for a pod out of its tunnel and marks it, so that what the kernel merges are
 /// ordinary packets, which [`stripped_ingress`] then delivers.
 #[inline(always)]
-pub fn underlay_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    let config = running(t)?;
-    let eth = untagged(p).map_err(|_| Reason::NotVxlan)?;
-    match eth.ether_type {
-        ETH_P_IP => strip::<P, T, V4>(p, t, config),
-        ETH_P_IPV6 => strip::<P, T, V6>(p, t, config),
+pub fn underlay_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
+    let (id, ether_type) = match tunnel_of(p, t) {
+        Ok(found) => found,
+        Err(reason) => return Verdict::stranger(reason),
+    };
+    Verdict::of(t, id, |network| match ether_type {
+        ETH_P_IP => strip::<P, T, V4>(p, t, network),
+        ETH_P_IPV6 => strip::<P, T, V6>(p, t, network),
         _ => Err(Reason::NotVxlan),
-    }
+    })
 }
 
 /// What [`underlay_xdp`] has taken out of its tunnel, and the kernel perhaps merged since.
@@ -134,53 +183,78 @@ pub fn underlay_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<For
 /// It has to be delivered, even if the fast path has been switched off meanwhile: the host stack, to
 /// which it did not come through the vxlan device, may refuse it.
 #[inline(always)]
-pub fn stripped_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    if t.mark() == 0 || p.mark() != t.mark() || p.stray() {
-        return Err(Reason::NotVxlan);
+pub fn stripped_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
+    let id = p.mark() as NetworkId;
+    let mark = t.node().map_or(0, |node| decap::mark(node, id));
+    if mark == 0 || p.mark() != mark || p.stray() {
+        return Verdict::stranger(Reason::NotVxlan);
     }
-    match untagged(p)?.ether_type {
-        ETH_P_IP => deliver::<P, T, Ipv4>(p, t),
-        ETH_P_IPV6 => deliver::<P, T, Ipv6>(p, t),
-        _ => Err(Reason::NotIp),
-    }
+    let outcome = match untagged(p) {
+        Ok(Eth { ether_type: ETH_P_IP, .. }) => deliver::<P, T, Ipv4>(p, t, id),
+        Ok(Eth { ether_type: ETH_P_IPV6, .. }) => deliver::<P, T, Ipv6>(p, t, id),
+        Ok(_) => Err(Reason::NotIp),
+        Err(reason) => Err(reason),
+    };
+    Verdict { network: id, outcome }
 }
 
 /// What the kernel's vxlan device decapsulated.
 #[inline(always)]
-pub fn tunnel_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    let config = running(t)?;
-    let eth = untagged(p)?;
-    if !decap::is_local_vtep(config, eth.dst) {
-        return Err(Reason::OtherMac);
-    }
-    if (config.local4.flags | config.local6.flags) & local::HOOKED_TUNNEL != 0 {
-        return Err(Reason::Hooked);
-    }
-    match eth.ether_type {
-        ETH_P_IP => from_tunnel::<P, T, Ipv4>(p, t, config),
-        ETH_P_IPV6 => from_tunnel::<P, T, Ipv6>(p, t, config),
-        _ => Err(Reason::NotIp),
-    }
+pub fn tunnel_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
+    let id = network_behind(p, t);
+    Verdict::of(t, id, |network| {
+        let eth = untagged(p)?;
+        if !decap::is_local_vtep(network, eth.dst) {
+            return Err(Reason::OtherMac);
+        }
+        if (network.local4.flags | network.local6.flags) & local::HOOKED_TUNNEL != 0 {
+            return Err(Reason::Hooked);
+        }
+        match eth.ether_type {
+            ETH_P_IP => from_tunnel::<P, T, Ipv4>(p, t, network),
+            ETH_P_IPV6 => from_tunnel::<P, T, Ipv6>(p, t, network),
+            _ => Err(Reason::NotIp),
+        }
+    })
 }
 
 /// What the host stack passes to a pod: looked at, never forwarded.
 #[inline(always)]
-pub fn pod_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
-    let config = running(t)?;
-    let eth = untagged(p)?;
-    match eth.ether_type {
-        ETH_P_IP => to_pod::<P, T, Ipv4>(p, t, config),
-        ETH_P_IPV6 => to_pod::<P, T, Ipv6>(p, t, config),
-        _ => Err(Reason::NotIp),
+pub fn pod_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
+    let id = network_behind(p, t);
+    Verdict::of(t, id, |network| {
+        let eth = untagged(p)?;
+        match eth.ether_type {
+            ETH_P_IP => to_pod::<P, T, Ipv4>(p, t, network),
+            ETH_P_IPV6 => to_pod::<P, T, Ipv6>(p, t, network),
+            _ => Err(Reason::NotIp),
+        }
+    })
+}
+
+/// The network of packets at the hook's interface. Where there is only one, nobody is asked.
+#[inline(always)]
+fn network_behind<P: Packet, T: Tables>(p: &P, t: &T) -> NetworkId {
+    match t.node() {
+        Some(node) if node.only != NO_NETWORK => node.only,
+        Some(_) => t.link(p.ifindex()).network,
+        None => NO_NETWORK,
     }
 }
 
+/// The network whose tunnel a frame on the underlay may be in, and the frame's EtherType. Where there is only
+/// one network, that it is its tunnel is still to be found out.
 #[inline(always)]
-fn running<T: Tables>(t: &T) -> Result<&Config, Reason> {
-    match t.config() {
-        Some(config) if config.mode != Mode::Off as u8 => Ok(config),
-        _ => Err(Reason::SwitchedOff),
-    }
+fn tunnel_of<P: Packet, T: Tables>(p: &mut P, t: &T) -> Result<(NetworkId, Be16), Reason> {
+    let node = t.node().ok_or(Reason::NotVxlan)?;
+    let eth = untagged(p).map_err(|_| Reason::NotVxlan)?;
+    let id = match (node.only, eth.ether_type) {
+        (NO_NETWORK, ETH_P_IP) => underlay::network::<P, T, V4>(p, t, node)?,
+        (NO_NETWORK, ETH_P_IPV6) => underlay::network::<P, T, V6>(p, t, node)?,
+        (NO_NETWORK, _) => return Err(Reason::NotVxlan),
+        (only, _) => only,
+    };
+    Ok((id, eth.ether_type))
 }
 
 #[inline(always)]
@@ -225,26 +299,28 @@ fn is_of_the_link<P: Packet>(p: &mut P) -> bool {
 fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
     eth: &Eth,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = bare(p)?;
-    let Some(id) = H::route(t, ip.destination()) else { return Err(elsewhere(p, t, config, &ip)) };
-    let sender = sender::<P, T, H>(p, t, &ip)?;
+    let Some(id) = H::route(t, network.id, ip.destination()) else {
+        return Err(elsewhere(p, t, network, &ip));
+    };
+    let sender = sender::<P, T, H>(p, t, network.id, &ip)?;
     if p.tagged() {
         return Err(Reason::NotIp);
     }
     ip.check(p.length() - ETH_LEN as u32)?;
     let to_node = eth.dst == Mac::from_bytes(&sender.gateway_mac);
     if id == LOCAL_VTEP {
-        return to_neighbour(p, t, config, (eth, to_node), &ip, sender);
+        return to_neighbour(p, t, network, (eth, to_node), &ip, sender);
     }
     if !to_node {
         return Err(Reason::NotForNode);
     }
     let forwarded = ip.forwarded()?;
-    flow::admit(p, t, config, (&ip, ETH_LEN), Way::Egress)?;
-    encap::encapsulate(p, t, config, id, (&ip, &forwarded)).map(Forward::Encapsulated)
+    flow::admit(p, t, network, (&ip, ETH_LEN), Way::Egress)?;
+    encap::encapsulate(p, t, network, id, (&ip, &forwarded)).map(Forward::Encapsulated)
 }
 
 /// Why a pod's packet that leaves the overlay is not forwarded.
@@ -253,17 +329,17 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
 /// masquerading gives it, what the pod has encapsulated would pass for the overlay's. Where the port
 /// cannot be read, the nf_tables table looks for it; it knows pods by their addresses.
 #[inline(always)]
-fn elsewhere<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, config: &Config, ip: &H) -> Reason {
+fn elsewhere<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, network: &Network, ip: &H) -> Reason {
     let plain = ip.check(p.length() - ETH_LEN as u32);
     let others = plain.is_ok() && ip.protocol() != protocol::UDP;
-    if others || !is_node::<T, H>(t, config, ip.destination()) {
+    if others || !is_node::<T, H>(t, network, ip.destination()) {
         return Reason::NoRoute;
     }
     if plain.is_ok() {
-        let tunnels = p.load(ETH_LEN + H::LEN + 2).is_some_and(|port: Be16| port == config.port());
+        let tunnels = p.load(ETH_LEN + H::LEN + 2).is_some_and(|port: Be16| port == network.port());
         return if tunnels { Reason::PodTunnels } else { Reason::NoRoute };
     }
-    match sender::<P, T, H>(p, t, ip) {
+    match sender::<P, T, H>(p, t, network.id, ip) {
         Err(Reason::PodSpoofed) => Reason::PodSpoofed,
         _ => Reason::NoRoute,
     }
@@ -271,27 +347,34 @@ fn elsewhere<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, config: &Config, ip: 
 
 /// Whether `address` is the underlay address of a node of the network.
 #[inline(always)]
-fn is_node<T: Tables, H: Inner>(t: &T, config: &Config, address: H::Address) -> bool {
+fn is_node<T: Tables, H: Inner>(t: &T, network: &Network, address: H::Address) -> bool {
     let address = H::addr(address);
-    address == config.local4.addr || address == config.local6.addr || t.vtep_id(&address).is_some()
+    address == network.local4.addr
+        || address == network.local6.addr
+        || t.vtep_id(network.id, &address).is_some()
 }
 
 /// The pod that a packet came from, if it uses an address of its own.
 ///
 /// What is known of the sender itself is looked up only where the address is not known to be its own.
 #[inline(always)]
-fn sender<'t, P: Packet, T: Tables, H: Inner>(p: &P, t: &'t T, ip: &H) -> Result<&'t Endpoint, Reason> {
-    match H::endpoint(t, ip.source()) {
+fn sender<'t, P: Packet, T: Tables, H: Inner>(
+    p: &P,
+    t: &'t T,
+    network: NetworkId,
+    ip: &H,
+) -> Result<&'t Endpoint, Reason> {
+    match H::endpoint(t, network, ip.source()) {
         // Not a violation, however it is settled.
         Some(sender) if sender.flags & endpoint::DISPUTED != 0 => Err(Reason::Disputed),
         Some(sender) if sender.ifindex == p.ifindex() && sender.flags & endpoint::HOOKED_OUT != 0 => {
             Err(Reason::Hooked)
         }
         Some(sender) if sender.ifindex == p.ifindex() => Ok(sender),
-        Some(_) if t.veth(p.ifindex()).takes_anothers(H::FAMILY) => Err(Reason::PodSpoofed),
+        Some(_) if t.link(p.ifindex()).takes_anothers(H::FAMILY) => Err(Reason::PodSpoofed),
         Some(_) => Err(Reason::UnknownSource),
-        None if H::route(t, ip.source()) != Some(LOCAL_VTEP) => Err(Reason::PodSpoofed),
-        None if t.veth(p.ifindex()).takes_nobodys(H::FAMILY) => Err(Reason::PodSpoofed),
+        None if H::route(t, network, ip.source()) != Some(LOCAL_VTEP) => Err(Reason::PodSpoofed),
+        None if t.link(p.ifindex()).takes_nobodys(H::FAMILY) => Err(Reason::PodSpoofed),
         // A pod that has just come up.
         None => Err(Reason::UnknownSource),
     }
@@ -302,18 +385,18 @@ fn sender<'t, P: Packet, T: Tables, H: Inner>(p: &P, t: &'t T, ip: &H) -> Result
 fn to_neighbour<'t, P: Packet, T: Tables, H: Inner>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
     (eth, to_node): (&Eth, bool),
     ip: &H,
     sender: &Endpoint,
 ) -> Result<Forward<'t>, Reason> {
-    let endpoint = decap::receiver::<P, T, H>(p, t, ip.destination())?;
+    let endpoint = decap::receiver::<P, T, H>(p, t, network.id, ip.destination())?;
     if endpoint.ifindex == sender.ifindex {
         return Err(Reason::NotForNode);
     }
-    if let Err(reason) = flow::admit(p, t, config, (ip, ETH_LEN), Way::Egress) {
+    if let Err(reason) = flow::admit(p, t, network, (ip, ETH_LEN), Way::Egress) {
         // For the pod that receives it, too.
-        flow::announce(p, t, (ip, ETH_LEN), Way::Ingress);
+        flow::announce(p, t, network, (ip, ETH_LEN), Way::Ingress);
         return Err(reason);
     }
     if to_node {
@@ -334,53 +417,57 @@ fn to_neighbour<'t, P: Packet, T: Tables, H: Inner>(
 fn from_host<'t, P: Packet, T: Tables, H: Inner>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
     eth: &Eth,
 ) -> Result<Forward<'t>, Reason> {
-    let id = t.mac(&MacKey::of(config.vni, eth.dst)).ok_or(Reason::OtherMac)?;
+    let id = t.mac(&MacKey::of(network.id, eth.dst)).ok_or(Reason::OtherMac)?;
     let ip: H = checked(p)?;
-    flow::passed(p, t, config, (&ip, ETH_LEN), Way::Egress);
-    encap::encapsulate(p, t, config, id, (&ip, &ip)).map(Forward::Encapsulated)
+    flow::passed(p, t, network, (&ip, ETH_LEN), Way::Egress);
+    encap::encapsulate(p, t, network, id, (&ip, &ip)).map(Forward::Encapsulated)
 }
 
 #[inline(always)]
 fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
 ) -> Result<Forward<'t>, Reason> {
-    let outer = decap::outer::<P, U>(p, config)?;
-    match decap::inner_type::<P, U>(p, config, &outer) {
-        Ok(ETH_P_IP) => decap::decapsulate::<P, T, U, Ipv4>(p, t, config, &outer),
-        Ok(ETH_P_IPV6) => decap::decapsulate::<P, T, U, Ipv6>(p, t, config, &outer),
+    let outer = decap::outer::<P, U>(p, network)?;
+    match decap::inner_type::<P, U>(p, network, &outer) {
+        Ok(ETH_P_IP) => decap::decapsulate::<P, T, U, Ipv4>(p, t, network, &outer),
+        Ok(ETH_P_IPV6) => decap::decapsulate::<P, T, U, Ipv6>(p, t, network, &outer),
         Ok(_) => Err(Reason::NotIp),
         Err(reason) => Err(reason),
     }
     .map(Forward::Decapsulated)
-    .map_err(|reason| decap::refusal(t, &outer, reason))
+    .map_err(|reason| decap::refusal(t, network, &outer, reason))
 }
 
 #[inline(always)]
 fn strip<'t, P: Packet, T: Tables, U: Underlay>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
 ) -> Result<Forward<'t>, Reason> {
-    let outer = decap::outer::<P, U>(p, config)?;
-    match decap::inner_type::<P, U>(p, config, &outer) {
-        Ok(ETH_P_IP) => decap::strip::<P, T, U, Ipv4>(p, t, config, &outer),
-        Ok(ETH_P_IPV6) => decap::strip::<P, T, U, Ipv6>(p, t, config, &outer),
+    let outer = decap::outer::<P, U>(p, network)?;
+    match decap::inner_type::<P, U>(p, network, &outer) {
+        Ok(ETH_P_IP) => decap::strip::<P, T, U, Ipv4>(p, t, network, &outer),
+        Ok(ETH_P_IPV6) => decap::strip::<P, T, U, Ipv6>(p, t, network, &outer),
         Ok(_) => Err(Reason::NotIp),
         Err(reason) => Err(reason),
     }
     .map(|()| Forward::Stripped)
-    .map_err(|reason| decap::refusal(t, &outer, reason))
+    .map_err(|reason| decap::refusal(t, network, &outer, reason))
 }
 
 #[inline(always)]
-fn deliver<'t, P: Packet, T: Tables, H: Inner>(p: &mut P, t: &'t T) -> Result<Forward<'t>, Reason> {
+fn deliver<'t, P: Packet, T: Tables, H: Inner>(
+    p: &mut P,
+    t: &'t T,
+    network: NetworkId,
+) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    let endpoint = H::endpoint(t, ip.destination()).ok_or(Reason::NoEndpoint)?;
+    let endpoint = H::endpoint(t, network, ip.destination()).ok_or(Reason::NoEndpoint)?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))
 }
@@ -389,11 +476,11 @@ fn deliver<'t, P: Packet, T: Tables, H: Inner>(p: &mut P, t: &'t T) -> Result<Fo
 fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    let endpoint = decap::receiver::<P, T, H>(p, t, ip.destination())?;
-    flow::admit(p, t, config, (&ip, ETH_LEN), Way::Ingress)?;
+    let endpoint = decap::receiver::<P, T, H>(p, t, network.id, ip.destination())?;
+    flow::admit(p, t, network, (&ip, ETH_LEN), Way::Ingress)?;
     decap::route_to_pod(p, endpoint, &ip)?;
     Ok(Forward::Delivered(endpoint))
 }
@@ -403,12 +490,12 @@ fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(
 fn to_pod<'t, P: Packet, T: Tables, H: Inner>(
     p: &mut P,
     t: &'t T,
-    config: &Config,
+    network: &Network,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
-    flow::passed(p, t, config, (&ip, ETH_LEN), Way::Ingress);
-    if H::route(t, ip.source()) == Some(LOCAL_VTEP) {
-        flow::passed(p, t, config, (&ip, ETH_LEN), Way::Egress);
+    flow::passed(p, t, network, (&ip, ETH_LEN), Way::Ingress);
+    if H::route(t, network.id, ip.source()) == Some(LOCAL_VTEP) {
+        flow::passed(p, t, network, (&ip, ETH_LEN), Way::Egress);
     }
     Err(Reason::Passed)
 }

@@ -3,7 +3,7 @@
 use crate::checksum::{self, Sum};
 use crate::counters::Reason;
 use crate::headers::{Be16, Be32, ETH_P_IP, ETH_P_IPV6, Ipv4, Ipv6, Udp, protocol};
-use crate::maps::{Addr, Endpoint, Family, VtepId};
+use crate::maps::{Addr, Endpoint, Family, NetworkId, VtepId};
 use crate::packet::{Packet, Wire};
 use crate::tables::Tables;
 
@@ -67,9 +67,9 @@ pub trait Inner: Wire {
     fn enclosed_sum(&self) -> Option<Sum>;
 
     /// Longest match in ROUTES.
-    fn route<T: Tables>(t: &T, address: Self::Address) -> Option<VtepId>;
+    fn route<T: Tables>(t: &T, network: NetworkId, address: Self::Address) -> Option<VtepId>;
     /// ENDPOINTS.
-    fn endpoint<T: Tables>(t: &T, address: Self::Address) -> Option<&Endpoint>;
+    fn endpoint<T: Tables>(t: &T, network: NetworkId, address: Self::Address) -> Option<&Endpoint>;
     /// In the form of the underlay tables.
     fn addr(address: Self::Address) -> Addr;
 }
@@ -169,13 +169,13 @@ impl Inner for Ipv4 {
     }
 
     #[inline(always)]
-    fn route<T: Tables>(t: &T, address: Be32) -> Option<VtepId> {
-        t.route4(address)
+    fn route<T: Tables>(t: &T, network: NetworkId, address: Be32) -> Option<VtepId> {
+        t.route4(network, address)
     }
 
     #[inline(always)]
-    fn endpoint<T: Tables>(t: &T, address: Be32) -> Option<&Endpoint> {
-        t.endpoint4(address)
+    fn endpoint<T: Tables>(t: &T, network: NetworkId, address: Be32) -> Option<&Endpoint> {
+        t.endpoint4(network, address)
     }
 
     #[inline(always)]
@@ -269,13 +269,13 @@ impl Inner for Ipv6 {
     }
 
     #[inline(always)]
-    fn route<T: Tables>(t: &T, address: [Be32; 4]) -> Option<VtepId> {
-        t.route6(address)
+    fn route<T: Tables>(t: &T, network: NetworkId, address: [Be32; 4]) -> Option<VtepId> {
+        t.route6(network, address)
     }
 
     #[inline(always)]
-    fn endpoint<T: Tables>(t: &T, address: [Be32; 4]) -> Option<&Endpoint> {
-        t.endpoint6(address)
+    fn endpoint<T: Tables>(t: &T, network: NetworkId, address: [Be32; 4]) -> Option<&Endpoint> {
+        t.endpoint6(network, address)
     }
 
     #[inline(always)]

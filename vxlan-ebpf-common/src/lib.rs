@@ -34,6 +34,6 @@ mod tests;
 pub mod underlay;
 
 pub use counters::{Disposition, Hook, Reason};
-pub use hooks::Forward;
+pub use hooks::{Forward, Verdict};
 pub use packet::Packet;
 pub use tables::Tables;

@@ -7,48 +7,69 @@ use crate::counters::{Disposition, Hook, Reason};
 use crate::headers::{Be16, Be32, Mac};
 
 /// Changes with every incompatible change of a map's layout; part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Names of the maps, as pinned.
 pub mod names {
-    /// Array of one [`Config`](super::Config).
-    pub const CONFIG: &str = "CONFIG";
-    /// Array of two `u32`: [`SWITCH_OFF`](super::SWITCH_OFF) and
-    /// [`SWITCH_GENERATION`](super::SWITCH_GENERATION).
+    /// Array of one [`Node`](super::Node).
+    pub const NODE: &str = "NODE";
+    /// Array: [`NetworkId`](super::NetworkId) → [`Network`](super::Network).
+    pub const NETWORKS: &str = "NETWORKS";
+    /// Array of `u32`, two for each network; see [`switch`](super::switch).
     pub const SWITCH: &str = "SWITCH";
-    /// LPM trie: inner IPv4 prefix → [`VtepId`](super::VtepId).
+    /// Hash: [`VniKey`](super::VniKey) → [`NetworkId`](super::NetworkId).
+    pub const VNIS: &str = "VNIS";
+    /// Hash: interface → [`LinkEntry`](super::LinkEntry).
+    pub const LINKS: &str = "LINKS";
+    /// LPM trie: [`NetworkId`](super::NetworkId) and inner IPv4 prefix → [`VtepId`](super::VtepId).
     pub const ROUTES4: &str = "ROUTES4";
-    /// LPM trie: inner IPv6 prefix → [`VtepId`](super::VtepId).
+    /// LPM trie: [`NetworkId`](super::NetworkId) and inner IPv6 prefix → [`VtepId`](super::VtepId).
     pub const ROUTES6: &str = "ROUTES6";
     /// Array: [`VtepId`](super::VtepId) → [`Vtep`](super::Vtep).
     pub const VTEPS: &str = "VTEPS";
-    /// Hash: underlay address → [`VtepId`](super::VtepId): who may send us anything.
+    /// Hash: [`Key6`](super::Key6) of an underlay address → [`VtepId`](super::VtepId): who may send us
+    /// anything.
     pub const VTEP_IDS: &str = "VTEP_IDS";
     /// Hash: [`MacKey`](super::MacKey) → [`VtepId`](super::VtepId).
     pub const MACS: &str = "MACS";
-    /// Hash: local pod's IPv4 address → [`Endpoint`](super::Endpoint).
+    /// Hash: [`Key4`](super::Key4) of a local pod → [`Endpoint`](super::Endpoint).
     pub const ENDPOINTS4: &str = "ENDPOINTS4";
-    /// Hash: local pod's IPv6 address → [`Endpoint`](super::Endpoint).
+    /// Hash: [`Key6`](super::Key6) of a local pod → [`Endpoint`](super::Endpoint).
     pub const ENDPOINTS6: &str = "ENDPOINTS6";
-    /// Hash: host side of a pod's veth → [`Veth`](super::Veth).
-    pub const VETHS: &str = "VETHS";
     /// Per-CPU array of [`Counter`](super::Counter), indexed by
     /// [`counters::index`](crate::counters::index).
     pub const COUNTERS: &str = "COUNTERS";
     /// LRU hash: [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
     pub const FLOWS: &str = "FLOWS";
     /// All of them.
-    pub const ALL: [&str; 12] = [
-        CONFIG, SWITCH, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, MACS, ENDPOINTS4, ENDPOINTS6, VETHS, COUNTERS,
-        FLOWS,
+    pub const ALL: [&str; 14] = [
+        NODE, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, MACS, ENDPOINTS4, ENDPOINTS6,
+        COUNTERS, FLOWS,
     ];
 }
 
-/// Index into SWITCH: 0 lets the fast path run, 1 leaves every packet to the kernel.
+/// Index into NETWORKS, SWITCH and COUNTERS. [`NO_NETWORK`] is none in particular.
+pub type NetworkId = u32;
+
+/// What concerns the node as a whole, or packets whose network is not known.
+pub const NO_NETWORK: NetworkId = 0;
+
+/// Networks that fit into the maps unless the agent sizes them otherwise, with [`NO_NETWORK`].
+pub const DEFAULT_NETWORKS: u32 = 16;
+/// Networks that the maps may have room for, with [`NO_NETWORK`].
+pub const MAX_NETWORKS: u32 = 8192;
+
+/// Of SWITCH, what [`switch`] picks: 0 lets the fast path run, 1 leaves every packet to the kernel.
 pub const SWITCH_OFF: u32 = 0;
-/// Index into SWITCH: a flow counts only while its generation is this one, so that writing another
-/// number closes all bypasses.
+/// Of SWITCH, what [`switch`] picks: a flow counts only while its generation is this one, so that writing
+/// another number closes all bypasses.
 pub const SWITCH_GENERATION: u32 = 1;
+
+/// Index into SWITCH: `what` of `network`.
+#[inline(always)]
+pub const fn switch(network: NetworkId, what: u32) -> u32 {
+    network * 2 + what
+}
 
 /// Index into VTEPS. [`LOCAL_VTEP`] is this node.
 pub type VtepId = u32;
@@ -125,6 +146,79 @@ impl From<Addr> for core::net::IpAddr {
     }
 }
 
+/// An IPv4 address in a network.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Key4 {
+    /// Which network.
+    pub network: NetworkId,
+    /// Which address.
+    pub addr: [u8; 4],
+}
+
+impl Key4 {
+    /// The key of `addr` in `network`.
+    #[inline(always)]
+    pub const fn new(network: NetworkId, addr: Be32) -> Self {
+        Self { network, addr: addr.to_bytes() }
+    }
+
+    /// As bytes, for a trie. The network's number is the host's to order: all of it counts.
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; 8] {
+        // SAFETY: same size, no padding.
+        unsafe { core::mem::transmute::<Self, [u8; 8]>(self) }
+    }
+}
+
+/// An IPv6 address, or in VTEP_IDS one of either version, in a network.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Key6 {
+    /// Which network.
+    pub network: NetworkId,
+    /// Which address.
+    pub addr: Addr,
+}
+
+impl Key6 {
+    /// The key of `addr` in `network`.
+    #[inline(always)]
+    pub const fn new(network: NetworkId, addr: Addr) -> Self {
+        Self { network, addr }
+    }
+
+    /// As bytes, for a trie; see [`Key4::bytes`].
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; 20] {
+        // SAFETY: same size, no padding.
+        unsafe { core::mem::transmute::<Self, [u8; 20]>(self) }
+    }
+}
+
+/// Bits in front of the address in the keys of ROUTES4 and ROUTES6: the network's.
+pub const NETWORK_BITS: u32 = 32;
+
+/// Key of VNIS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct VniKey {
+    /// The VNI, 24 bits.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: Be16,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+impl VniKey {
+    /// The key of `vni` at `port`.
+    #[inline(always)]
+    pub const fn new(vni: u32, port: Be16) -> Self {
+        Self { vni, port, reserved: [0; 2] }
+    }
+}
+
 /// Family of the underlay a VTEP is reached over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
@@ -173,26 +267,60 @@ impl LocalVtep {
     }
 }
 
-/// [`Config::flags`]: count violations of the source checks, but leave the packets to the kernel.
+/// [`Network::flags`]: count violations of the source checks, but leave the packets to the kernel.
 pub const TOLERATE_VIOLATIONS: u32 = 1 << 0;
-/// [`Config::flags`]: drop malformed packets from the underlay.
+/// [`Network::flags`]: drop malformed packets from the underlay.
 pub const DROP_MALFORMED: u32 = 1 << 1;
-/// [`Config::flags`]: drop packets from the underlay for a VNI that is not ours.
+/// [`Network::flags`]: drop packets from the underlay for a VNI that is nobody's here.
 pub const DROP_OTHER_VNI: u32 = 1 << 2;
-/// [`Config::flags`]: no flow bypasses the host stack, because a rule there counts or limits packets.
+/// [`Network::flags`]: no flow bypasses the host stack, because a rule there counts or limits packets.
 pub const NO_BYPASS: u32 = 1 << 3;
-/// [`Config::flags`]: no TCP connection bypasses the host stack, because conntrack would not take it back.
+/// [`Network::flags`]: no TCP connection bypasses the host stack, because conntrack would not take it back.
 pub const NO_TCP_BYPASS: u32 = 1 << 4;
-/// [`Config::flags`]: a routing rule of the host looks at packets' marks.
+/// [`Network::flags`]: a routing rule of the host looks at packets' marks.
 pub const MARKS_ROUTE: u32 = 1 << 5;
-/// [`Config::flags`]: not every VTEP and subnet of the network found a place in the tables, so what is
+/// [`Network::flags`]: not every VTEP and subnet of the network found a place in the tables, so what is
 /// missing there is no violation.
 pub const PARTIAL: u32 = 1 << 6;
 
-/// What every program of a network needs to know.
+/// UDP ports that [`Node::ports`] has room for.
+pub const NODE_PORTS: usize = 4;
+
+/// What programs need to know before they know a packet's network.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Config {
+pub struct Node {
+    /// The network of every packet while there is only one; [`NO_NETWORK`] while there are several: then
+    /// interface or VNI say which.
+    pub only: NetworkId,
+    /// Secret that the XDP program leaves with a packet which it has decapsulated, so that the TC
+    /// program believes it; 0 while there is no XDP program.
+    pub mark: u32,
+    /// VLAN of frames that XDP looks into behind their tag; 0: none.
+    pub vlan: u16,
+    /// 1: more UDP ports are in use than [`ports`](Self::ports) has room for.
+    pub more_ports: u16,
+    /// UDP destination ports of networks, in network byte order; 0: none.
+    pub ports: [Be16; NODE_PORTS],
+}
+
+impl Node {
+    /// Whether a network may use this UDP destination port.
+    #[inline(always)]
+    pub const fn uses(&self, port: Be16) -> bool {
+        let [a, b, c, d] = self.ports;
+        let Be16(port) = port;
+        a.0 == port || b.0 == port || c.0 == port || d.0 == port || self.more_ports != 0
+    }
+}
+
+/// What every program needs to know of a network. That of [`NO_NETWORK`] has nothing but flags, for packets
+/// of no network.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Network {
+    /// Its number; [`NO_NETWORK`]: the entry is free.
+    pub id: NetworkId,
     /// The VNI, 24 bits.
     pub vni: u32,
     /// UDP destination port in network byte order.
@@ -208,20 +336,31 @@ pub struct Config {
     /// Or of [`TOLERATE_VIOLATIONS`], [`DROP_MALFORMED`], [`DROP_OTHER_VNI`], [`NO_BYPASS`],
     /// [`NO_TCP_BYPASS`], [`MARKS_ROUTE`] and [`PARTIAL`].
     pub flags: u32,
-    /// Secret that the XDP program leaves with a packet which it has decapsulated, so that the TC
-    /// program believes it; 0 while there is no XDP program.
-    pub mark: u32,
-    /// VLAN of frames that XDP looks into behind their tag; 0: none.
-    pub vlan: u16,
-    /// Zero.
-    pub more_reserved: u16,
     /// This node on the IPv4 underlay.
     pub local4: LocalVtep,
     /// This node on the IPv6 underlay.
     pub local6: LocalVtep,
+    /// Its name, filled up with zeros.
+    pub name: [u8; NAME_LEN],
 }
 
-impl Config {
+/// Longest name of a network, in bytes.
+pub const NAME_LEN: usize = 32;
+
+/// The form of a network's name in [`Network::name`]; what is too long is cut.
+pub fn name_bytes(name: &str) -> [u8; NAME_LEN] {
+    let mut bytes = [0; NAME_LEN];
+    bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    bytes
+}
+
+impl Network {
+    /// The network's name, if it is text.
+    pub fn name(&self) -> Option<&str> {
+        let end = self.name.iter().position(|byte| *byte == 0).unwrap_or(NAME_LEN);
+        core::str::from_utf8(&self.name[..end]).ok()
+    }
+
     /// UDP destination port.
     #[inline(always)]
     pub const fn port(&self) -> Be16 {
@@ -255,7 +394,7 @@ impl Config {
     }
 }
 
-/// Values of [`Config::mode`].
+/// Values of [`Network::mode`].
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -330,8 +469,8 @@ impl Vtep {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacKey {
-    /// The VNI, 24 bits.
-    pub vni: u32,
+    /// Which network.
+    pub network: NetworkId,
     /// MAC of a remote VTEP.
     pub mac: [u8; 6],
     /// Zero.
@@ -339,17 +478,17 @@ pub struct MacKey {
 }
 
 impl MacKey {
-    /// The key of `mac` in `vni`.
+    /// The key of `mac` in `network`.
     #[inline(always)]
-    pub const fn new(vni: u32, mac: [u8; 6]) -> Self {
-        Self { vni, mac, reserved: [0; 2] }
+    pub const fn new(network: NetworkId, mac: [u8; 6]) -> Self {
+        Self { network, mac, reserved: [0; 2] }
     }
 
-    /// The key of `mac` in `vni`.
+    /// The key of `mac` in `network`.
     #[inline(always)]
-    pub const fn of(vni: u32, Mac(words): Mac) -> Self {
+    pub const fn of(network: NetworkId, Mac(words): Mac) -> Self {
         // SAFETY: same size, no padding, valid for any bytes.
-        Self::new(vni, unsafe { core::mem::transmute::<[Be16; 3], [u8; 6]>(words) })
+        Self::new(network, unsafe { core::mem::transmute::<[Be16; 3], [u8; 6]>(words) })
     }
 }
 
@@ -392,17 +531,21 @@ pub mod endpoint {
     pub const DISPUTED: u8 = 1 << 2;
 }
 
-/// What is known of the pod behind a veth, for the case that it uses an address that is not known to be
-/// its own.
+/// What is known of an interface that programs are attached to.
+///
+/// Of the host side of a pod's veth [`flags`](Self::flags) say what is known of the pod, for the case that it
+/// uses an address that is not known to be its own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Veth {
-    /// Or of [`veth`]'s bits.
+pub struct LinkEntry {
+    /// Whose packets are behind it; [`NO_NETWORK`]: the interface is not known.
+    pub network: NetworkId,
+    /// Or of [`link`]'s bits.
     pub flags: u32,
 }
 
-/// Bits of [`Veth::flags`].
-pub mod veth {
+/// Bits of [`LinkEntry::flags`].
+pub mod link {
     /// The pod has just come up: its address may still be listed as that of the pod before it.
     pub const NEW: u32 = 1 << 0;
     /// It has an IPv4 address that nobody disputes.
@@ -419,16 +562,16 @@ pub mod veth {
     pub const SEVERAL6: u32 = 1 << 6;
 }
 
-impl Veth {
+impl LinkEntry {
     /// Whether the pod has no right to an address that another pod has. One whose own address was taken,
     /// or is not known yet, may have.
     #[inline(always)]
     pub const fn takes_anothers(self, family: Family) -> bool {
         let (owns, had) = match family {
-            Family::V4 => (veth::OWNS4, veth::HAD4),
-            Family::V6 => (veth::OWNS6, veth::HAD6),
+            Family::V4 => (link::OWNS4, link::HAD4),
+            Family::V6 => (link::OWNS6, link::HAD6),
         };
-        self.flags & owns != 0 || self.flags & (had | veth::NEW) == 0
+        self.flags & owns != 0 || self.flags & (had | link::NEW) == 0
     }
 
     /// Whether the pod has no right to an address of the node's subnets that nobody has. One with several
@@ -436,8 +579,8 @@ impl Veth {
     #[inline(always)]
     pub const fn takes_nobodys(self, family: Family) -> bool {
         let (owns, several) = match family {
-            Family::V4 => (veth::OWNS4, veth::SEVERAL4),
-            Family::V6 => (veth::OWNS6, veth::SEVERAL6),
+            Family::V4 => (link::OWNS4, link::SEVERAL4),
+            Family::V6 => (link::OWNS6, link::SEVERAL6),
         };
         self.flags & (owns | several) == owns
     }
@@ -469,15 +612,20 @@ pub struct FlowKey {
     pub protocol: u8,
     /// Zero.
     pub reserved: u8,
-    /// Zero.
-    pub more_reserved: u16,
+    /// The low bits of its [`NetworkId`].
+    pub network: u16,
 }
 
 impl FlowKey {
-    /// The key of a flow.
+    /// The key of a flow in `network`.
     #[inline(always)]
-    pub const fn new(local: Addr, remote: Addr, local_port: Be16, remote_port: Be16, protocol: u8) -> Self {
-        Self { local, remote, local_port, remote_port, protocol, reserved: 0, more_reserved: 0 }
+    pub const fn new(
+        network: NetworkId,
+        (local, remote): (Addr, Addr),
+        (local_port, remote_port): (Be16, Be16),
+        protocol: u8,
+    ) -> Self {
+        Self { local, remote, local_port, remote_port, protocol, reserved: 0, network: network as u16 }
     }
 }
 
@@ -535,7 +683,15 @@ mod pod {
     // SAFETY: see the module's first line; `layout` below checks the absence of padding.
     unsafe impl aya::Pod for Addr {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Config {}
+    unsafe impl aya::Pod for Node {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Network {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Key4 {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Key6 {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for VniKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Vtep {}
     // SAFETY: as above.
@@ -543,7 +699,7 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Veth {}
+    unsafe impl aya::Pod for LinkEntry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
     // SAFETY: as above.
@@ -555,11 +711,15 @@ mod pod {
 /// No type has padding: the sizes are the sums of the fields.
 const _: () = {
     assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4);
-    assert!(size_of::<Config>() == 4 + 2 + 1 + 1 + 2 + 2 + 4 + 4 + 2 + 2 + 2 * 32);
+    assert!(size_of::<Node>() == 4 + 4 + 2 + 2 + 4 * 2);
+    assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 2 + 2 + 4 + 2 * 32 + 32);
+    assert!(size_of::<Key4>() == 4 + 4);
+    assert!(size_of::<Key6>() == 4 + 16);
+    assert!(size_of::<VniKey>() == 4 + 2 + 2);
     assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 2);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1 + 4);
-    assert!(size_of::<Veth>() == 4);
+    assert!(size_of::<LinkEntry>() == 8);
     assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);
     assert!(size_of::<Direction>() == 4 + 4 + 8);
     assert!(size_of::<Flow>() == 4 + 4 + 2 * 8 + 2 * 16 + 2 * 8);

@@ -9,9 +9,13 @@ use std::vec::Vec;
 
 use crate::counters::{Hook, Reason};
 use crate::headers::Be32;
-use crate::maps::{Addr, Config, Endpoint, Family, Flow, FlowKey, MacKey, Veth, Vtep, VtepId};
+use crate::maps::{
+    Addr, Endpoint, Family, Flow, FlowKey, Key4, Key6, LinkEntry, MacKey, NETWORK_BITS, Network, NetworkId,
+    Node, VniKey, Vtep, VtepId,
+};
 use crate::packet::{ETH_LEN, Packet, Wire};
 use crate::tables::Tables;
+use crate::testbed;
 use crate::underlay;
 
 /// A frame, and what the kernel knows about it besides its bytes.
@@ -36,7 +40,7 @@ pub struct Frame {
     /// [`Packet::random`].
     pub random: u32,
     /// [`Packet::mark`].
-    pub mark: u32,
+    pub mark: u64,
     /// [`Packet::checksum_verified`].
     pub verified: bool,
     /// An interface that is not there.
@@ -116,11 +120,11 @@ impl Packet for Frame {
         (!self.rigid && self.bytes.len() >= end).then(|| drop(self.bytes.drain(ETH_LEN..end)))
     }
 
-    fn mark(&self) -> u32 {
+    fn mark(&self) -> u64 {
         self.mark
     }
 
-    fn set_mark(&mut self, mark: u32) -> Option<()> {
+    fn set_mark(&mut self, mark: u64) -> Option<()> {
         self.mark = mark;
         Some(())
     }
@@ -130,39 +134,43 @@ impl Packet for Frame {
     fn replace_in_sum(&mut self, _from: u32, _to: u32) {}
 }
 
-/// The maps of a network. LPM is done by trying every prefix.
+/// The maps of a node. LPM is done by trying every prefix.
 #[derive(Clone, Debug, Default)]
 pub struct Maps {
-    /// CONFIG; `None` before there is one.
-    pub config: Option<Config>,
-    /// Whether SWITCH has the fast path off.
+    /// NODE.
+    pub node: Node,
+    /// NETWORKS.
+    pub networks: BTreeMap<NetworkId, Network>,
+    /// VNIS.
+    pub vnis: BTreeMap<VniKey, NetworkId>,
+    /// LINKS.
+    pub links: BTreeMap<u32, LinkEntry>,
+    /// Whether SWITCH has the fast path of every network off.
     pub switched_off: bool,
-    /// ROUTES4 by address and prefix length.
-    pub routes4: BTreeMap<([u8; 4], u32), VtepId>,
-    /// ROUTES6 by address and prefix length.
-    pub routes6: BTreeMap<([u8; 16], u32), VtepId>,
+    /// ROUTES4 by network, address and prefix length.
+    pub routes4: BTreeMap<(Key4, u32), VtepId>,
+    /// ROUTES6 by network, address and prefix length.
+    pub routes6: BTreeMap<(Key6, u32), VtepId>,
     /// VTEPS.
     pub vteps: BTreeMap<VtepId, Vtep>,
     /// VTEP_IDS.
-    pub vtep_ids: BTreeMap<Addr, VtepId>,
+    pub vtep_ids: BTreeMap<Key6, VtepId>,
     /// MACS.
     pub macs: BTreeMap<MacKey, VtepId>,
     /// ENDPOINTS4.
-    pub endpoints4: BTreeMap<[u8; 4], Endpoint>,
+    pub endpoints4: BTreeMap<Key4, Endpoint>,
     /// ENDPOINTS6.
-    pub endpoints6: BTreeMap<[u8; 16], Endpoint>,
-    /// VETHS.
-    pub veths: BTreeMap<u32, Veth>,
+    pub endpoints6: BTreeMap<Key6, Endpoint>,
     /// FLOWS.
     pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
     /// Whether FLOWS takes no new entries.
     pub full: bool,
-    /// The generation in SWITCH.
+    /// The generation of every network in SWITCH.
     pub generation: u32,
     /// The time in nanoseconds.
     pub now: u64,
     /// COUNTERS.
-    pub counters: RefCell<BTreeMap<(Hook, Reason), (u64, u64)>>,
+    pub counters: RefCell<BTreeMap<(NetworkId, Hook, Reason), (u64, u64)>>,
 }
 
 /// A free entry of VTEPS, as the kernel's array has it.
@@ -177,56 +185,82 @@ static FREE: Vtep = Vtep {
     next_hop: crate::maps::NextHop { family: 0, addr: [0; 16] },
 };
 
-fn longest<const N: usize>(routes: &BTreeMap<([u8; N], u32), VtepId>, address: [u8; N]) -> Option<VtepId> {
-    let covers = |prefix: &[u8; N], bits: u32| {
-        (0..bits as usize).all(|bit| (prefix[bit / 8] ^ address[bit / 8]) & (0x80 >> (bit % 8)) == 0)
+/// Longest match of `address` among prefixes, whose lengths do not count the network.
+fn longest<K, const N: usize>(
+    routes: &BTreeMap<(K, u32), VtepId>,
+    address: [u8; N],
+    bytes: impl Fn(&K) -> [u8; N],
+) -> Option<VtepId> {
+    let covers = |prefix: [u8; N], bits: u32| {
+        let bits = (NETWORK_BITS + bits) as usize;
+        (0..bits).all(|bit| (prefix[bit / 8] ^ address[bit / 8]) & (0x80 >> (bit % 8)) == 0)
     };
-    let matching = routes.iter().filter(|((prefix, bits), _)| covers(prefix, *bits));
+    let matching = routes.iter().filter(|((prefix, bits), _)| covers(bytes(prefix), *bits));
     matching.max_by_key(|((_, bits), _)| *bits).map(|(_, id)| *id)
 }
 
+impl Maps {
+    /// The network of the [testbed](crate::testbed).
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn network(&self) -> Network {
+        self.networks[&testbed::NETWORK]
+    }
+
+    /// The same, to be changed.
+    pub fn network_mut(&mut self) -> Option<&mut Network> {
+        self.networks.get_mut(&testbed::NETWORK)
+    }
+}
+
 impl Tables for Maps {
-    fn config(&self) -> Option<&Config> {
-        self.config.as_ref().filter(|_| !self.switched_off)
+    fn node(&self) -> Option<&Node> {
+        Some(&self.node)
     }
 
-    fn mark(&self) -> u32 {
-        self.config.map_or(0, |config| config.mark)
+    fn network(&self, id: NetworkId) -> Option<&Network> {
+        self.networks.get(&id).filter(|_| !self.switched_off)
     }
 
-    fn route4(&self, destination: Be32) -> Option<VtepId> {
-        longest(&self.routes4, destination.to_bytes())
+    fn network_of(&self, key: &VniKey) -> Option<NetworkId> {
+        self.vnis.get(key).copied()
     }
 
-    fn route6(&self, destination: [Be32; 4]) -> Option<VtepId> {
-        longest(&self.routes6, Addr::v6(destination).0)
+    fn link(&self, ifindex: u32) -> LinkEntry {
+        self.links.get(&ifindex).copied().unwrap_or_default()
+    }
+
+    fn route4(&self, network: NetworkId, destination: Be32) -> Option<VtepId> {
+        longest(&self.routes4, Key4::new(network, destination).bytes(), |key| key.bytes())
+    }
+
+    fn route6(&self, network: NetworkId, destination: [Be32; 4]) -> Option<VtepId> {
+        longest(&self.routes6, Key6::new(network, Addr::v6(destination)).bytes(), |key| key.bytes())
     }
 
     fn vtep(&self, id: VtepId) -> Option<&Vtep> {
         self.vteps.get(&id).or((id < crate::maps::DEFAULT_VTEPS).then_some(&FREE))
     }
 
-    fn vtep_id(&self, address: &Addr) -> Option<VtepId> {
-        self.vtep_ids.get(address).copied()
+    fn vtep_id(&self, network: NetworkId, address: &Addr) -> Option<VtepId> {
+        self.vtep_ids.get(&Key6::new(network, *address)).copied()
     }
 
     fn mac(&self, key: &MacKey) -> Option<VtepId> {
         self.macs.get(key).copied()
     }
 
-    fn endpoint4(&self, address: Be32) -> Option<&Endpoint> {
-        self.endpoints4.get(&address.to_bytes())
+    fn endpoint4(&self, network: NetworkId, address: Be32) -> Option<&Endpoint> {
+        self.endpoints4.get(&Key4::new(network, address))
     }
 
-    fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
-        self.endpoints6.get(&Addr::v6(address).0)
+    fn endpoint6(&self, network: NetworkId, address: [Be32; 4]) -> Option<&Endpoint> {
+        self.endpoints6.get(&Key6::new(network, Addr::v6(address)))
     }
 
     fn note_found(&self, _endpoint: &Endpoint, _tick: u32) {}
-
-    fn veth(&self, ifindex: u32) -> Veth {
-        self.veths.get(&ifindex).copied().unwrap_or_default()
-    }
 
     fn flow(&self, key: &FlowKey) -> Option<impl DerefMut<Target = Flow>> {
         RefMut::filter_map(self.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
@@ -238,7 +272,7 @@ impl Tables for Maps {
         }
     }
 
-    fn generation(&self) -> u32 {
+    fn generation(&self, _network: NetworkId) -> u32 {
         self.generation
     }
 
@@ -250,9 +284,9 @@ impl Tables for Maps {
         self.now
     }
 
-    fn count(&self, hook: Hook, reason: Reason, bytes: u32) {
+    fn count(&self, network: NetworkId, hook: Hook, reason: Reason, bytes: u32) {
         let mut counters = self.counters.borrow_mut();
-        let (packets, total) = counters.entry((hook, reason)).or_default();
+        let (packets, total) = counters.entry((network, hook, reason)).or_default();
         *packets += 1;
         *total += u64::from(bytes);
     }

@@ -63,7 +63,7 @@ pub fn decap(data: &[u8]) -> Vec<Reason> {
 /// Returns what became of it; panics if a promise is broken.
 pub fn check(hook: Hook, frame: &Frame, maps: &Maps) -> Reason {
     let mut after = frame.clone();
-    let forward = match hooks::run(hook, &mut after, maps) {
+    let forward = match hooks::run(hook, &mut after, maps).outcome {
         Ok(forward) => forward,
         Err(reason) => {
             assert_eq!(&after, frame, "{}: {reason:?} changed the frame", hook.label());
@@ -89,8 +89,8 @@ pub fn check(hook: Hook, frame: &Frame, maps: &Maps) -> Reason {
 /// it does decapsulated in one step.
 fn stripped(frame: &Frame, stripped: &Frame, maps: &Maps) {
     let (mut whole, mut rest) = (frame.clone(), stripped.clone());
-    let at_once = hooks::underlay_ingress(&mut whole, maps);
-    let later = hooks::stripped_ingress(&mut rest, maps);
+    let at_once = hooks::underlay_ingress(&mut whole, maps).outcome;
+    let later = hooks::stripped_ingress(&mut rest, maps).outcome;
     match (at_once, later) {
         (Ok(Forward::Decapsulated(one)), Ok(Forward::Delivered(other))) => assert_eq!(one, other),
         (Err(_), Err(_)) if frame.stray => return,

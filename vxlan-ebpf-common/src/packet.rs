@@ -98,10 +98,10 @@ pub trait Packet {
     fn remove_room(&mut self, family: Family, inner: Family) -> Option<()>;
 
     /// What an XDP program has left with the packet, 0 if nothing.
-    fn mark(&self) -> u32;
+    fn mark(&self) -> u64;
 
     /// Leaves something with a packet from which room has been removed.
-    fn set_mark(&mut self, mark: u32) -> Option<()>;
+    fn set_mark(&mut self, mark: u64) -> Option<()>;
 
     /// Marks the packet as addressed to this host, as the receiver of a redirected packet expects.
     fn address_to_host(&mut self);

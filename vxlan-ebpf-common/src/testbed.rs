@@ -9,9 +9,15 @@ use std::vec::Vec;
 use etherparse::PacketBuilder;
 
 use crate::counters::Hook;
-use crate::maps::{Addr, Config, Endpoint, LOCAL_VTEP, LocalVtep, MacKey, Mode, NextHop, Vtep, VtepId};
+use crate::headers::Be16;
+use crate::maps::{
+    Addr, Endpoint, Key4, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MacKey, Mode, Network, NetworkId, NextHop,
+    Node, VniKey, Vtep, VtepId,
+};
 use crate::model::{Frame, Maps};
 
+/// The network.
+pub const NETWORK: NetworkId = 1;
 /// VNI of the network.
 pub const VNI: u32 = 0x01_0203;
 /// What XDP leaves with a packet that it has decapsulated.
@@ -70,36 +76,53 @@ pub const fn node6(node: u8) -> Ipv6Addr {
 
 /// The maps of this node. Pods 1 and 2 share a bridge, pod 3 has a routed veth.
 pub fn maps() -> Maps {
-    let mut maps = Maps { config: Some(config()), ..Maps::default() };
+    let port = Be16::new(PORT);
+    let mut maps = Maps {
+        node: Node { only: NETWORK, mark: MARK, ports: [port, Be16(0), Be16(0), Be16(0)], ..Node::default() },
+        networks: [(NETWORK, network())].into(),
+        vnis: [(VniKey::new(VNI, port), NETWORK)].into(),
+        links: (1..=3).map(|pod| (pod, LinkEntry { network: NETWORK, flags: 0 })).collect(),
+        ..Maps::default()
+    };
     for (node, id) in [(1, LOCAL_VTEP), (2, REMOTE4), (3, REMOTE6)] {
-        maps.routes4.insert((pod4(node, 0).octets(), 24), id);
-        maps.routes6.insert((pod6(node, 0).octets(), 64), id);
+        maps.routes4.insert((key4(pod4(node, 0)), 24), id);
+        maps.routes6.insert((key6(pod6(node, 0)), 64), id);
     }
     for (id, addr) in [(REMOTE4, IpAddr::from(node4(2))), (REMOTE6, IpAddr::from(node6(3)))] {
         maps.vteps.insert(id, vtep(id, addr));
-        maps.vtep_ids.insert(addr.into(), id);
-        maps.macs.insert(MacKey::new(VNI, vtep_mac(id)), id);
+        maps.vtep_ids.insert(key6(addr), id);
+        maps.macs.insert(MacKey::new(NETWORK, vtep_mac(id)), id);
     }
     for pod in 1..=3 {
-        maps.endpoints4.insert(pod4(1, pod).octets(), endpoint(pod));
-        maps.endpoints6.insert(pod6(1, pod).octets(), endpoint(pod));
+        maps.endpoints4.insert(key4(pod4(1, pod)), endpoint(pod));
+        maps.endpoints6.insert(key6(pod6(1, pod)), endpoint(pod));
     }
     maps
 }
 
-fn config() -> Config {
+/// The key of an address in the network.
+pub const fn key4(ip: Ipv4Addr) -> Key4 {
+    Key4 { network: NETWORK, addr: ip.octets() }
+}
+
+/// The key of an address in the network.
+pub fn key6(ip: impl Into<IpAddr>) -> Key6 {
+    Key6::new(NETWORK, addr(ip))
+}
+
+fn network() -> Network {
     let local =
         |addr: IpAddr| LocalVtep { addr: addr.into(), mac: LOCAL_MAC, mtu: MTU, ifindex: 80, flags: 0 };
-    Config {
+    Network {
+        id: NETWORK,
         vni: VNI,
         port: PORT.to_be_bytes(),
         mode: Mode::Direct as u8,
         port_min: 32768,
         port_max: 60999,
-        mark: MARK,
         local4: local(node4(1).into()),
         local6: local(node6(1).into()),
-        ..Config::default()
+        ..Network::default()
     }
 }
 

@@ -5,8 +5,9 @@ use crate::counters::Reason;
 use crate::headers::{
     Be16, Be32, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv4Head, Ipv6, Ipv6Head, Mac, Udp, Vxlan, protocol,
 };
-use crate::maps::{Addr, Config, Family, LocalVtep, Vtep};
+use crate::maps::{Addr, Family, LocalVtep, Network, NetworkId, Node, VniKey, Vtep};
 use crate::packet::{ETH_LEN, Packet, Wire};
+use crate::tables::Tables;
 
 /// TTL or hop limit of outer packets: the kernel's default for both families.
 const OUTER_TTL: u8 = 64;
@@ -81,6 +82,8 @@ pub trait Underlay {
     /// Offset of the inner IP header.
     const INNER_IP: usize = Self::INNER_ETH + ETH_LEN;
 
+    /// Whether the outer IP header is followed by UDP's at once.
+    fn is_plain_udp(ip: &Self::Ip) -> bool;
     /// The outer IP header if it is UDP for `local` without options; everything else is none of
     /// ours.
     fn parse<P: Packet>(p: &P, local: &LocalVtep) -> Result<OuterIp, Reason>;
@@ -102,20 +105,22 @@ impl Underlay for V4 {
     const ETHER_TYPE: Be16 = ETH_P_IP;
 
     #[inline(always)]
+    fn is_plain_udp(ip: &Ipv4) -> bool {
+        ip.head.ttl_protocol.second() == protocol::UDP
+            && ip.head.version_tos.first() == 0x45
+            && ip.head.frags.get() & Ipv4::FRAGMENT_OFFSET == 0
+    }
+
+    #[inline(always)]
     fn parse<P: Packet>(p: &P, local: &LocalVtep) -> Result<OuterIp, Reason> {
         let ip: Ipv4 = p.load(ETH_LEN).ok_or(Reason::NotVxlan)?;
-        let frags = ip.head.frags.get();
-        if ip.dst != local.addr.as_v4()
-            || ip.head.ttl_protocol.second() != protocol::UDP
-            || ip.head.version_tos.first() != 0x45
-            || frags & Ipv4::FRAGMENT_OFFSET != 0
-        {
+        if ip.dst != local.addr.as_v4() || !Self::is_plain_udp(&ip) {
             return Err(Reason::NotVxlan);
         }
         Ok(OuterIp {
             source: Addr::v4(ip.src),
             tos: ip.head.version_tos.second(),
-            fragment: frags & Ipv4::FRAGMENT != 0,
+            fragment: ip.head.frags.get() & Ipv4::FRAGMENT != 0,
             payload: u32::from(ip.head.len.get()).wrapping_sub(Self::IP_LEN as u32),
             valid: ip.sum().is_valid(),
         })
@@ -152,12 +157,14 @@ impl Underlay for V6 {
     const ETHER_TYPE: Be16 = ETH_P_IPV6;
 
     #[inline(always)]
+    fn is_plain_udp(ip: &Ipv6) -> bool {
+        ip.head.next_hops.first() == protocol::UDP && ip.head.version_class_flow.get() >> 28 == 6
+    }
+
+    #[inline(always)]
     fn parse<P: Packet>(p: &P, local: &LocalVtep) -> Result<OuterIp, Reason> {
         let ip: Ipv6 = p.load(ETH_LEN).ok_or(Reason::NotVxlan)?;
-        if ip.head.next_hops.first() != protocol::UDP
-            || ip.head.version_class_flow.get() >> 28 != 6
-            || ip.dst != local.addr.as_v6()
-        {
+        if ip.dst != local.addr.as_v6() || !Self::is_plain_udp(&ip) {
             return Err(Reason::NotVxlan);
         }
         Ok(OuterIp {
@@ -209,14 +216,14 @@ pub const fn fits(inner_len: u32) -> bool {
 #[inline(always)]
 pub fn write<P: Packet, U: Underlay>(
     p: &mut P,
-    config: &Config,
+    network: &Network,
     (local, vtep): (&LocalVtep, &Vtep),
     encap: &Encap,
 ) -> Option<()> {
     let ip = U::ip(local, vtep, encap);
     let mut udp =
-        Udp { src: encap.source_port, dst: config.port(), len: Be16::new(encap.udp_len()), check: Be16(0) };
-    let vxlan = Vxlan::new(config.vni);
+        Udp { src: encap.source_port, dst: network.port(), len: Be16::new(encap.udp_len()), check: Be16(0) };
+    let vxlan = Vxlan::new(network.vni);
     let inner = Eth {
         dst: Mac::from_bytes(&vtep.mac),
         src: Mac::from_bytes(&local.mac),
@@ -271,13 +278,30 @@ const fn nonzero(checksum: Be16) -> Be16 {
     if checksum.0 == 0 { Be16(0xffff) } else { checksum }
 }
 
+/// The network whose tunnel a frame on the underlay of a node with several is in: port and VNI say so.
+#[inline(always)]
+pub(crate) fn network<P: Packet, T: Tables, U: Underlay>(
+    p: &mut P,
+    t: &T,
+    node: &Node,
+) -> Result<NetworkId, Reason> {
+    p.linearize(U::INNER_IP);
+    let ip: U::Ip = p.load(ETH_LEN).ok_or(Reason::NotVxlan)?;
+    let udp: Udp = p.load(U::UDP).ok_or(Reason::NotVxlan)?;
+    if !U::is_plain_udp(&ip) || !node.uses(udp.dst) {
+        return Err(Reason::NotVxlan);
+    }
+    let vxlan: Vxlan = p.load(U::VXLAN).ok_or(Reason::Truncated)?;
+    t.network_of(&VniKey::new(vxlan.vni.get() >> 8, udp.dst)).ok_or(Reason::OtherVni)
+}
+
 /// The VXLAN header's verdict, for a frame that is UDP to our port.
 #[inline(always)]
-pub fn check_vxlan(config: &Config, vxlan: &Vxlan) -> Result<(), Reason> {
+pub fn check_vxlan(network: &Network, vxlan: &Vxlan) -> Result<(), Reason> {
     if vxlan.flags != Vxlan::FLAGS || vxlan.vni.get() & 0xff != 0 {
         return Err(Reason::ReservedBits);
     }
-    if vxlan.vni.get() >> 8 != config.vni {
+    if vxlan.vni.get() >> 8 != network.vni {
         return Err(Reason::OtherVni);
     }
     Ok(())

@@ -12,8 +12,9 @@ use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::error;
+use vxlan_ebpf_common::maps::NetworkId;
 use vxlan_ebpf_common::maps::{Endpoint, NextHop, Vtep};
-use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, hooks};
+use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, Verdict, hooks};
 
 use crate::maps::Maps;
 use crate::skb::{MarkedSkb, Skb};
@@ -81,10 +82,10 @@ fn underlay_xdp(ctx: XdpContext) -> u32 {
     let mut packet = Xdp::new(&ctx);
     packet.skip_tag(hooks::is_in_vlan(&packet, &Maps));
     let bytes = packet.length();
-    let verdict = hooks::underlay_xdp(&mut packet, &Maps);
-    let reason = reason(&verdict);
-    Maps.count(Hook::UnderlayXdp, reason, bytes);
-    if verdict.is_err() && is_dropped(Hook::UnderlayXdp, reason) {
+    let Verdict { network, outcome } = hooks::underlay_xdp(&mut packet, &Maps);
+    let reason = outcome.map_or_else(|reason| reason, |forward| forward.reason());
+    Maps.count(network, Hook::UnderlayXdp, reason, bytes);
+    if outcome.is_err() && is_dropped(network, Hook::UnderlayXdp, reason) {
         xdp_action::XDP_DROP
     } else {
         xdp_action::XDP_PASS
@@ -93,9 +94,10 @@ fn underlay_xdp(ctx: XdpContext) -> u32 {
 
 /// Counts the verdict and carries it out.
 #[inline(always)]
-fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Result<Forward<'_>, Reason>) -> i32 {
-    Maps.count(hook, reason(&verdict), bytes);
-    match verdict {
+fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Verdict<'_>) -> i32 {
+    let Verdict { network, outcome } = verdict;
+    Maps.count(network, hook, verdict.reason(), bytes);
+    match outcome {
         Ok(Forward::Encapsulated(vtep)) => to_underlay(hook, vtep),
         Ok(
             Forward::Decapsulated(endpoint)
@@ -104,31 +106,23 @@ fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Result<Forward<'_>, 
             | Forward::Switched(endpoint),
         ) => to_pod(endpoint),
         Ok(Forward::Stripped) => NEXT,
-        Err(reason) => give_up(ctx, hook, reason),
+        Err(reason) => give_up(ctx, network, hook, reason),
     }
 }
 
 #[inline(always)]
-fn give_up(ctx: &TcContext, hook: Hook, reason: Reason) -> i32 {
+fn give_up(ctx: &TcContext, network: NetworkId, hook: Hook, reason: Reason) -> i32 {
     if reason == Reason::WriteFailed {
         // A kernel that makes room and then does not let us write there: nothing else logs.
         error!(ctx, "dropped a packet that could not be written to, hook {}", hook as u32);
         return TC_ACT_SHOT;
     }
-    if is_dropped(hook, reason) { TC_ACT_SHOT } else { NEXT }
+    if is_dropped(network, hook, reason) { TC_ACT_SHOT } else { NEXT }
 }
 
 #[inline(always)]
-const fn reason(verdict: &Result<Forward<'_>, Reason>) -> Reason {
-    match verdict {
-        Ok(forward) => forward.reason(),
-        Err(reason) => *reason,
-    }
-}
-
-#[inline(always)]
-fn is_dropped(hook: Hook, reason: Reason) -> bool {
-    Maps.config().is_some_and(|config| config.drops(hook, reason))
+fn is_dropped(network: NetworkId, hook: Hook, reason: Reason) -> bool {
+    Maps.network(network).is_some_and(|network| network.drops(hook, reason))
 }
 
 /// The kernel resolves the next hop's MAC, and keeps it fresh.

@@ -6,70 +6,89 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
-use vxlan_ebpf_common::counters::{self, COUNTER_CELLS};
+use vxlan_ebpf_common::counters::{self, CELLS_PER_NETWORK};
 use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::maps::{
-    Addr, Config, Counter, DEFAULT_FLOWS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, MAX_ENDPOINTS, MAX_ROUTES,
-    MacKey, SWITCH_GENERATION, SWITCH_OFF, Veth, Vtep, VtepId,
+    Addr, Counter, DEFAULT_FLOWS, DEFAULT_NETWORKS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, Key4, Key6,
+    LinkEntry, MAX_ENDPOINTS, MAX_ROUTES, MacKey, NETWORK_BITS, Network, NetworkId, Node, SWITCH_GENERATION,
+    SWITCH_OFF, VniKey, Vtep, VtepId, switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, Tables};
 
+const NETWORKS_LEN: usize = DEFAULT_NETWORKS as usize;
+const COUNTERS_LEN: usize = NETWORKS_LEN * CELLS_PER_NETWORK as usize;
 const VTEPS_LEN: usize = DEFAULT_VTEPS as usize;
 const ROUTES_LEN: usize = MAX_ROUTES as usize;
 const ENDPOINTS_LEN: usize = MAX_ENDPOINTS as usize;
 
 #[btf_map]
-static CONFIG: Array<Config, 1> = Array::new();
+static NODE: Array<Node, 1> = Array::new();
 #[btf_map]
-static SWITCH: Array<u32, 2> = Array::new();
+static NETWORKS: Array<Network, NETWORKS_LEN> = Array::new();
 #[btf_map]
-static ROUTES4: LpmTrie<[u8; 4], VtepId, ROUTES_LEN> = LpmTrie::new();
+static SWITCH: Array<u32, { 2 * NETWORKS_LEN }> = Array::new();
 #[btf_map]
-static ROUTES6: LpmTrie<[u8; 16], VtepId, ROUTES_LEN> = LpmTrie::new();
+static VNIS: HashMap<VniKey, NetworkId, NETWORKS_LEN> = HashMap::new();
+#[btf_map]
+static LINKS: HashMap<u32, LinkEntry, ENDPOINTS_LEN> = HashMap::new();
+#[btf_map]
+static ROUTES4: LpmTrie<[u8; 8], VtepId, ROUTES_LEN> = LpmTrie::new();
+#[btf_map]
+static ROUTES6: LpmTrie<[u8; 20], VtepId, ROUTES_LEN> = LpmTrie::new();
 #[btf_map]
 static VTEPS: Array<Vtep, VTEPS_LEN> = Array::new();
 #[btf_map]
-static VTEP_IDS: HashMap<Addr, VtepId, VTEPS_LEN> = HashMap::new();
+static VTEP_IDS: HashMap<Key6, VtepId, VTEPS_LEN> = HashMap::new();
 #[btf_map]
 static MACS: HashMap<MacKey, VtepId, VTEPS_LEN> = HashMap::new();
 #[btf_map]
-static ENDPOINTS4: HashMap<[u8; 4], Endpoint, ENDPOINTS_LEN> = HashMap::new();
+static ENDPOINTS4: HashMap<Key4, Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
-static ENDPOINTS6: HashMap<[u8; 16], Endpoint, ENDPOINTS_LEN> = HashMap::new();
-#[btf_map]
-static VETHS: HashMap<u32, Veth, ENDPOINTS_LEN> = HashMap::new();
+static ENDPOINTS6: HashMap<Key6, Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
 static FLOWS: LruHashMap<FlowKey, Flow, { DEFAULT_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
-static COUNTERS: PerCpuArray<Counter, { COUNTER_CELLS as usize }> = PerCpuArray::new();
+static COUNTERS: PerCpuArray<Counter, COUNTERS_LEN> = PerCpuArray::new();
 
-/// The network's maps. Entries may change while a program holds a reference: the agent writes
+/// The node's maps. Entries may change while a program holds a reference: the agent writes
 /// whole entries, and one packet seeing half of two generations goes to a place that either was
 /// right a moment ago or will be in a moment.
 pub(crate) struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
-    fn config(&self) -> Option<&Config> {
-        if *SWITCH.get(SWITCH_OFF)? != 0 {
+    fn node(&self) -> Option<&Node> {
+        NODE.get(0)
+    }
+
+    #[inline(always)]
+    fn network(&self, id: NetworkId) -> Option<&Network> {
+        if *SWITCH.get(switch(id, SWITCH_OFF))? != 0 {
             return None;
         }
-        CONFIG.get(0)
+        NETWORKS.get(id)
     }
 
     #[inline(always)]
-    fn mark(&self) -> u32 {
-        CONFIG.get(0).map_or(0, |config| config.mark)
+    fn network_of(&self, key: &VniKey) -> Option<NetworkId> {
+        // SAFETY: see `Maps`.
+        unsafe { VNIS.get(key) }.copied()
     }
 
     #[inline(always)]
-    fn route4(&self, destination: Be32) -> Option<VtepId> {
-        ROUTES4.get(&Key::new(32, destination.to_bytes())).copied()
+    fn link(&self, ifindex: u32) -> LinkEntry {
+        // SAFETY: see `Maps`.
+        unsafe { LINKS.get(&ifindex) }.copied().unwrap_or_default()
     }
 
     #[inline(always)]
-    fn route6(&self, destination: [Be32; 4]) -> Option<VtepId> {
-        ROUTES6.get(&Key::new(128, Addr::v6(destination).0)).copied()
+    fn route4(&self, network: NetworkId, destination: Be32) -> Option<VtepId> {
+        ROUTES4.get(&Key::new(NETWORK_BITS + 32, Key4::new(network, destination).bytes())).copied()
+    }
+
+    #[inline(always)]
+    fn route6(&self, network: NetworkId, destination: [Be32; 4]) -> Option<VtepId> {
+        ROUTES6.get(&Key::new(NETWORK_BITS + 128, Key6::new(network, Addr::v6(destination)).bytes())).copied()
     }
 
     #[inline(always)]
@@ -78,9 +97,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn vtep_id(&self, address: &Addr) -> Option<VtepId> {
+    fn vtep_id(&self, network: NetworkId, address: &Addr) -> Option<VtepId> {
         // SAFETY: see `Maps`.
-        unsafe { VTEP_IDS.get(address) }.copied()
+        unsafe { VTEP_IDS.get(&Key6::new(network, *address)) }.copied()
     }
 
     #[inline(always)]
@@ -90,27 +109,21 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn endpoint4(&self, address: Be32) -> Option<&Endpoint> {
+    fn endpoint4(&self, network: NetworkId, address: Be32) -> Option<&Endpoint> {
         // SAFETY: see `Maps`.
-        unsafe { ENDPOINTS4.get(&address.to_bytes()) }
+        unsafe { ENDPOINTS4.get(&Key4::new(network, address)) }
     }
 
     #[inline(always)]
-    fn endpoint6(&self, address: [Be32; 4]) -> Option<&Endpoint> {
+    fn endpoint6(&self, network: NetworkId, address: [Be32; 4]) -> Option<&Endpoint> {
         // SAFETY: see `Maps`.
-        unsafe { ENDPOINTS6.get(&Addr::v6(address).0) }
+        unsafe { ENDPOINTS6.get(&Key6::new(network, Addr::v6(address))) }
     }
 
     #[inline(always)]
     fn note_found(&self, endpoint: &Endpoint, tick: u32) {
         // SAFETY: the entry lies in a map's memory, which any program may write to; nobody relies on the word.
         unsafe { (&raw const endpoint.found).cast_mut().write_volatile(tick) };
-    }
-
-    #[inline(always)]
-    fn veth(&self, ifindex: u32) -> Veth {
-        // SAFETY: see `Maps`.
-        unsafe { VETHS.get(&ifindex) }.copied().unwrap_or_default()
     }
 
     #[inline(always)]
@@ -127,8 +140,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn generation(&self) -> u32 {
-        SWITCH.get(SWITCH_GENERATION).copied().unwrap_or_default()
+    fn generation(&self, network: NetworkId) -> u32 {
+        SWITCH.get(switch(network, SWITCH_GENERATION)).copied().unwrap_or_default()
     }
 
     #[inline(always)]
@@ -145,11 +158,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn count(&self, hook: Hook, reason: Reason, bytes: u32) {
+    fn count(&self, network: NetworkId, hook: Hook, reason: Reason, bytes: u32) {
         if reason == Reason::NotVxlan {
             return;
         }
-        if let Some(counter) = COUNTERS.get_ptr_mut(counters::index(hook, reason)) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(counters::index(network, hook, reason)) {
             // SAFETY: this CPU's cell; programs of one CPU do not interrupt each other at one hook.
             unsafe {
                 (*counter).packets += 1;

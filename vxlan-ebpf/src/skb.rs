@@ -198,19 +198,19 @@ impl<const HELPER: bool> Packet for TcPacket<HELPER> {
     }
 
     #[inline(always)]
-    fn mark(&self) -> u32 {
+    fn mark(&self) -> u64 {
         // SAFETY: the context is valid while the program runs.
         let (meta, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
-        if meta + size_of::<u32>() > data {
+        if meta + size_of::<u64>() > data {
             return 0;
         }
-        // SAFETY: the line above checked the bounds.
-        unsafe { (meta as *const u32).read() }
+        // SAFETY: the line above checked the bounds; see `load` for the alignment.
+        unsafe { (meta as *const u64).read() }
     }
 
     /// Only XDP leaves marks.
     #[inline(always)]
-    fn set_mark(&mut self, _mark: u32) -> Option<()> {
+    fn set_mark(&mut self, _mark: u64) -> Option<()> {
         None
     }
 

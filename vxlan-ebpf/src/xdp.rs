@@ -48,12 +48,12 @@ impl Xdp {
         (data + offset + len <= end).then_some((data + offset) as *mut u8)
     }
 
-    /// The first four bytes of the metadata.
+    /// The first eight bytes of the metadata.
     #[inline(always)]
-    fn meta(&self) -> Option<*mut u32> {
+    fn meta(&self) -> Option<*mut u64> {
         // SAFETY: the context is valid while the program runs.
         let (meta, data) = unsafe { ((*self.md).data_meta as usize, (*self.md).data as usize) };
-        (meta + size_of::<u32>() <= data).then_some(meta as *mut u32)
+        (meta + size_of::<u64>() <= data).then_some(meta as *mut u64)
     }
 }
 
@@ -135,7 +135,7 @@ impl Packet for Xdp {
         // The first bytes of a tagged frame, up to where the engine's view begins.
         let skipped: Option<u32> = if self.skip == 0 { None } else { Some(self.head()?) };
         // SAFETY: the context is valid while the program runs.
-        if unsafe { bpf_xdp_adjust_meta(self.md, -(size_of::<u32>() as i32)) } != 0 {
+        if unsafe { bpf_xdp_adjust_meta(self.md, -(size_of::<u64>() as i32)) } != 0 {
             return None;
         }
         self.set_mark(0)?;
@@ -152,13 +152,13 @@ impl Packet for Xdp {
     }
 
     #[inline(always)]
-    fn mark(&self) -> u32 {
+    fn mark(&self) -> u64 {
         // SAFETY: `meta` checked the bounds.
         self.meta().map_or(0, |meta| unsafe { meta.read() })
     }
 
     #[inline(always)]
-    fn set_mark(&mut self, mark: u32) -> Option<()> {
+    fn set_mark(&mut self, mark: u64) -> Option<()> {
         let meta = self.meta()?;
         // SAFETY: `meta` checked the bounds.
         unsafe { meta.write(mark) };

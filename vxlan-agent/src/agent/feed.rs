@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::cluster::{ClusterState, Viewer};
-use crate::config::{Config, Fastpath, KubernetesConfig, StateConfig};
+use crate::config::{Fastpath, KubernetesConfig, StateConfig, View};
 use crate::kernel::{Events, Netlink, Tables, Touched};
 use crate::local::{Choice, Local};
 use crate::source::kubernetes::{self, Settings};
@@ -15,7 +15,7 @@ use crate::source::{EtcdSource, FileSource, KubernetesSource, Snapshot, Source, 
 /// A source at work.
 pub(super) struct Feed {
     /// What it last saw.
-    pub(super) snapshots: watch::Receiver<Snapshot>,
+    snapshots: watch::Receiver<Snapshot>,
     /// What this machine says of itself, where the source asks.
     local: Option<watch::Sender<Local>>,
 }
@@ -23,11 +23,7 @@ pub(super) struct Feed {
 impl Feed {
     /// Starts the configured source. An interface that is asked for by where it leads to is looked
     /// up once, and stands in `config` by name then.
-    pub(super) async fn open(
-        config: &mut Config,
-        netlink: &Netlink,
-        tables: &Tables,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn open(config: &mut View, netlink: &Netlink, tables: &Tables) -> anyhow::Result<Self> {
         if let StateConfig::File(path) = &config.state {
             let source = Box::new(FileSource::new(path.clone(), viewer(config)));
             return Ok(Self { snapshots: source.watch()?, local: None });
@@ -74,7 +70,7 @@ impl Feed {
     /// and `waits` is told why.
     pub(super) async fn first(
         &mut self,
-        config: &Config,
+        config: &View,
         events: &mut Events,
         tables: &mut Tables,
         waits: &dyn Fn(&str),
@@ -103,8 +99,23 @@ impl Feed {
         }
     }
 
+    /// From now on sends `network` to `told` whenever there is news, or nothing more will come.
+    pub(super) fn announce(&self, network: usize, told: mpsc::UnboundedSender<usize>) {
+        let mut snapshots = self.snapshots.clone();
+        tokio::spawn(async move {
+            while snapshots.changed().await.is_ok() && told.send(network).is_ok() {}
+            let _ = told.send(network);
+        });
+    }
+
+    /// What the source has sent since last asked, if anything. An error: it has stopped.
+    pub(super) fn news(&mut self) -> anyhow::Result<Option<Snapshot>> {
+        let changed = self.snapshots.has_changed().context("the state source has stopped")?;
+        Ok(changed.then(|| self.snapshots.borrow_and_update().clone()))
+    }
+
     /// Tells the source what `tables` say of this machine, if that is new.
-    pub(super) fn tell(&self, config: &Config, tables: &Tables) {
+    pub(super) fn tell(&self, config: &View, tables: &Tables) {
         let Some(local) = &self.local else { return };
         let now = look(config, tables);
         local.send_if_modified(|before| {
@@ -115,7 +126,7 @@ impl Feed {
     }
 }
 
-fn viewer(config: &Config) -> Viewer {
+fn viewer(config: &View) -> Viewer {
     Viewer { node: config.node.name.clone(), vni: config.network.vni }
 }
 
@@ -133,7 +144,7 @@ fn settings(config: &KubernetesConfig, viewer: Viewer, fastpath: Fastpath) -> Se
 }
 
 /// What `tables` say of this machine.
-pub(super) fn look(config: &Config, tables: &Tables) -> Local {
+pub(super) fn look(config: &View, tables: &Tables) -> Local {
     match config.state.place() {
         Some(place) => Local::find(place.interfaces, [&config.network.device, place.device6], tables),
         None => Local::default(),

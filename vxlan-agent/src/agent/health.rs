@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Agent;
+use super::network::Network;
 
 /// The loop turns at least this often.
 const TURN: Duration = super::PEEK;
@@ -125,8 +126,13 @@ impl Health {
 impl Agent {
     /// How the agent is, now that its loop has turned.
     pub(super) fn health(&self) -> Health {
-        let errors = self.reload_error.iter().chain(&self.plan_error).chain(&self.cluster.trouble).cloned();
-        let failed = self.retries.status().into_iter().map(|retry| retry.sentence());
+        let of_network = |network: &Network| {
+            let lines =
+                network.reload_error.iter().chain(&network.plan_error).chain(&network.cluster.trouble);
+            lines.map(|line| network.key(line)).collect::<Vec<_>>()
+        };
+        let errors = self.error.iter().cloned().chain(self.networks.iter().flat_map(of_network));
+        let failed = self.machine.retries.status().into_iter().map(|retry| retry.sentence());
         Health { turned: Instant::now(), missing: errors.chain(failed).collect() }
     }
 }

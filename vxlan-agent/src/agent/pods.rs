@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use tokio::time::Instant;
 
-use super::Agent;
+use super::machine::Machine;
+use super::network::Network;
 use crate::cluster::Node;
 use crate::config::SourceCheck;
 use crate::kernel::nft::expression::Ports;
@@ -17,47 +18,48 @@ use crate::ownership;
 /// Stands for the nf_tables table in the list of what failed.
 const TABLE: &str = "nf_tables";
 
-impl Agent {
+impl Network {
     /// The files, after all the rest: a pod starts because of them.
-    pub(super) fn set_up_for_pods(&mut self, wanted: &mut BTreeSet<String>) {
+    pub(super) fn set_up_for_pods(&mut self, machine: &mut Machine, wanted: &mut BTreeSet<String>) {
         // A pod has one interface for all IP versions.
         if let Some(mtu) = self.underlays.iter().map(|underlay| underlay.inner_mtu).min() {
-            self.write_files(mtu, wanted);
+            self.write_files(machine, mtu, wanted);
         }
     }
 
     /// The table, before anything can arrive through the tunnel. `look`: whether somebody may have taken
     /// rules or elements away.
-    pub(super) fn set_table(&mut self, look: bool, wanted: &mut BTreeSet<String>) {
+    pub(super) fn set_table(&mut self, machine: &mut Machine, look: bool, wanted: &mut BTreeSet<String>) {
         self.known_by.extend(self.cluster.owns().map(|own| own.vtep));
         if look && self.no_guard.take().is_some() {
             // A module may have been loaded.
             self.no_guard = self.desired_table().as_ref().and_then(Table::no_guard);
         }
         let (desired, now) = (self.desired_table(), Instant::now());
-        wanted.insert(TABLE.to_owned());
+        let key = self.key(TABLE);
+        wanted.insert(key.clone());
         let known = self.table.as_ref() == Some(&desired);
         // Where nothing is wanted, an earlier agent's rules are looked for once.
-        if known && (!look || desired.is_none()) || !self.retries.is_due(TABLE, now) {
+        if known && (!look || desired.is_none()) || !machine.retries.is_due(&key, now) {
             return;
         }
         match self.install(desired.as_ref()) {
             Ok(()) => {
                 if self.table.is_none() {
-                    self.remove_unused_tables();
+                    self.remove_unused_tables(machine);
                 }
                 self.table = Some(desired);
-                self.retries.held(TABLE);
+                machine.retries.held(&key);
             }
             Err(error) => {
                 if let Some(reason) = desired.as_ref().and_then(Table::no_guard) {
                     // The rest does without it, rather than that nothing stands.
                     tracing::warn!("the tunnel's port is not guarded outside of the fast path: {reason}");
                     self.no_guard = Some(reason);
-                    return self.set_table(false, wanted);
+                    return self.set_table(machine, false, wanted);
                 }
                 self.table = None;
-                self.retries.failed(TABLE.to_owned(), &error, now);
+                machine.retries.failed(key, &error, now);
             }
         }
     }
@@ -79,8 +81,8 @@ impl Agent {
     }
 
     /// Tables of a network that was called otherwise: nobody else would take them away.
-    fn remove_unused_tables(&self) {
-        let aliases = || self.tables.links.values().filter_map(|link| link.alias.as_deref());
+    fn remove_unused_tables(&self, machine: &Machine) {
+        let aliases = || machine.tables.links.values().filter_map(|link| link.alias.as_deref());
         let is_served =
             |network: &str| aliases().any(|alias| ownership::network_of_device(alias) == Some(network));
         match node::remove_unused_tables(&self.config.network.name, is_served) {
@@ -146,13 +148,13 @@ impl Agent {
         self.config.device_over(own.vtep)
     }
 
-    fn write_files(&mut self, mtu: Mtu, wanted: &mut BTreeSet<String>) {
+    fn write_files(&mut self, machine: &mut Machine, mtu: Mtu, wanted: &mut BTreeSet<String>) {
         let (config, subnets) = (&self.config.pods, self.cluster.own_subnets());
         let facts = Facts { config, networks: &config.networks, subnets: &subnets, mtu };
         for (path, content) in node::files(&facts) {
             let (key, now) = (format!("write {}", path.display()), Instant::now());
             wanted.insert(key.clone());
-            if !self.retries.is_due(&key, now) {
+            if !machine.retries.is_due(&key, now) {
                 continue;
             }
             match node::write_if_other(&path, &content) {
@@ -160,10 +162,10 @@ impl Agent {
                     if changed {
                         tracing::info!(path = %path.display(), "written");
                     }
-                    self.retries.held(&key);
+                    machine.retries.held(&key);
                     self.files.insert(path, content);
                 }
-                Err(error) => self.retries.failed(key, &error, now),
+                Err(error) => machine.retries.failed(key, &error, now),
             }
         }
     }

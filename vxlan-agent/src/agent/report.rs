@@ -2,12 +2,16 @@
 
 use std::net::IpAddr;
 
-use anyhow::Context as _;
 use vxlan_ebpf_common::Hook;
+use vxlan_ebpf_common::maps::NetworkId;
 
 use super::Agent;
+use super::machine::Machine;
+use super::network::Network;
 use crate::cluster::Node;
+use crate::datapath::DatapathState;
 use crate::kernel::Foreign;
+use crate::net::IfIndex;
 use crate::plan;
 use crate::status::{HookedStatus, NetworkStatus, NodeStatus, Status};
 use crate::underlay::Underlay;
@@ -15,26 +19,28 @@ use crate::underlay::Underlay;
 impl Agent {
     /// Writes down how things are.
     pub(super) fn write_status(&mut self) -> anyhow::Result<()> {
-        let networks = vec![self.network_status()?];
+        self.machine.observe()?;
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: self.started,
             kernel: self.kernel.clone(),
             features: self.features,
-            node: self.config.node.name.clone(),
-            networks,
+            node: self.networks.first().map_or(&self.node.name, |network| &network.config.node.name).clone(),
+            networks: self.networks.iter().map(|network| network.status(&self.machine)).collect(),
+            error: self.error.clone(),
+            retrying: self.machine.retries.status(),
         };
         self.status.write(&status)
     }
+}
 
-    fn network_status(&mut self) -> anyhow::Result<NetworkStatus> {
+impl Network {
+    fn status(&self, machine: &Machine) -> NetworkStatus {
         let (mut attach, mut pods_attached, mut endpoints) = (None, 0, 0);
-        if let Some(datapath) = &mut self.datapath {
+        if let Some(datapath) = &machine.datapath {
             attach = Some(if datapath.features().tcx { "tcx" } else { "clsact" }.to_owned());
-            let state = datapath.observe().context("cannot observe the fast path")?;
-            pods_attached = state.attachments.iter().filter(|a| a.hook == Hook::PodEgress).count();
-            endpoints = state.endpoints.len();
+            (pods_attached, endpoints) = self.id.map_or((0, 0), |id| pods(datapath.state(), id));
         }
         let (network, underlay) = (&self.config.network, self.underlays.first());
         let address = |vtep: IpAddr| {
@@ -42,10 +48,10 @@ impl Agent {
             self.underlays.iter().find(over).map(|u| u.address)
         };
         let ipsec = |vtep: IpAddr| {
-            address(vtep).is_some_and(|own| plan::ipsec(&self.policies, own, vtep, network.port) != 0)
+            address(vtep).is_some_and(|own| plan::ipsec(&machine.policies, own, vtep, network.port) != 0)
         };
         let hooked = |foreign: &Foreign| HookedStatus {
-            interface: self.interface_name(foreign.ifindex),
+            interface: machine.interface_name(foreign.ifindex),
             what: foreign.to_string(),
         };
         let node = |node: &Node| NodeStatus {
@@ -55,13 +61,13 @@ impl Agent {
             mac: node.mac,
             subnets: node.subnets.clone(),
         };
-        Ok(NetworkStatus {
+        NetworkStatus {
             name: network.name.clone(),
             vni: network.vni,
             port: network.port,
             mode: network.fastpath,
             attach,
-            xdp: self.xdp.as_ref().map(|placed| match placed {
+            xdp: machine.xdp.as_ref().map(|placed| match placed {
                 Ok(place) => format!("native on {}", place.name),
                 Err(reason) => format!("no: {reason}"),
             }),
@@ -72,7 +78,7 @@ impl Agent {
             underlay: underlay.map(|u| u.name.clone()),
             address: underlay.map(|u| u.address),
             subnets: self.cluster.own_subnets(),
-            meters: self.ruleset.meters.iter().map(ToString::to_string).collect(),
+            meters: machine.ruleset.meters.iter().map(ToString::to_string).collect(),
             nodes: self.cluster.remotes.values().map(node).collect(),
             hooked: self.hooked.iter().map(hooked).collect(),
             pods_attached,
@@ -80,7 +86,13 @@ impl Agent {
             files: self.files.clone(),
             reload_error: self.reload_error.clone(),
             plan_error: self.plan_error.clone(),
-            retrying: self.retries.status(),
-        })
+        }
     }
+}
+
+/// How many pods of a network have a program, and how many addresses.
+fn pods(state: &DatapathState, network: NetworkId) -> (usize, usize) {
+    let is_in = |at: u32| state.links.get(&IfIndex(at)).is_some_and(|link| link.network == network);
+    let attached = state.attachments.iter().filter(|at| at.hook == Hook::PodEgress && is_in(at.ifindex));
+    (attached.count(), state.endpoints.keys().filter(|(id, _)| *id == network).count())
 }

@@ -1,454 +1,170 @@
 //! One round: observe, plan, diff, apply. Kernel first, fast path second.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Context as _;
-use aya_log::EbpfLogger;
-use ipnetwork::IpNetwork;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::Instant;
-use vxlan_ebpf_common::maps::{Addr, NO_BYPASS, NextHop, PARTIAL};
+use vxlan_ebpf_common::maps::{Key6, NetworkId};
 
 use super::Agent;
-use super::describe::describe;
-use crate::cluster::{ClusterState, Node};
-use crate::config::{Attach, Fastpath, StateConfig, Xdp};
-use crate::datapath::{self, Change, Datapath, DatapathState, Options, Sizes};
-use crate::kernel::{self, Foreign, KernelChange, KernelState, Target, sysctl};
-use crate::net::Mac;
-use crate::plan::{Desired, Input, Side};
-use crate::xdp::{self, Declined};
-
-/// Stand for what is no kernel or datapath change in the list of what failed.
-const LOAD: &str = "load the fast path";
-const FORWARD: &str = "switch on forwarding";
+use super::network::{Common, Network, Seen};
+use crate::config::{Attach, Fastpath, Xdp};
+use crate::datapath::{DatapathState, Options, Sizes};
+use crate::kernel::Foreign;
+use crate::ownership;
+use crate::plan::{self, Desired};
 
 impl Agent {
-    /// Brings kernel and fast path one step closer; whether anything was changed.
+    /// Brings kernel and fast path one step closer; whether anything was changed. A network that cannot be
+    /// planned stays as it is, and keeps no other from going on.
     pub(super) async fn round(&mut self) -> anyhow::Result<bool> {
-        let look = std::mem::take(&mut self.stale);
+        let look = std::mem::take(&mut self.machine.stale);
         if look {
-            self.tables = self.netlink.dump().await.inspect_err(|_| self.stale = true)?;
+            let dumped = self.machine.netlink.dump().await;
+            self.machine.tables = dumped.inspect_err(|_| self.machine.stale = true)?;
         }
-        let (observed, sides) = self.look(&self.cluster)?;
-        self.find_ways(&sides).await;
         let mut wanted = BTreeSet::new();
-        self.forward(&sides, &mut wanted);
-        self.tolerate_gaps();
-        self.load(&mut wanted);
-        self.place_xdp(&sides);
-        let foreign = self.foreign(&sides).await;
-        let mut desired = self.plan(&sides, &foreign)?;
-        self.mention_hooked(std::mem::take(&mut desired.hooked));
-        self.recent.note(&desired.datapath.veths, &desired.claims, Instant::now());
-        self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
-        self.devices = self.found_devices(&sides);
-        self.set_table(look, &mut wanted);
-        let (mut changed, mut refused) = (false, BTreeSet::new());
-        for ((observed, desired), side) in observed.iter().zip(&desired.kernel).zip(&sides) {
-            changed |= self.apply_kernel(observed, desired, side, &mut wanted, &mut refused).await;
+        let seen = self.look();
+        self.find_ways(&seen).await;
+        for (network, seen) in self.networks.iter().zip(&seen) {
+            if let Some(seen) = seen {
+                network.forward(&mut self.machine, &seen.sides, &mut wanted);
+            }
         }
-        changed |= self.leave_unused_devices(&mut wanted).await;
-        leave_to_kernel(&mut desired.datapath, &self.cluster, &refused);
-        changed |= self.apply_datapath(desired.datapath, &mut wanted)?;
-        // The devices were there before this round.
-        if sides.iter().all(|side| side.device.is_some()) {
-            self.set_up_for_pods(&mut wanted);
+        if self.runs(Fastpath::Verified) {
+            self.machine.tolerate_gaps();
         }
-        self.retries.keep_only(&wanted);
+        self.machine.load(&self.options(), !self.is_fast(), &mut wanted);
+        self.place_xdp(&seen);
+        let own = seen.iter().flatten().flat_map(|seen| &seen.sides);
+        let own: Vec<_> =
+            own.flat_map(|side| side.device.into_iter().chain([side.underlay.ifindex])).collect();
+        let foreign = self.machine.foreign(own.into_iter()).await;
+        self.machine.observe()?;
+        let mut planned = self.plan(&seen, &foreign);
+        let mut changed = false;
+        let mut hooked: Vec<Foreign> = vec![];
+        for ((network, seen), planned) in self.networks.iter_mut().zip(&seen).zip(&mut planned) {
+            let (Some(seen), Some((id, desired))) = (seen, planned) else { continue };
+            network.note(*id, &seen.sides, desired);
+            hooked.extend(
+                network
+                    .hooked
+                    .iter()
+                    .filter(|foreign| !hooked.contains(foreign))
+                    .cloned()
+                    .collect::<Vec<_>>(),
+            );
+            network.set_table(&mut self.machine, look, &mut wanted);
+            changed |= network.apply_kernel(&mut self.machine, seen, desired, &mut wanted).await;
+        }
+        self.machine.mention_hooked(hooked);
+        let desired = self.merge(planned);
+        changed |= self.machine.apply_datapath(desired, &mut wanted)?;
+        for (network, seen) in self.networks.iter_mut().zip(&seen) {
+            // The devices were there before this round.
+            if seen.as_ref().is_some_and(|seen| seen.sides.iter().all(|side| side.device.is_some())) {
+                network.set_up_for_pods(&mut self.machine, &mut wanted);
+            }
+        }
+        self.machine.retries.keep_only(&wanted);
         Ok(changed)
     }
 
-    /// Whether `cluster` can be planned for on this machine; one sentence otherwise.
-    pub(super) fn check(&self, cluster: &ClusterState) -> Result<(), String> {
-        let (_, sides) = self.look(cluster).map_err(|e| e.to_string())?;
-        // What a cluster gives its nodes, its nodes cannot change.
-        match self.config.state {
-            StateConfig::File(_) => self.check_on_link(cluster, &sides).map_err(|e| e.to_string()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes devices of ours over an IP version that the network does not run over any more.
-    async fn leave_unused_devices(&mut self, wanted: &mut BTreeSet<String>) -> bool {
-        let used: BTreeSet<String> =
-            self.cluster.owns().map(|own| self.config.device_over(own.vtep).to_owned()).collect();
-        let mut changed = false;
-        let unused = self.config.devices().into_iter().filter(|(name, _)| !used.contains(*name));
-        let unused: Vec<_> = unused.map(|(name, alias)| (name.to_owned(), alias)).collect();
-        for (name, alias) in unused {
-            let Ok((mut observed, index)) = self.observe_device(&name, &alias, Mac::default(), None) else {
-                continue;
-            };
-            observed.headroom.clear();
-            let target = Target { name, alias, index };
-            let nothing = KernelState::default();
-            changed |= self.apply_changes(&observed, &nothing, target, wanted, &mut BTreeSet::new()).await;
-        }
-        changed
-    }
-
-    /// Lets the kernel route between pods and tunnel; where it may not be told to, an operator has
-    /// to, and the rest goes on.
-    fn forward(&mut self, sides: &[Side], wanted: &mut BTreeSet<String>) {
-        wanted.insert(FORWARD.to_owned());
-        let now = Instant::now();
-        if !self.retries.is_due(FORWARD, now) {
-            return;
-        }
-        let subnets = self.cluster.own_subnets();
-        let v4 = if subnets.iter().any(|s| s.is_ipv4()) { sysctl::forward_ipv4() } else { Ok(()) };
-        let inner_v6 = subnets.iter().any(|s| s.is_ipv6());
-        let mut underlays = sides.iter().map(|side| &side.underlay).filter(|_| inner_v6);
-        let v6 = underlays.try_for_each(|underlay| sysctl::forward_ipv6(&underlay.name));
-        match v4.and(v6) {
-            Ok(()) => self.retries.held(FORWARD),
-            Err(error) => self.retries.failed(FORWARD.to_owned(), &error, now),
-        }
-    }
-
-    /// Lets conntrack take back what has bypassed it. Where that is not allowed, TCP does not bypass.
-    fn tolerate_gaps(&mut self) {
-        if self.config.network.fastpath != Fastpath::Verified {
-            return;
-        }
-        let told = sysctl::tolerate_gaps();
-        let before = std::mem::replace(&mut self.takes_back, sysctl::takes_back());
-        match told {
-            Err(error) if before != self.takes_back || self.datapath.is_none() => {
-                tracing::warn!("TCP connections do not bypass the host stack: {error:#}");
-            }
-            _ => {}
-        }
-    }
-
-    /// Loads the programs, or adopts those that are pinned. Without them the kernel does all the
-    /// work. With the fast path off, there is something to do only if an earlier agent left pins.
-    fn load(&mut self, wanted: &mut BTreeSet<String>) {
-        if self.datapath.as_ref().is_some_and(|datapath| !datapath.is_pinned()) {
-            tracing::warn!("somebody has removed pins: the fast path is loaded anew");
-            self.datapath = None;
-        }
-        let sizes = self.sizes();
-        if self.datapath.as_ref().is_some_and(|datapath| !sizes.fit(datapath.sizes())) {
-            self.datapath = None;
-        }
-        let dir = self.config.pins();
-        let off = self.config.network.fastpath == Fastpath::Off;
-        if self.datapath.is_some() || off && !dir.is_dir() {
-            return;
-        }
-        wanted.insert(LOAD.to_owned());
-        let now = Instant::now();
-        if !self.retries.is_due(LOAD, now) {
-            return;
-        }
-        let node = &self.config.node;
-        let options = Options {
-            dir,
-            clsact: node.attach == Attach::Clsact,
-            xdp: !off && node.xdp != Xdp::Off,
-            flows: self.config.network.flows,
-            sizes,
+    /// What there is of each network; nothing of one that cannot run here at the moment.
+    fn look(&mut self) -> Vec<Option<Seen>> {
+        let tables = &self.machine.tables;
+        let look = |network: &mut Network| {
+            let looked = network.look(&network.cluster, tables);
+            let looked = looked.inspect_err(|error| network.cannot_plan(error)).ok()?;
+            Some(Seen { kernel: looked.0, sides: looked.1 })
         };
-        match self.open(&options) {
-            Ok(mut datapath) => {
-                if let Err(error) = datapath.logger().and_then(listen) {
-                    tracing::warn!("{error:#}");
-                }
-                tracing::info!(tcx = datapath.features().tcx, "fast path loaded");
-                self.datapath = Some(datapath);
-                self.retries.held(LOAD);
+        self.networks.iter_mut().map(look).collect()
+    }
+
+    async fn find_ways(&mut self, seen: &[Option<Seen>]) {
+        let mut wanted = BTreeMap::<_, BTreeSet<_>>::new();
+        for (network, seen) in self.networks.iter().zip(seen) {
+            for side in seen.iter().flat_map(|seen| &seen.sides) {
+                let own = side.underlay.address;
+                let vteps = network.cluster.remotes.values().map(|node| node.vtep);
+                wanted
+                    .entry(side.asked)
+                    .or_default()
+                    .extend(vteps.filter(|ip| ip.is_ipv4() == own.is_ipv4()));
             }
-            Err(error) => self.retries.failed(LOAD.to_owned(), &error, now),
+        }
+        self.machine.find_ways(&wanted).await;
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            dir: ownership::node_pin_dir(&self.node.pin_dir),
+            clsact: self.node.attach == Attach::Clsact,
+            xdp: self.is_fast() && self.node.xdp != Xdp::Off,
+            // One table for all: where it is too small, flows are slower.
+            flows: self.networks.iter().map(|network| network.config.network.flows).max().unwrap_or_default(),
+            sizes: self.sizes(),
         }
     }
 
-    /// What the cluster needs of the maps.
+    /// What the networks need of the maps.
     fn sizes(&self) -> Sizes {
-        let nodes = || self.cluster.owns().chain(self.cluster.remotes.values());
+        let nodes = || {
+            let clusters = self.networks.iter().map(|network| &network.cluster);
+            clusters.flat_map(|cluster| cluster.owns().chain(cluster.remotes.values()))
+        };
         let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
-        Sizes::of(nodes().count(), prefixes(true).max(prefixes(false)))
+        Sizes::of(self.networks.len(), nodes().count(), prefixes(true).max(prefixes(false)))
     }
 
-    /// Opens the datapath and keeps an eye on its pins.
-    fn open(&mut self, options: &Options) -> anyhow::Result<Datapath> {
-        let datapath = Datapath::open(options)?;
-        self.pins.follow(&datapath.directories())?;
-        // What was removed before the watch was set up.
-        anyhow::ensure!(datapath.is_pinned(), "pins are removed as they are made");
-        Ok(datapath)
-    }
-
-    /// Decides about XDP; says so when it decides otherwise than before. With an underlay for each IP
-    /// version it goes to the first.
-    fn place_xdp(&mut self, sides: &[Side]) {
-        let (Some(datapath), Some(side)) = (self.datapath.as_ref().filter(|_| self.is_fast()), sides.first())
-        else {
-            return;
-        };
-        let (mode, tables) = (self.config.node.xdp, &self.tables);
-        let placed = xdp::place(mode, side.underlay.ifindex, tables, xdp::driver);
-        let placed = placed.and_then(|place| match datapath.no_xdp() {
-            Some(reason) => Err(Declined::NotLoaded(reason.to_owned())),
-            None => Ok(place),
-        });
-        if self.xdp.as_ref() != Some(&placed) {
-            match &placed {
-                Ok(place) => tracing::info!(interface = place.name, "XDP takes packets out of the tunnel"),
-                Err(Declined::Off) => {}
-                Err(reason) => tracing::info!(%reason, "no XDP, TC takes packets out of the tunnel"),
-            }
-            self.xdp = Some(placed);
+    /// Decides about XDP. With several underlays it goes to the first.
+    fn place_xdp(&mut self, seen: &[Option<Seen>]) {
+        let fast = self.networks.iter().zip(seen).filter(|(network, _)| network.is_fast());
+        let first = fast.filter_map(|(_, seen)| seen.as_ref()?.sides.first()).next();
+        if let Some(side) = first {
+            self.machine.place_xdp(self.node.xdp, side.underlay.ifindex);
         }
     }
 
-    fn is_fast(&self) -> bool {
-        self.config.network.fastpath != Fastpath::Off
-    }
-
-    fn plan(&mut self, sides: &[Side], foreign: &[Foreign]) -> anyhow::Result<Desired> {
+    /// What should be of each network. One without a number, because there are too many, is not planned.
+    fn plan(&mut self, seen: &[Option<Seen>], foreign: &[Foreign]) -> Vec<Option<(NetworkId, Desired)>> {
         let nothing = DatapathState::default();
-        let previous = match &mut self.datapath {
-            Some(datapath) => datapath.observe().context("cannot observe the fast path")?,
-            None => &nothing,
+        let machine = &self.machine;
+        let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
+        let ids = plan::network_ids(self.networks.iter().map(Network::name), previous);
+        let remotes = |network: &Network| {
+            let id = ids.get(network.name()).copied();
+            let vteps = network.cluster.remotes.values().map(|node| node.vtep);
+            id.map(|id| vteps.map(|vtep| Key6::new(id, vtep.into())).collect::<Vec<_>>()).unwrap_or_default()
         };
-        let patience = self.recent.patience(Instant::now());
-        let input = Input {
-            config: &self.config,
-            cluster: &self.cluster,
-            tables: &self.tables,
-            sides,
-            next_hops: &self.next_hops,
-            policies: &self.policies,
-            foreign,
-            source_ports: sysctl::source_ports(),
-            xdp: self.xdp.as_ref().and_then(|placed| placed.as_ref().ok()),
-            secret: self.secret,
-            takes_back: self.takes_back,
-            ruleset: &self.ruleset,
-            patience: &patience,
-            previous,
+        let vteps = self.networks.iter().flat_map(remotes).collect();
+        let vtep_ids = plan::vtep_ids(&vteps, previous);
+        let common = Common { machine, foreign, vtep_ids: &vtep_ids, previous };
+        let plan = |(network, seen): (&mut Network, &Option<Seen>)| {
+            let id = *ids.get(network.name())?;
+            Some((id, network.plan(id, &seen.as_ref()?.sides, &common)))
         };
-        Ok(input.plan())
+        self.networks.iter_mut().zip(seen).map(plan).collect()
     }
 
-    async fn apply_kernel(
-        &mut self,
-        observed: &KernelState,
-        desired: &KernelState,
-        side: &Side,
-        wanted: &mut BTreeSet<String>,
-        refused: &mut BTreeSet<IpNetwork>,
-    ) -> bool {
-        let (name, alias) = self.device_over(side.underlay.address);
-        let target = Target { name: name.to_owned(), alias, index: side.device };
-        self.apply_changes(observed, desired, target, wanted, refused).await
-    }
-
-    async fn apply_changes(
-        &mut self,
-        observed: &KernelState,
-        desired: &KernelState,
-        mut target: Target,
-        wanted: &mut BTreeSet<String>,
-        refused: &mut BTreeSet<IpNetwork>,
-    ) -> bool {
-        let changes = kernel::diff(observed, desired);
-        let mut broken = BTreeSet::new();
-        let mut changed = false;
-        for change in &changes {
-            let (key, now) = (change.to_string(), Instant::now());
-            wanted.insert(key.clone());
-            if !self.retries.is_due(&key, now) || lacks_base(change, desired, &broken) {
-                broken.extend(base(change));
-                refused.extend(missing_route(change).filter(|_| !broken.contains(&Base::Device)));
-                continue;
-            }
-            match self.netlink.apply(change, &mut target).await {
-                Ok(()) => {
-                    tracing::debug!(%change, "done");
-                    self.retries.held(&key);
-                    changed = true;
-                }
-                Err(error) => {
-                    broken.extend(base(change));
-                    refused.extend(missing_route(change));
-                    self.retries.failed(key, &error, now);
-                    self.stale = true;
+    /// The fast path of all networks; of one that cannot be planned what there is of it.
+    fn merge(&self, planned: Vec<Option<(NetworkId, Desired)>>) -> DatapathState {
+        let nothing = DatapathState::default();
+        let machine = &self.machine;
+        let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
+        let mut all = DatapathState::default();
+        for (network, planned) in self.networks.iter().zip(planned) {
+            match (planned, network.id) {
+                (Some((_, desired)), _) => all.extend(desired.datapath),
+                (None, Some(id)) => all.extend(previous.of(id)),
+                // Of an earlier agent, perhaps.
+                (None, None) => {
+                    let ids = plan::network_ids([network.name()].into_iter(), previous);
+                    ids.values().for_each(|id| all.extend(previous.of(*id)));
                 }
             }
         }
-        // Our own notifications are still on their way: a dump shows what we did at once.
-        self.stale |= changed;
-        changed
-    }
-
-    fn apply_datapath(
-        &mut self,
-        mut desired: DatapathState,
-        wanted: &mut BTreeSet<String>,
-    ) -> anyhow::Result<bool> {
-        let Some(datapath) = &mut self.datapath else { return Ok(false) };
-        let observed = datapath.observe().context("cannot observe the fast path")?;
-        let (mut keys, mut due, now) = (Vec::new(), Vec::new(), Instant::now());
-        let mut changes = datapath::diff(observed, &desired);
-        if self.retries.any()
-            && changes.iter().any(|c| c.is_about_a_node() && self.retries.has_failed(&describe(c)))
-        {
-            desired.config.flags |= PARTIAL;
-            changes = datapath::diff(observed, &desired);
-        }
-        let limited = |state: &DatapathState| state.config.flags & NO_BYPASS != 0;
-        if limited(observed) && !limited(&desired) {
-            // Meanwhile connections have ended, and others have begun, that nobody looked at.
-            datapath.flush_flows().context("cannot forget flows")?;
-        }
-        for change in changes {
-            let key = describe(&change);
-            wanted.insert(key.clone());
-            if self.retries.is_due(&key, now) {
-                keys.push(key);
-                due.push(change);
-            }
-        }
-        let (mut changed, mut partial, mut keys) = (false, false, keys.into_iter());
-        for entries in due.chunk_by(Change::is_alike) {
-            // What cannot be done together is tried, and if need be refused, one by one.
-            let done = datapath.apply_together(entries);
-            for (change, key) in entries.iter().zip(&mut keys) {
-                match if done { Ok(()) } else { datapath.apply(change) } {
-                    Ok(()) => {
-                        tracing::debug!(change = key, together = done, "done");
-                        self.retries.held(&key);
-                        changed = true;
-                    }
-                    Err(error) => {
-                        let error = error.context(format!("cannot {key}"));
-                        partial |= change.is_about_a_node();
-                        self.retries.failed(key, &error, Instant::now());
-                    }
-                }
-            }
-        }
-        if partial {
-            // Who is missing in the tables is no stranger.
-            desired.config.flags |= PARTIAL;
-            datapath.apply(&Change::SetConfig(desired.config)).context("cannot write CONFIG")?;
-        }
-        Ok(changed)
-    }
-}
-
-/// What routes rest on, as far as a failed change leaves it missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Base {
-    Device,
-    Neighbour(IpAddr),
-    Fdb(Mac),
-}
-
-fn base(change: &KernelChange) -> Option<Base> {
-    match change {
-        KernelChange::DeleteDevice(_) | KernelChange::CreateDevice(_) => Some(Base::Device),
-        KernelChange::PutNeighbour(ip, _) => Some(Base::Neighbour(*ip)),
-        KernelChange::PutFdb(mac, _) => Some(Base::Fdb(*mac)),
-        _ => None,
-    }
-}
-
-/// Whether what `change` rests on is among what is `broken`: a route without its neighbour would
-/// swallow packets that today go another way.
-fn lacks_base(change: &KernelChange, desired: &KernelState, broken: &BTreeSet<Base>) -> bool {
-    let device = broken.contains(&Base::Device);
-    let headroom = matches!(
-        change,
-        KernelChange::AddHeadroom(..) | KernelChange::SetHeadroom(..) | KernelChange::RemoveHeadroom(_)
-    );
-    match change {
-        KernelChange::AddRoute(_, route) | KernelChange::ReplaceRoute(_, route) => {
-            let fdb = desired.neighbours.get(&route.via).is_some_and(|mac| broken.contains(&Base::Fdb(*mac)));
-            device || fdb || broken.contains(&Base::Neighbour(route.via))
-        }
-        _ => device && !headroom,
-    }
-}
-
-/// The subnet to which there is no route of ours unless `change` is carried out.
-fn missing_route(change: &KernelChange) -> Option<IpNetwork> {
-    match change {
-        KernelChange::AddRoute(to, _) => Some(*to),
-        _ => None,
-    }
-}
-
-/// Leaves nodes to the kernel that it refused a route to: it has another, which is not ours. Their packets
-/// are accepted as before.
-fn leave_to_kernel(state: &mut DatapathState, cluster: &ClusterState, refused: &BTreeSet<IpNetwork>) {
-    let lacks_route = |node: &&Node| node.subnets.iter().any(|subnet| refused.contains(subnet));
-    let nodes = cluster.remotes.values().filter(|_| !refused.is_empty()).filter(lacks_route);
-    for vtep in nodes.map(|node| Addr::from(node.vtep)) {
-        if let Some(vtep) = state.vtep_ids.get(&vtep).and_then(|id| state.vteps.get_mut(id)) {
-            (vtep.ifindex, vtep.next_hop) = (0, NextHop::default());
-        }
-    }
-}
-
-/// Passes on what the programs have to say.
-fn listen(logger: EbpfLogger<&'static dyn log::Log>) -> anyhow::Result<()> {
-    // SAFETY: the logger owns the descriptor of its map; flushing neither closes nor replaces it.
-    let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-    let mut logger = logger.context("cannot listen to the programs")?;
-    tokio::spawn(async move {
-        while let Ok(mut ready) = logger.readable_mut().await {
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
-        }
-    });
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    use crate::kernel::Route;
-    use crate::net::IfIndex;
-
-    #[test]
-    fn a_route_waits_for_its_neighbour_and_forwarding_entry() {
-        let (ip, mac) = (IpAddr::from([10, 2, 0, 0]), Mac([2, 0, 0, 0, 0, 2]));
-        let desired = KernelState { neighbours: BTreeMap::from([(ip, mac)]), ..KernelState::default() };
-        let to = "10.2.0.0/24".parse().expect("subnet");
-        let add = KernelChange::AddRoute(to, Route { via: ip, src: None });
-        assert!(!lacks_base(&add, &desired, &BTreeSet::new()));
-        for broken in [Base::Device, Base::Neighbour(ip), Base::Fdb(mac)] {
-            assert!(lacks_base(&add, &desired, &[broken].into()));
-        }
-        assert!(!lacks_base(&KernelChange::RemoveRoute(to), &desired, &[Base::Neighbour(ip)].into()));
-        assert!(!lacks_base(&KernelChange::RemoveHeadroom(IfIndex(3)), &desired, &[Base::Device].into()));
-    }
-
-    #[test]
-    fn a_node_that_the_kernel_refused_a_route_to_is_the_kernels() {
-        use crate::cluster::{Candidate, Viewer};
-        use vxlan_ebpf_common::maps::Vtep;
-        let node = |name: &str, n: u8| Candidate {
-            name: name.into(),
-            vtep: IpAddr::from([192, 0, 2, n]),
-            mac: None,
-            subnets: vec![format!("10.{n}.0.0/24").parse().expect("subnet")],
-        };
-        let viewer = Viewer { node: "a".into(), vni: 1.try_into().expect("in range") };
-        let cluster =
-            ClusterState::new(vec![node("a", 1), node("b", 2), node("c", 3)], &viewer).expect("valid");
-        let vtep = Vtep { ifindex: 7, ..Vtep::default() };
-        let mut state = DatapathState { vteps: [(1, vtep), (2, vtep)].into(), ..DatapathState::default() };
-        state.vtep_ids = [(2, 1), (3, 2)].map(|(n, id)| (IpAddr::from([192, 0, 2, n]).into(), id)).into();
-        leave_to_kernel(&mut state, &cluster, &["10.2.0.0/24".parse().expect("subnet")].into());
-        assert_eq!([state.vteps[&1].ifindex, state.vteps[&2].ifindex], [0, 7]);
+        all.node = plan::node(machine.xdp_place(), machine.secret, previous);
+        all.count_networks();
+        all
     }
 }

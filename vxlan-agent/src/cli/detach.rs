@@ -24,12 +24,10 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     let stopped = stop_agent(config).await?;
     // The fast path first: what is on its way meanwhile is the kernel's, until that goes too.
-    let pins = config.pins();
-    let had_pins = pins.is_dir();
-    let detached = datapath::detach(&pins);
+    let pins = &config.node.pin_dir;
+    let detached = datapath::detach(pins);
     let mut removed = remove_from_kernel(config).await?;
-    detached?;
-    if had_pins {
+    if detached? {
         removed.push(format!("remove programs and maps at {}", pins.display()));
     }
     removed.extend(remove_what_pods_need(config)?);
@@ -49,8 +47,8 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
 pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     let stopped = stop_agent(config).await?;
-    datapath::detach(&config.pins())?;
-    let netlink = Netlink::open(&config.network.name)?;
+    datapath::detach(&config.node.pin_dir)?;
+    let netlink = Netlink::open()?;
     let mut left = vec![];
     for (name, alias) in config.devices() {
         let sought = Sought {
@@ -63,7 +61,7 @@ pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
         };
         let Ok((observed, index)) = kernel::observed(&netlink.dump().await?, &sought) else { continue };
         let without_headroom = KernelState { headroom: BTreeMap::new(), ..observed.clone() };
-        let mut target = Target { name: name.to_owned(), alias, index };
+        let mut target = Target { network: config.network.name.clone(), name: name.to_owned(), alias, index };
         for change in kernel::diff(&observed, &without_headroom) {
             netlink.apply(&change, &mut target).await?;
         }
@@ -122,7 +120,7 @@ fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
 
 async fn remove_from_kernel(config: &Config) -> anyhow::Result<Vec<String>> {
     let network = &config.network;
-    let netlink = Netlink::open(&network.name)?;
+    let netlink = Netlink::open()?;
     let mac = derive_mac(&config.node.name, network.vni);
     let mut removed = vec![];
     for (name, alias) in config.devices() {
@@ -134,7 +132,7 @@ async fn remove_from_kernel(config: &Config) -> anyhow::Result<Vec<String>> {
                 continue;
             }
         };
-        let mut target = Target { name: name.to_owned(), alias, index: None };
+        let mut target = Target { network: network.name.clone(), name: name.to_owned(), alias, index: None };
         for change in kernel::diff(&observed, &KernelState::default()) {
             netlink.apply(&change, &mut target).await?;
             removed.push(change.to_string());

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
-use vxlan_ebpf_common::Disposition;
-use vxlan_ebpf_common::maps::{LOCAL_VTEP, NextHop, VtepId};
+use vxlan_ebpf_common::maps::{Counter, LOCAL_VTEP, MacKey, NetworkId, NextHop, VtepId};
+use vxlan_ebpf_common::{Disposition, Hook, Reason};
 
 use super::{What, print_rows};
+use crate::config::Config;
 use crate::datapath::{DatapathState, Pins};
 use crate::net::Mac;
 
@@ -59,18 +60,21 @@ struct CounterRow {
     meaning: &'static str,
 }
 
-pub(super) fn show(pins: &Pins, what: What, json: bool) -> anyhow::Result<()> {
+pub(super) fn show(config: &Config, what: What, json: bool) -> anyhow::Result<()> {
+    let pins = Pins::open(&config.pins())?;
+    let network = pins.network(&config.network.name)?;
+    let state = || pins.state().map(|state| state.of(network));
     match what {
-        What::Routes => routes(&pins.state()?, json),
-        What::Vteps => vteps(&pins.state()?, json),
-        What::Macs => macs(&pins.state()?, json),
-        What::Endpoints => endpoints(&pins.state()?, json),
-        What::Counters => counters(pins, json),
+        What::Routes => routes(&state()?, json),
+        What::Vteps => vteps(&state()?, json),
+        What::Macs => macs(&state()?, json),
+        What::Endpoints => endpoints(&state()?, json),
+        What::Counters => counters(pins.counters(network)?, json),
     }
 }
 
 fn routes(state: &DatapathState, json: bool) -> anyhow::Result<()> {
-    let row = |(to, id): (&IpNetwork, &VtepId)| RouteRow {
+    let row = |((_, to), id): (&(NetworkId, IpNetwork), &VtepId)| RouteRow {
         to: *to,
         vtep_id: *id,
         vtep: state.vteps.get(id).map(|vtep| vtep.addr.into()),
@@ -101,15 +105,17 @@ fn vteps(state: &DatapathState, json: bool) -> anyhow::Result<()> {
 }
 
 fn macs(state: &DatapathState, json: bool) -> anyhow::Result<()> {
-    let rows: Vec<_> =
-        state.macs.iter().map(|(key, id)| MacRow { vni: key.vni, mac: Mac(key.mac), vtep_id: *id }).collect();
+    let vni = |id: NetworkId| state.networks.get(&id).map_or(0, |network| network.vni);
+    let row =
+        |(key, id): (&MacKey, &VtepId)| MacRow { vni: vni(key.network), mac: Mac(key.mac), vtep_id: *id };
+    let rows: Vec<_> = state.macs.iter().map(row).collect();
     print_rows(json, &rows, ["vni", "mac", "vtep id"], |r| {
         [r.vni.to_string(), r.mac.to_string(), r.vtep_id.to_string()]
     })
 }
 
 fn endpoints(state: &DatapathState, json: bool) -> anyhow::Result<()> {
-    let row = |(address, e): (&IpAddr, &vxlan_ebpf_common::maps::Endpoint)| EndpointRow {
+    let row = |((_, address), e): (&(NetworkId, IpAddr), &vxlan_ebpf_common::maps::Endpoint)| EndpointRow {
         address: *address,
         interface: name(e.ifindex),
         ifindex: e.ifindex,
@@ -136,12 +142,8 @@ fn left_to_kernel(flags: u8) -> Vec<&'static str> {
     names.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, name)| name).collect()
 }
 
-fn counters(pins: &Pins, json: bool) -> anyhow::Result<()> {
-    let row = |(hook, reason, counter): (
-        vxlan_ebpf_common::Hook,
-        vxlan_ebpf_common::Reason,
-        vxlan_ebpf_common::maps::Counter,
-    )| CounterRow {
+fn counters(counters: Vec<(Hook, Reason, Counter)>, json: bool) -> anyhow::Result<()> {
+    let row = |(hook, reason, counter): (Hook, Reason, Counter)| CounterRow {
         hook: hook.label(),
         reason: reason.label(),
         disposition: disposition(reason.disposition()),
@@ -149,7 +151,7 @@ fn counters(pins: &Pins, json: bool) -> anyhow::Result<()> {
         bytes: counter.bytes,
         meaning: reason.describe().trim(),
     };
-    let rows: Vec<_> = pins.counters()?.into_iter().map(row).collect();
+    let rows: Vec<_> = counters.into_iter().map(row).collect();
     print_rows(json, &rows, ["hook", "reason", "what", "packets", "bytes", "meaning"], |r| {
         let numbers = [r.packets, r.bytes].map(|n| n.to_string());
         let [packets, bytes] = numbers;

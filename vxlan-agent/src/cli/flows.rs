@@ -8,6 +8,7 @@ use vxlan_ebpf_common::flow::{closing, seen};
 use vxlan_ebpf_common::maps::{Flow, FlowKey};
 
 use super::{print, print_json, print_rows};
+use crate::config::Config;
 use crate::datapath::Pins;
 
 #[derive(Serialize)]
@@ -30,11 +31,14 @@ struct FlowRow {
     bytes: u64,
 }
 
-pub(super) fn list(pins: &Pins, json: bool) -> anyhow::Result<()> {
-    let (flows, generation) = pins.flows()?;
+pub(super) fn list(config: &Config, json: bool) -> anyhow::Result<()> {
+    let pins = Pins::open(&config.pins())?;
+    let network = pins.network(&config.network.name)?;
+    let (flows, generation) = (pins.flows(), pins.generation(network)?);
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let now = now.tv_sec() as f64 + now.tv_nsec() as f64 / 1e9;
-    let current = flows.iter().filter(|(_, flow)| flow.generation == generation);
+    let current =
+        flows.iter().filter(|(key, flow)| u32::from(key.network) == network && flow.generation == generation);
     let rows = current.map(|(key, flow)| row(key, flow, now));
     // What is over keeps its place until another needs it.
     let mut rows: Vec<FlowRow> = rows.filter(|row| row.idle <= lifetime(row.state)).collect();
@@ -43,8 +47,10 @@ pub(super) fn list(pins: &Pins, json: bool) -> anyhow::Result<()> {
     print_rows(json, &rows, head, cells)
 }
 
-pub(super) fn flush(pins: &mut Pins, json: bool) -> anyhow::Result<()> {
-    pins.flush_flows()?;
+pub(super) fn flush(config: &Config, json: bool) -> anyhow::Result<()> {
+    let mut pins = Pins::open(&config.pins())?;
+    let network = pins.network(&config.network.name)?;
+    pins.flush_flows(network)?;
     if json {
         return print_json(&serde_json::json!({ "flushed": true }));
     }

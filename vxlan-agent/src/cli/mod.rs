@@ -164,10 +164,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
             run(config()?)
         }
         Command::Status => status::show(&config()?, json),
-        Command::Dump { what } => dump::show(&Pins::open(&config()?.pins())?, *what, json),
+        Command::Dump { what } => dump::show(&config()?, *what, json),
         Command::Fastpath { to } => switch(&config()?, *to, json),
-        Command::Flows { what: Flows::List } => flows::list(&Pins::open(&config()?.pins())?, json),
-        Command::Flows { what: Flows::Flush } => flows::flush(&mut Pins::open(&config()?.pins())?, json),
+        Command::Flows { what: Flows::List } => flows::list(&config()?, json),
+        Command::Flows { what: Flows::Flush } => flows::flush(&config()?, json),
         Command::Detach => {
             log_to_stderr(json);
             runtime()?.block_on(detach::run(&config()?, json))
@@ -181,8 +181,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
 
 fn switch(config: &Config, to: OnOff, json: bool) -> anyhow::Result<()> {
     let on = to == OnOff::On;
-    Pins::open(&config.pins())?.switch(on)?;
     let network = config.network.name.as_str();
+    let mut pins = Pins::open(&config.pins())?;
+    let id = pins.network(network)?;
+    pins.switch(id, on)?;
     if json {
         return print_json(&serde_json::json!({ "network": network, "switched_on": on }));
     }
@@ -193,7 +195,7 @@ fn switch(config: &Config, to: OnOff, json: bool) -> anyhow::Result<()> {
 /// Runs the agent, and does not wait for a file that somebody reads for it.
 fn run(config: Config) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    let ended = runtime.block_on(agent::run(config));
+    let ended = runtime.block_on(agent::run(config.node.clone(), vec![config]));
     runtime.shutdown_background();
     ended
 }

@@ -1,5 +1,6 @@
 //! `status`: the agent's status file, its lock, and the pins.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -25,8 +26,10 @@ struct Report {
     /// What it last wrote; absent if it never ran.
     #[serde(flatten)]
     status: Option<Status>,
-    /// The fast path as it is now.
+    /// The fast path as it is now, of all networks together.
     fastpath: FastpathReport,
+    /// The same of each network.
+    fastpath_of: BTreeMap<String, FastpathReport>,
 }
 
 #[derive(Serialize)]
@@ -55,25 +58,32 @@ struct AttachmentReport {
 pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<()> {
     let holder = status::holder(&config.node.run_dir)?;
     let status = status::read(&config.node.run_dir)?;
-    let fastpath = fastpath(config);
-    let report = Report { running: holder.is_some(), pid: holder.and_then(|h| h.pid), status, fastpath };
+    let (fastpath, fastpath_of) = fastpath(config);
+    let pid = holder.as_ref().and_then(|holder| holder.pid);
+    let report = Report { running: holder.is_some(), pid, status, fastpath, fastpath_of };
     if json { print_json(&report) } else { print(&text(config, &report)) }
 }
 
 /// Pins that cannot be read are something to report, not a reason to report nothing.
-fn fastpath(config: &Config) -> FastpathReport {
+fn fastpath(config: &Config) -> (FastpathReport, BTreeMap<String, FastpathReport>) {
     let dir = config.pins();
     if !dir.is_dir() {
-        return report(None, &DatapathState::default());
+        return (report(None, &DatapathState::default()), BTreeMap::new());
     }
     let read = || {
         let pins = Pins::open(&dir)?;
-        anyhow::Ok(report(Some(pins.switched_on()?), &pins.state()?))
+        let (state, mut each, mut all_on) = (pins.state()?, BTreeMap::new(), true);
+        for (id, network) in &state.networks {
+            let on = pins.switched_on(*id)?;
+            all_on &= on;
+            each.insert(network.name().unwrap_or_default().to_owned(), report(Some(on), &state.of(*id)));
+        }
+        anyhow::Ok((report(Some(all_on), &state), each))
     };
-    read().unwrap_or_else(|error| FastpathReport {
-        pinned: true,
-        error: Some(format!("{error:#}")),
-        ..report(None, &DatapathState::default())
+    read().unwrap_or_else(|error| {
+        let unreadable = report(None, &DatapathState::default());
+        let error = Some(format!("{error:#}"));
+        (FastpathReport { pinned: true, error, ..unreadable }, BTreeMap::new())
     })
 }
 
@@ -89,7 +99,7 @@ fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
         routes: state.routes.len(),
         vteps: state.vteps.len(),
         endpoints: state.endpoints.len(),
-        disputed: disputed.map(|(address, _)| *address).collect(),
+        disputed: disputed.map(|((_, address), _)| *address).collect(),
     }
 }
 
@@ -110,7 +120,15 @@ fn text(config: &Config, report: &Report) -> String {
         out.push_str(&super::features::missing(&status.features));
     }
     for network in &status.networks {
-        network_text(&mut out, network, &report.fastpath);
+        // One that is not there yet is as good as none.
+        let fastpath = report.fastpath_of.get(&network.name).unwrap_or(&report.fastpath);
+        network_text(&mut out, network, fastpath);
+    }
+    if let Some(error) = &status.error {
+        let _ = writeln!(out, "stuck      {error}");
+    }
+    for retry in &status.retrying {
+        let _ = writeln!(out, "retrying   {} ({} attempts): {}", retry.change, retry.attempts, retry.error);
     }
     out
 }
@@ -143,9 +161,6 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
         if let Some(error) = error {
             let _ = writeln!(out, "{label:<10} {error}");
         }
-    }
-    for retry in &network.retrying {
-        let _ = writeln!(out, "retrying   {} ({} attempts): {}", retry.change, retry.attempts, retry.error);
     }
     let guarded: Vec<&str> = network.nodes.iter().filter(|n| n.ipsec).map(|n| n.name.as_str()).collect();
     if !guarded.is_empty() {

@@ -18,6 +18,7 @@ use super::pins::remove_if_there;
 use super::state::Attachment;
 use super::xdp;
 use super::{filter, link};
+use crate::ownership;
 
 /// Priority of our clsact filters: behind those that say they come first, before the default.
 const PRIORITY: u16 = 0x4000;
@@ -241,13 +242,22 @@ pub(super) fn has_tcx() -> bool {
     }
 }
 
-/// A handle for the clsact filters of the network whose pins are in `dir`: FNV-1a of its name, so
-/// that several networks can share an interface.
+/// A handle for the clsact filters of those whose pins are in `dir`, so that several agents can share an
+/// interface: FNV-1a of the configured directory, or, as before layout 5, of the network's name.
 pub(super) fn clsact_handle(dir: &Path) -> u32 {
-    let name = dir.file_name().unwrap_or_default().as_encoded_bytes();
+    let configured = || dir.parent().and_then(Path::parent).unwrap_or(dir).as_os_str();
+    let name = dir.file_name().unwrap_or_default();
+    let name = if name == ownership::NODE_PINS { configured() } else { name }.as_encoded_bytes();
     let hash =
         name.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     hash & 0x7fff_ffff | 1
+}
+
+/// Takes the XDP programs recorded in `dir` off their interfaces.
+pub(super) fn detach_xdp(dir: &Path) -> Result<()> {
+    let links = Links { dir: dir.to_owned(), backend: Backend::Tcx };
+    let recorded = recorded(dir)?.into_iter().filter(|at| at.hook == Hook::UnderlayXdp);
+    recorded.into_iter().try_for_each(|attachment| links.detach(attachment))
 }
 
 /// Takes everything recorded in `dir` off its interfaces, XDP first.
@@ -274,8 +284,10 @@ mod tests {
     }
 
     #[test]
-    fn networks_have_handles_of_their_own() {
-        assert_ne!(clsact_handle(Path::new("/a/v1/blue")), clsact_handle(Path::new("/a/v1/green")));
-        assert_eq!(clsact_handle(Path::new("/a/v1/blue")), clsact_handle(Path::new("/b/v1/blue")));
+    fn agents_have_handles_of_their_own() {
+        assert_ne!(clsact_handle(Path::new("/a/v4/blue")), clsact_handle(Path::new("/a/v4/green")));
+        assert_eq!(clsact_handle(Path::new("/a/v4/blue")), clsact_handle(Path::new("/b/v4/blue")));
+        assert_ne!(clsact_handle(Path::new("/a/v5/@node")), clsact_handle(Path::new("/b/v5/@node")));
+        assert_eq!(clsact_handle(Path::new("/a/v5/@node")), clsact_handle(Path::new("/a/v6/@node")));
     }
 }

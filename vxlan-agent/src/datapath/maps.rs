@@ -1,18 +1,18 @@
-//! Typed access to the maps of one network.
+//! Typed access to the maps.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
-use ipnetwork::IpNetwork;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use vxlan_ebpf_common::maps::{
-    Addr, Config, Counter, Endpoint, Flow, FlowKey, MacKey, SWITCH_GENERATION, SWITCH_OFF, Veth, Vtep,
-    VtepId, names,
+    Addr, Counter, Endpoint, Flow, FlowKey, Key4, Key6, LinkEntry, MacKey, NETWORK_BITS, NO_NETWORK, Network,
+    NetworkId, Node, SWITCH_GENERATION, SWITCH_OFF, VniKey, Vtep, VtepId, names, switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, counters};
 
@@ -22,16 +22,18 @@ use crate::net::IfIndex;
 
 /// All maps that the agent writes, and those that operators read.
 pub(super) struct Maps {
-    config: Array<MapData, Config>,
+    node: Array<MapData, Node>,
+    networks: Array<MapData, Network>,
     switch: Array<MapData, u32>,
-    routes4: LpmTrie<MapData, [u8; 4], VtepId>,
-    routes6: LpmTrie<MapData, [u8; 16], VtepId>,
+    vnis: HashMap<MapData, VniKey, NetworkId>,
+    links: HashMap<MapData, u32, LinkEntry>,
+    routes4: LpmTrie<MapData, [u8; 8], VtepId>,
+    routes6: LpmTrie<MapData, [u8; 20], VtepId>,
     vteps: Array<MapData, Vtep>,
-    vtep_ids: HashMap<MapData, Addr, VtepId>,
+    vtep_ids: HashMap<MapData, Key6, VtepId>,
     macs: HashMap<MapData, MacKey, VtepId>,
-    endpoints4: HashMap<MapData, [u8; 4], Endpoint>,
-    endpoints6: HashMap<MapData, [u8; 16], Endpoint>,
-    veths: HashMap<MapData, u32, Veth>,
+    endpoints4: HashMap<MapData, Key4, Endpoint>,
+    endpoints6: HashMap<MapData, Key6, Endpoint>,
     counters: PerCpuArray<MapData, Counter>,
     flows: HashMap<MapData, FlowKey, Flow>,
     /// Those that [`Self::write_together`] writes to: the typed ones do not hand their descriptors out.
@@ -58,8 +60,11 @@ impl Maps {
     /// Opens what is pinned in `dir`.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         Ok(Self {
-            config: typed(dir, names::CONFIG)?,
+            node: typed(dir, names::NODE)?,
+            networks: typed(dir, names::NETWORKS)?,
             switch: typed(dir, names::SWITCH)?,
+            vnis: typed(dir, names::VNIS)?,
+            links: typed(dir, names::LINKS)?,
             routes4: typed(dir, names::ROUTES4)?,
             routes6: typed(dir, names::ROUTES6)?,
             vteps: typed(dir, names::VTEPS)?,
@@ -67,18 +72,31 @@ impl Maps {
             macs: typed(dir, names::MACS)?,
             endpoints4: typed(dir, names::ENDPOINTS4)?,
             endpoints6: typed(dir, names::ENDPOINTS6)?,
-            veths: typed(dir, names::VETHS)?,
             counters: typed(dir, names::COUNTERS)?,
             flows: typed(dir, names::FLOWS)?,
             batched: BATCHED.map(|name| Ok((name, opened(dir, name)?))).into_iter().collect::<Result<_>>()?,
         })
     }
 
+    /// The networks that there are.
+    pub(super) fn networks(&self) -> Result<BTreeMap<NetworkId, Network>, MapError> {
+        let mut networks = BTreeMap::new();
+        for (id, network) in (0..).zip(self.networks.iter()) {
+            let network = network?;
+            if network.id != NO_NETWORK {
+                networks.insert(id, network);
+            }
+        }
+        Ok(networks)
+    }
+
     /// Everything that is in the maps; no attachments.
     pub(super) fn read(&self) -> Result<DatapathState, MapError> {
-        let mut state = DatapathState { config: self.config.get(&0, 0)?, ..DatapathState::default() };
-        read_prefixes(&self.routes4, &mut state.routes)?;
-        read_prefixes(&self.routes6, &mut state.routes)?;
+        let mut state = DatapathState { node: self.node.get(&0, 0)?, ..DatapathState::default() };
+        state.networks = self.networks()?;
+        state.vnis = self.vnis.iter().collect::<Result<_, _>>()?;
+        read_prefixes::<8, 4>(&self.routes4, &mut state.routes)?;
+        read_prefixes::<20, 16>(&self.routes6, &mut state.routes)?;
         for (id, vtep) in (0..).zip(self.vteps.iter()) {
             let vtep = vtep?;
             if vtep.family != 0 {
@@ -87,17 +105,27 @@ impl Maps {
         }
         state.vtep_ids = self.vtep_ids.iter().collect::<Result<_, _>>()?;
         state.macs = self.macs.iter().collect::<Result<_, _>>()?;
-        read_addresses(&self.endpoints4, &mut state.endpoints)?;
-        read_addresses(&self.endpoints6, &mut state.endpoints)?;
-        let veths = self.veths.iter().map(|entry| entry.map(|(index, veth)| (IfIndex(index), veth)));
-        state.veths = veths.collect::<Result<_, _>>()?;
+        for entry in self.endpoints4.iter() {
+            let (Key4 { network, addr }, endpoint) = entry?;
+            state.endpoints.insert((network, addr.into()), endpoint);
+        }
+        for entry in self.endpoints6.iter() {
+            let (Key6 { network, addr: Addr(addr) }, endpoint) = entry?;
+            state.endpoints.insert((network, addr.into()), endpoint);
+        }
+        let links = self.links.iter().map(|entry| entry.map(|(index, link)| (IfIndex(index), link)));
+        state.links = links.collect::<Result<_, _>>()?;
         Ok(state)
     }
 
     /// Carries out a change of a map. Attachments are no maps: they are passed over.
     pub(super) fn write(&mut self, change: &Change) -> Result<(), MapError> {
         match *change {
-            Change::SetConfig(config) => self.config.set(0, &config, 0),
+            Change::SetNode(node) => self.node.set(0, &node, 0),
+            Change::PutNetwork(id, network) => self.networks.set(id, &network, 0),
+            Change::DeleteNetwork(id) => self.forget_network(id),
+            Change::PutVni(key, id) => self.vnis.insert(&key, &id, 0),
+            Change::DeleteVni(key) => gone(self.vnis.remove(&key)),
             Change::PutVtep(id, vtep) => self.vteps.set(id, &vtep, 0),
             Change::DeleteVtep(id) => self.vteps.set(id, &Vtep::default(), 0),
             Change::PutVtepId(addr, id) => self.vtep_ids.insert(&addr, &id, 0),
@@ -106,16 +134,16 @@ impl Maps {
             Change::DeleteMac(key) => gone(self.macs.remove(&key)),
             Change::PutRoute(prefix, id) => self.put_route(prefix, id),
             Change::DeleteRoute(prefix) => gone(self.delete_route(prefix)),
-            Change::PutEndpoint(addr, endpoint) => match addr {
-                IpAddr::V4(addr) => self.endpoints4.insert(&addr.octets(), &endpoint, 0),
-                IpAddr::V6(addr) => self.endpoints6.insert(&addr.octets(), &endpoint, 0),
+            Change::PutEndpoint((network, addr), endpoint) => match addr {
+                IpAddr::V4(addr) => self.endpoints4.insert(&key4(network, addr), &endpoint, 0),
+                IpAddr::V6(addr) => self.endpoints6.insert(&key6(network, addr), &endpoint, 0),
             },
-            Change::DeleteEndpoint(addr) => gone(match addr {
-                IpAddr::V4(addr) => self.endpoints4.remove(&addr.octets()),
-                IpAddr::V6(addr) => self.endpoints6.remove(&addr.octets()),
+            Change::DeleteEndpoint((network, addr)) => gone(match addr {
+                IpAddr::V4(addr) => self.endpoints4.remove(&key4(network, addr)),
+                IpAddr::V6(addr) => self.endpoints6.remove(&key6(network, addr)),
             }),
-            Change::PutVeth(index, veth) => self.veths.insert(&index.0, &veth, 0),
-            Change::DeleteVeth(index) => gone(self.veths.remove(&index.0)),
+            Change::PutLink(index, link) => self.links.insert(&index.0, &link, 0),
+            Change::DeleteLink(index) => gone(self.links.remove(&index.0)),
             Change::Attach(_) | Change::Detach(_) => Ok(()),
         }
     }
@@ -137,18 +165,18 @@ impl Maps {
                 Change::PutMac(key, id) => Some((key, id)),
                 _ => None,
             }),
-            [Change::PutRoute(IpNetwork::V4(_), _), ..] => {
+            [Change::PutRoute((_, IpNetwork::V4(_)), _), ..] => {
                 self.put(names::ROUTES4, changes, |change| match *change {
-                    Change::PutRoute(IpNetwork::V4(prefix), id) => {
-                        Some((Key::new(prefix.prefix().into(), prefix.ip().octets()), id))
+                    Change::PutRoute((network, IpNetwork::V4(prefix)), id) => {
+                        Some((prefix4(network, prefix), id))
                     }
                     _ => None,
                 })
             }
-            [Change::PutRoute(IpNetwork::V6(_), _), ..] => {
+            [Change::PutRoute((_, IpNetwork::V6(_)), _), ..] => {
                 self.put(names::ROUTES6, changes, |change| match *change {
-                    Change::PutRoute(IpNetwork::V6(prefix), id) => {
-                        Some((Key::new(prefix.prefix().into(), prefix.ip().octets()), id))
+                    Change::PutRoute((network, IpNetwork::V6(prefix)), id) => {
+                        Some((prefix6(network, prefix), id))
                     }
                     _ => None,
                 })
@@ -171,45 +199,59 @@ impl Maps {
         self.batched.get(name).is_some_and(|map| update_batch(map.fd(), &keys, &values))
     }
 
-    fn put_route(&mut self, prefix: IpNetwork, id: VtepId) -> Result<(), MapError> {
-        let bits = prefix.prefix().into();
-        match prefix.ip() {
-            IpAddr::V4(ip) => self.routes4.insert(&Key::new(bits, ip.octets()), &id, 0),
-            IpAddr::V6(ip) => self.routes6.insert(&Key::new(bits, ip.octets()), &id, 0),
+    /// Leaves nothing of a network to the next one that gets its number.
+    fn forget_network(&mut self, id: NetworkId) -> Result<(), MapError> {
+        self.networks.set(id, &Network::default(), 0)?;
+        let generation = switch(id, SWITCH_GENERATION);
+        let next = self.switch.get(&generation, 0)?.wrapping_add(1);
+        self.switch.set(generation, &next, 0)?;
+        self.switch.set(switch(id, SWITCH_OFF), &0, 0)?;
+        for (hook, reason, _) in self.counters(id).unwrap_or_default() {
+            let cell = counters::index(id, hook, reason);
+            let cpus = self.counters.get(&cell, 0)?.len();
+            let nothing = PerCpuValues::try_from(vec![Counter::default(); cpus])?;
+            self.counters.set(cell, nothing, 0)?;
+        }
+        Ok(())
+    }
+
+    fn put_route(&mut self, (network, prefix): (NetworkId, IpNetwork), id: VtepId) -> Result<(), MapError> {
+        match prefix {
+            IpNetwork::V4(prefix) => self.routes4.insert(&prefix4(network, prefix), &id, 0),
+            IpNetwork::V6(prefix) => self.routes6.insert(&prefix6(network, prefix), &id, 0),
         }
     }
 
-    fn delete_route(&mut self, prefix: IpNetwork) -> Result<(), MapError> {
-        let bits = prefix.prefix().into();
-        match prefix.ip() {
-            IpAddr::V4(ip) => self.routes4.remove(&Key::new(bits, ip.octets())),
-            IpAddr::V6(ip) => self.routes6.remove(&Key::new(bits, ip.octets())),
+    fn delete_route(&mut self, (network, prefix): (NetworkId, IpNetwork)) -> Result<(), MapError> {
+        match prefix {
+            IpNetwork::V4(prefix) => self.routes4.remove(&prefix4(network, prefix)),
+            IpNetwork::V6(prefix) => self.routes6.remove(&prefix6(network, prefix)),
         }
     }
 
-    /// Whether SWITCH lets the fast path run.
-    pub(super) fn switched_on(&self) -> Result<bool> {
-        Ok(self.switch.get(&SWITCH_OFF, 0).context("cannot read SWITCH")? == 0)
+    /// Whether SWITCH lets the fast path of a network run.
+    pub(super) fn switched_on(&self, network: NetworkId) -> Result<bool> {
+        Ok(self.switch.get(&switch(network, SWITCH_OFF), 0).context("cannot read SWITCH")? == 0)
     }
 
     /// Writes SWITCH. What became of flows while the fast path was off only the stack knows, so all bypasses
     /// are closed before it is on.
-    pub(super) fn switch(&mut self, on: bool) -> Result<()> {
-        if on && !self.switched_on()? {
-            self.flush_flows()?;
+    pub(super) fn switch(&mut self, network: NetworkId, on: bool) -> Result<()> {
+        if on && !self.switched_on(network)? {
+            self.flush_flows(network)?;
         }
-        self.switch.set(SWITCH_OFF, &u32::from(!on), 0).context("cannot write SWITCH")
+        self.switch.set(switch(network, SWITCH_OFF), &u32::from(!on), 0).context("cannot write SWITCH")
     }
 
-    /// The generation that open flows have.
-    pub(super) fn generation(&self) -> Result<u32> {
-        self.switch.get(&SWITCH_GENERATION, 0).context("cannot read SWITCH")
+    /// The generation that open flows of a network have.
+    pub(super) fn generation(&self, network: NetworkId) -> Result<u32> {
+        self.switch.get(&switch(network, SWITCH_GENERATION), 0).context("cannot read SWITCH")
     }
 
-    /// Closes all bypasses with one write.
-    pub(super) fn flush_flows(&mut self) -> Result<()> {
-        let next = self.generation()?.wrapping_add(1);
-        self.switch.set(SWITCH_GENERATION, &next, 0).context("cannot write SWITCH")
+    /// Closes all bypasses of a network with one write.
+    pub(super) fn flush_flows(&mut self, network: NetworkId) -> Result<()> {
+        let next = self.generation(network)?.wrapping_add(1);
+        self.switch.set(switch(network, SWITCH_GENERATION), &next, 0).context("cannot write SWITCH")
     }
 
     /// Everything in FLOWS. An entry that goes while they are read is left out.
@@ -217,12 +259,12 @@ impl Maps {
         self.flows.iter().filter_map(Result::ok).collect()
     }
 
-    /// Every counter that is not zero, summed over the CPUs.
-    pub(super) fn counters(&self) -> Result<Vec<(Hook, Reason, Counter)>> {
+    /// Every counter of a network that is not zero, summed over the CPUs.
+    pub(super) fn counters(&self, network: NetworkId) -> Result<Vec<(Hook, Reason, Counter)>> {
         let mut found = Vec::new();
         for hook in Hook::ALL {
             for reason in Reason::ALL {
-                let cell = counters::index(hook, *reason);
+                let cell = counters::index(network, hook, *reason);
                 let per_cpu = self.counters.get(&cell, 0).context("cannot read COUNTERS")?;
                 let sum = per_cpu.iter().fold(Counter::default(), |sum, cpu| Counter {
                     packets: sum.packets + cpu.packets,
@@ -246,33 +288,39 @@ fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn read_prefixes<const N: usize>(
+fn key4(network: NetworkId, ip: Ipv4Addr) -> Key4 {
+    Key4 { network, addr: ip.octets() }
+}
+
+fn key6(network: NetworkId, ip: Ipv6Addr) -> Key6 {
+    Key6 { network, addr: Addr(ip.octets()) }
+}
+
+fn prefix4(network: NetworkId, prefix: Ipv4Network) -> Key<[u8; 8]> {
+    Key::new(NETWORK_BITS + u32::from(prefix.prefix()), key4(network, prefix.ip()).bytes())
+}
+
+fn prefix6(network: NetworkId, prefix: Ipv6Network) -> Key<[u8; 20]> {
+    Key::new(NETWORK_BITS + u32::from(prefix.prefix()), key6(network, prefix.ip()).bytes())
+}
+
+/// Keys of `N` bytes: four of the network, `M` of the address.
+fn read_prefixes<const N: usize, const M: usize>(
     map: &LpmTrie<impl Borrow<MapData>, [u8; N], VtepId>,
-    routes: &mut BTreeMap<IpNetwork, VtepId>,
+    routes: &mut BTreeMap<(NetworkId, IpNetwork), VtepId>,
 ) -> Result<(), MapError>
 where
-    IpAddr: From<[u8; N]>,
+    IpAddr: From<[u8; M]>,
 {
     for entry in map.iter() {
         let (key, id) = entry?;
-        let prefix = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
-        if let Ok(prefix) = IpNetwork::new(IpAddr::from(key.data()), prefix) {
-            routes.insert(prefix, id);
+        let bits = key.prefix_len().saturating_sub(NETWORK_BITS);
+        let (data, bits) = (key.data(), u8::try_from(bits).unwrap_or(u8::MAX));
+        let Some((network, address)) = data.split_first_chunk() else { continue };
+        let Ok(address) = <[u8; M]>::try_from(address) else { continue };
+        if let Ok(prefix) = IpNetwork::new(IpAddr::from(address), bits) {
+            routes.insert((NetworkId::from_ne_bytes(*network), prefix), id);
         }
-    }
-    Ok(())
-}
-
-fn read_addresses<const N: usize>(
-    map: &HashMap<impl Borrow<MapData>, [u8; N], Endpoint>,
-    endpoints: &mut BTreeMap<IpAddr, Endpoint>,
-) -> Result<(), MapError>
-where
-    IpAddr: From<[u8; N]>,
-{
-    for entry in map.iter() {
-        let (address, endpoint) = entry?;
-        endpoints.insert(IpAddr::from(address), endpoint);
     }
     Ok(())
 }

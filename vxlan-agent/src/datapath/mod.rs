@@ -1,4 +1,4 @@
-//! The BPF side of a network: programs, links and maps, all pinned in one directory.
+//! The BPF side of all networks: programs, links and maps, all pinned in one directory.
 //!
 //! [`DatapathState`] is what should be (or is) in the maps and on the interfaces; [`diff`] turns
 //! two of them into [`Change`]s, [`Datapath`] carries those out. Everything lives in pins, so a
@@ -6,9 +6,10 @@
 //! datapath without owning it.
 //!
 //! ```text
-//! <pin_dir>/v<layout>/<network>/   CONFIG, ROUTES4, …    maps, by name
+//! <pin_dir>/v<layout>/@node/       NODE, ROUTES4, …      maps, by name
 //!                                  programs/<hook>       programs
 //!                                  links/<hook>-<ifindex> one per attachment
+//!                     /<network>   a link to @node
 //! ```
 
 mod attach;

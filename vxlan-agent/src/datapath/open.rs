@@ -1,6 +1,8 @@
 //! Loading, pinning and adopting a datapath.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,13 +14,14 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde::Serialize;
 use vxlan_ebpf_common::Hook;
-use vxlan_ebpf_common::maps::names;
+use vxlan_ebpf_common::maps::{NetworkId, names};
 
 use super::attach::{self, Backend, Links};
 use super::maps::Maps;
 use super::pins::remove_if_there;
 use super::sizes::Sizes;
 use super::state::{Attachment, Change, DatapathState};
+use crate::ownership;
 
 /// The object made by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXLAN_EBPF_OBJECT"));
@@ -62,10 +65,12 @@ pub struct Datapath {
     state: DatapathState,
     features: Features,
     no_xdp: Option<String>,
+    /// Networks that links to the pins are named after.
+    named: Option<BTreeSet<String>>,
 }
 
 impl Datapath {
-    /// Loads the programs of a network, over the maps that are pinned already if there are any.
+    /// Loads the programs, over the maps that are pinned already if there are any.
     ///
     /// Programs that an earlier agent left on interfaces are replaced one by one, each
     /// atomically; their maps stay, so they never stop forwarding.
@@ -73,7 +78,7 @@ impl Datapath {
         let dir = &options.dir;
         ensure_bpffs(dir)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        retire_other_layouts(dir)?;
+        retire_xdp(dir)?;
         let mut programs = load(dir, options.flows, options.sizes)?;
         let no_xdp = if options.xdp { load_xdp(&mut programs, dir) } else { Ok(()) };
         let no_xdp = no_xdp.err().map(|error| format!("{error:#}"));
@@ -94,7 +99,17 @@ impl Datapath {
         let maps = Maps::open(dir)?;
         let mut state = maps.read().context("cannot read the maps")?;
         state.attachments = attachments;
-        Ok(Self { dir: dir.clone(), sizes: options.sizes, programs, links, maps, state, features, no_xdp })
+        Ok(Self {
+            dir: dir.clone(),
+            sizes: options.sizes,
+            programs,
+            links,
+            maps,
+            state,
+            features,
+            no_xdp,
+            named: None,
+        })
     }
 
     /// What is in the maps and on the interfaces. The maps are ours alone to write, so their
@@ -102,6 +117,11 @@ impl Datapath {
     pub fn observe(&mut self) -> Result<&DatapathState> {
         self.state.attachments = self.links.in_place()?;
         Ok(&self.state)
+    }
+
+    /// As [`observe`](Self::observe) found it last.
+    pub const fn state(&self) -> &DatapathState {
+        &self.state
     }
 
     /// Where its pins lie.
@@ -148,9 +168,41 @@ impl Datapath {
         done
     }
 
-    /// Closes all bypasses: the next packet of every flow meets the host stack.
-    pub fn flush_flows(&mut self) -> Result<()> {
-        self.maps.flush_flows()
+    /// Closes all bypasses of a network: the next packet of every flow meets the host stack.
+    pub fn flush_flows(&mut self, network: NetworkId) -> Result<()> {
+        self.maps.flush_flows(network)
+    }
+
+    /// Removes what agents with other map layouts have left, once this datapath does their work: their programs
+    /// come first on each interface, and ours see what those leave. Names the networks' pins by links to these,
+    /// so that `bpftool` finds them, and so does an agent of before, which takes them off before it begins.
+    pub fn settle(&mut self) -> Result<()> {
+        let wanted: BTreeSet<String> =
+            self.state.networks.values().filter_map(|network| Some(network.name()?.to_owned())).collect();
+        if self.named.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        for other in other_layouts(&self.dir)? {
+            tracing::info!(pins = %other.display(), "what another version has pinned is replaced");
+            detach_dir(&other)?;
+        }
+        let Some(parent) = self.dir.parent() else { return Ok(()) };
+        let context = || format!("cannot name networks in {}", parent.display());
+        for entry in fs::read_dir(parent).with_context(context)? {
+            let entry = entry.with_context(context)?;
+            let is_wanted = entry.file_name().to_str().is_some_and(|name| wanted.contains(name));
+            if !is_wanted && entry.file_type().with_context(context)?.is_symlink() {
+                fs::remove_file(entry.path()).with_context(context)?;
+            }
+        }
+        for name in &wanted {
+            let link = parent.join(name);
+            if link.symlink_metadata().is_err() {
+                symlink(Path::new(ownership::NODE_PINS), &link).with_context(context)?;
+            }
+        }
+        self.named = Some(wanted);
+        Ok(())
     }
 
     /// What the programs have to say, which is next to nothing: to be flushed when readable. The
@@ -170,22 +222,33 @@ impl Datapath {
     }
 }
 
-/// Removes the programs, links and maps of the network in `dir`, with or without an agent.
-pub fn detach(dir: &Path) -> Result<()> {
-    if !dir.is_dir() {
-        return Ok(());
+/// Removes all programs, links and maps below `pin_dir`, of whatever version, with or without an agent;
+/// whether there were any.
+pub fn detach(pin_dir: &Path) -> Result<bool> {
+    if !pin_dir.is_dir() {
+        return Ok(false);
     }
+    let layouts = directories(pin_dir)?;
+    for layout in &layouts {
+        directories(layout)?.iter().try_for_each(|pins| detach_dir(pins))?;
+        if layout.is_dir() {
+            fs::remove_dir_all(layout).with_context(|| format!("cannot remove {}", layout.display()))?;
+        }
+    }
+    // It may be somebody's who put more there.
+    let _ = fs::remove_dir(pin_dir);
+    Ok(!layouts.is_empty())
+}
+
+/// Removes the programs, links and maps in `dir`.
+fn detach_dir(dir: &Path) -> Result<()> {
     let links = dir.join(LINKS);
     if links.is_dir() {
         attach::detach_all(&links, attach::clsact_handle(dir))?;
     }
     fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
-    // The directories above go with their last network.
-    for parent in dir.ancestors().skip(1).take(2) {
-        if fs::remove_dir(parent).is_err() {
-            break;
-        }
-    }
+    // Its layout's directory goes with the last network.
+    let _ = dir.parent().map(fs::remove_dir);
     Ok(())
 }
 
@@ -288,20 +351,39 @@ fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut Program> {
     found.with_context(|| format!("the BPF object has no program {}", hook.label()))
 }
 
-/// Removes what an agent with other map layouts has pinned for the network in `dir`. Until the new
-/// programs are attached the kernel has every packet.
-fn retire_other_layouts(dir: &Path) -> Result<()> {
-    let (Some(network), Some(versions)) = (dir.file_name(), dir.parent().and_then(Path::parent)) else {
-        return Ok(());
+/// What agents with other map layouts have pinned beside `dir`: a directory for each network.
+fn other_layouts(dir: &Path) -> Result<Vec<PathBuf>> {
+    let Some((own, versions)) = dir.parent().and_then(|own| Some((own, own.parent()?))) else {
+        return Ok(vec![]);
     };
     let is_layout = |name: &str| name.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok());
-    let entries = fs::read_dir(versions).with_context(|| format!("cannot list {}", versions.display()))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("cannot list {}", versions.display()))?;
-        let other = entry.path().join(network);
-        if entry.file_name().to_str().is_some_and(is_layout) && other != dir {
-            detach(&other)?;
+    let mut found = vec![];
+    for layout in directories(versions)? {
+        if layout != own && layout.file_name().and_then(|name| name.to_str()).is_some_and(is_layout) {
+            found.extend(directories(&layout)?);
         }
+    }
+    Ok(found)
+}
+
+/// The directories in `dir`, without links to such.
+fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
+    let context = || format!("cannot list {}", dir.display());
+    let mut found = vec![];
+    for entry in fs::read_dir(dir).with_context(context)? {
+        let entry = entry.with_context(context)?;
+        if entry.file_type().with_context(context)?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Takes XDP programs of agents with other map layouts off their interfaces: there is place for one. TC has
+/// every packet meanwhile.
+fn retire_xdp(dir: &Path) -> Result<()> {
+    for other in other_layouts(dir)? {
+        attach::detach_xdp(&other.join(LINKS))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use vxlan_ebpf_common::maps::{Counter, Flow, FlowKey};
+use vxlan_ebpf_common::maps::{Counter, Flow, FlowKey, NetworkId, name_bytes};
 use vxlan_ebpf_common::{Hook, Reason};
 
 use super::attach;
@@ -24,17 +24,17 @@ pub(super) fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// The pinned maps of a network.
+/// The pinned maps.
 pub struct Pins {
     dir: PathBuf,
     maps: Maps,
 }
 
 impl Pins {
-    /// Opens the network whose pins are in `dir`.
+    /// Opens what is pinned in `dir`.
     pub fn open(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
-            bail!("nothing is pinned at {}: the agent has not set up this network", dir.display());
+            bail!("nothing is pinned at {}: the agent has not set up the fast path", dir.display());
         }
         Ok(Self { dir: dir.to_owned(), maps: Maps::open(dir)? })
     }
@@ -46,28 +46,42 @@ impl Pins {
         Ok(state)
     }
 
-    /// Every counter that is not zero.
-    pub fn counters(&self) -> Result<Vec<(Hook, Reason, Counter)>> {
-        self.maps.counters()
+    /// The number of the network called `name`.
+    pub fn network(&self, name: &str) -> Result<NetworkId> {
+        let networks = self.maps.networks()?;
+        let found = networks.values().find(|network| network.name == name_bytes(name));
+        found
+            .map(|network| network.id)
+            .with_context(|| format!("the fast path does not know a network '{name}'"))
     }
 
-    /// Every flow that the programs know, and the generation of those that count.
-    pub fn flows(&self) -> Result<(Vec<(FlowKey, Flow)>, u32)> {
-        Ok((self.maps.flows(), self.maps.generation()?))
+    /// Every counter of a network that is not zero.
+    pub fn counters(&self, network: NetworkId) -> Result<Vec<(Hook, Reason, Counter)>> {
+        self.maps.counters(network)
     }
 
-    /// Closes all bypasses: the next packet of every flow meets the host stack.
-    pub fn flush_flows(&mut self) -> Result<()> {
-        self.maps.flush_flows()
+    /// Every flow that the programs know.
+    pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
+        self.maps.flows()
     }
 
-    /// Whether the fast path may run.
-    pub fn switched_on(&self) -> Result<bool> {
-        self.maps.switched_on()
+    /// The generation of those flows of a network that count.
+    pub fn generation(&self, network: NetworkId) -> Result<u32> {
+        self.maps.generation(network)
     }
 
-    /// Lets the fast path run, or leaves every packet to the kernel, from the next packet on.
-    pub fn switch(&mut self, on: bool) -> Result<()> {
-        self.maps.switch(on)
+    /// Closes all bypasses of a network: the next packet of every flow meets the host stack.
+    pub fn flush_flows(&mut self, network: NetworkId) -> Result<()> {
+        self.maps.flush_flows(network)
+    }
+
+    /// Whether the fast path of a network may run.
+    pub fn switched_on(&self, network: NetworkId) -> Result<bool> {
+        self.maps.switched_on(network)
+    }
+
+    /// Lets the fast path of a network run, or leaves every packet to the kernel, from the next packet on.
+    pub fn switch(&mut self, network: NetworkId, on: bool) -> Result<()> {
+        self.maps.switch(network, on)
     }
 }

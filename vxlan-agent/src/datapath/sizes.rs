@@ -1,36 +1,43 @@
-//! How many places the maps have in which a cluster of many nodes has many entries.
+//! How many places the maps have that grow with the cluster or the number of networks.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapInfo;
-use vxlan_ebpf_common::maps::{DEFAULT_VTEPS, MAX_ROUTES, names};
+use vxlan_ebpf_common::counters::CELLS_PER_NETWORK;
+use vxlan_ebpf_common::maps::{DEFAULT_NETWORKS, DEFAULT_VTEPS, MAX_NETWORKS, MAX_ROUTES, names};
 
 /// More than this no map gets, however many nodes there are: what does not fit is the kernel's.
 const MOST: u32 = 1 << 22;
 
-/// Places for nodes and for prefixes.
+/// Places for networks, nodes and prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
+    networks: u32,
     vteps: u32,
     routes: u32,
 }
 
 impl Sizes {
-    /// For a cluster of so many `nodes`, with so many `prefixes` of one IP version: twice as many and more,
-    /// since a node that replaces another gets its place before the other loses its own.
-    pub fn of(nodes: usize, prefixes: usize) -> Self {
+    /// For so many `networks` with together so many `nodes` and so many `prefixes` of one IP version: twice as
+    /// many and more, since a node that replaces another gets its place before the other loses its own.
+    pub fn of(networks: usize, nodes: usize, prefixes: usize) -> Self {
         let twice = |count: usize, least: u32| {
             let places = count.saturating_mul(2).saturating_add(1).checked_next_power_of_two();
             let places = places.and_then(|places| u32::try_from(places).ok());
             places.unwrap_or(MOST).clamp(least, MOST)
         };
-        Self { vteps: twice(nodes, DEFAULT_VTEPS), routes: twice(prefixes, MAX_ROUTES) }
+        let networks = twice(networks, DEFAULT_NETWORKS).min(MAX_NETWORKS);
+        Self { networks, vteps: twice(nodes, DEFAULT_VTEPS), routes: twice(prefixes, MAX_ROUTES) }
     }
 
     /// Maps by name, and their places.
-    pub(super) const fn places(self) -> [(&'static str, u32); 5] {
+    pub(super) const fn places(self) -> [(&'static str, u32); 9] {
         [
+            (names::NETWORKS, self.networks),
+            (names::SWITCH, 2 * self.networks),
+            (names::VNIS, self.networks),
+            (names::COUNTERS, CELLS_PER_NETWORK * self.networks),
             (names::VTEPS, self.vteps),
             (names::VTEP_IDS, self.vteps),
             (names::MACS, self.vteps),
@@ -54,7 +61,7 @@ impl Sizes {
 
     /// Whether what these are made for fits into maps that `other` was made for.
     pub fn fit(self, other: Self) -> bool {
-        self.vteps <= other.vteps && self.routes <= other.routes
+        self.networks <= other.networks && self.vteps <= other.vteps && self.routes <= other.routes
     }
 }
 
@@ -64,11 +71,18 @@ mod tests {
 
     #[test]
     fn there_is_room_for_twice_the_cluster_and_never_less_than_usual() {
-        assert_eq!(Sizes::of(0, 0), Sizes { vteps: DEFAULT_VTEPS, routes: MAX_ROUTES });
-        assert_eq!(Sizes::of(8_191, 0).vteps, 16_384);
-        assert_eq!(Sizes::of(8_192, 65_536), Sizes { vteps: 32_768, routes: 262_144 });
-        assert_eq!(Sizes::of(20_000, 20_000).vteps, 65_536);
-        assert_eq!(Sizes::of(usize::MAX, usize::MAX), Sizes { vteps: MOST, routes: MOST });
-        assert!(Sizes::of(100, 100).fit(Sizes::of(1, 1)) && !Sizes::of(20_000, 1).fit(Sizes::of(1, 1)));
+        let networks = DEFAULT_NETWORKS;
+        assert_eq!(Sizes::of(0, 0, 0), Sizes { networks, vteps: DEFAULT_VTEPS, routes: MAX_ROUTES });
+        assert_eq!(Sizes::of(1, 8_191, 0).vteps, 16_384);
+        assert_eq!(Sizes::of(1, 8_192, 65_536), Sizes { networks, vteps: 32_768, routes: 262_144 });
+        assert_eq!(Sizes::of(1, 20_000, 20_000).vteps, 65_536);
+        let most = Sizes::of(usize::MAX, usize::MAX, usize::MAX);
+        assert_eq!(most, Sizes { networks: MAX_NETWORKS, vteps: MOST, routes: MOST });
+        assert_eq!(Sizes::of(4_000, 1, 1).networks, MAX_NETWORKS);
+        assert!(
+            Sizes::of(7, 100, 100).fit(Sizes::of(1, 1, 1))
+                && !Sizes::of(1, 20_000, 1).fit(Sizes::of(1, 1, 1))
+        );
+        assert!(!Sizes::of(8, 1, 1).fit(Sizes::of(1, 1, 1)));
     }
 }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
-use vxlan_ebpf_common::maps::{Addr, Config, Endpoint, MacKey, Veth, Vtep, VtepId};
+use vxlan_ebpf_common::maps::{
+    Endpoint, Key6, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, VniKey, Vtep, VtepId,
+};
 
 use crate::net::IfIndex;
 
@@ -21,20 +23,24 @@ pub struct Attachment {
 /// What the maps hold and where programs are attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DatapathState {
-    /// The network's parameters.
-    pub config: Config,
+    /// What concerns all networks.
+    pub node: Node,
+    /// The networks' parameters.
+    pub networks: BTreeMap<NetworkId, Network>,
+    /// VNI and UDP port → network.
+    pub vnis: BTreeMap<VniKey, NetworkId>,
     /// Inner prefix → VTEP; the node's own subnets lead to `LOCAL_VTEP`.
-    pub routes: BTreeMap<IpNetwork, VtepId>,
+    pub routes: BTreeMap<(NetworkId, IpNetwork), VtepId>,
     /// Remote VTEPS, without `LOCAL_VTEP`.
     pub vteps: BTreeMap<VtepId, Vtep>,
     /// Underlay address → VTEP.
-    pub vtep_ids: BTreeMap<Addr, VtepId>,
+    pub vtep_ids: BTreeMap<Key6, VtepId>,
     /// VTEP MAC → VTEP.
     pub macs: BTreeMap<MacKey, VtepId>,
     /// Local pods by address.
-    pub endpoints: BTreeMap<IpAddr, Endpoint>,
-    /// What is known of pods, by the host sides of their veths.
-    pub veths: BTreeMap<IfIndex, Veth>,
+    pub endpoints: BTreeMap<(NetworkId, IpAddr), Endpoint>,
+    /// Whose packets are behind interfaces, and what is known of the pods there.
+    pub links: BTreeMap<IfIndex, LinkEntry>,
     /// Programs on interfaces.
     pub attachments: BTreeSet<Attachment>,
 }
@@ -42,32 +48,40 @@ pub struct DatapathState {
 /// One step from an observed to a desired [`DatapathState`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Write CONFIG.
-    SetConfig(Config),
+    /// Write NODE.
+    SetNode(Node),
+    /// Write an entry of NETWORKS.
+    PutNetwork(NetworkId, Network),
+    /// Clear an entry of NETWORKS.
+    DeleteNetwork(NetworkId),
+    /// Write an entry of VNIS.
+    PutVni(VniKey, NetworkId),
+    /// Delete an entry of VNIS.
+    DeleteVni(VniKey),
     /// Write an entry of VTEPS.
     PutVtep(VtepId, Vtep),
     /// Clear an entry of VTEPS.
     DeleteVtep(VtepId),
     /// Write an entry of VTEP_IDS.
-    PutVtepId(Addr, VtepId),
+    PutVtepId(Key6, VtepId),
     /// Delete an entry of VTEP_IDS.
-    DeleteVtepId(Addr),
+    DeleteVtepId(Key6),
     /// Write an entry of MACS.
     PutMac(MacKey, VtepId),
     /// Delete an entry of MACS.
     DeleteMac(MacKey),
     /// Write an entry of ROUTES4 or ROUTES6.
-    PutRoute(IpNetwork, VtepId),
+    PutRoute((NetworkId, IpNetwork), VtepId),
     /// Delete an entry of ROUTES4 or ROUTES6.
-    DeleteRoute(IpNetwork),
+    DeleteRoute((NetworkId, IpNetwork)),
     /// Write an entry of ENDPOINTS4 or ENDPOINTS6.
-    PutEndpoint(IpAddr, Endpoint),
+    PutEndpoint((NetworkId, IpAddr), Endpoint),
     /// Delete an entry of ENDPOINTS4 or ENDPOINTS6.
-    DeleteEndpoint(IpAddr),
-    /// Write an entry of VETHS.
-    PutVeth(IfIndex, Veth),
-    /// Delete an entry of VETHS.
-    DeleteVeth(IfIndex),
+    DeleteEndpoint((NetworkId, IpAddr)),
+    /// Write an entry of LINKS.
+    PutLink(IfIndex, LinkEntry),
+    /// Delete an entry of LINKS.
+    DeleteLink(IfIndex),
     /// Attach a program.
     Attach(Attachment),
     /// Detach a program.
@@ -83,7 +97,7 @@ impl Change {
     /// Whether `other` does the same to another entry of the same map.
     pub fn is_alike(&self, other: &Self) -> bool {
         let same_family = match (self, other) {
-            (Self::PutRoute(a, _), Self::PutRoute(b, _)) => a.is_ipv4() == b.is_ipv4(),
+            (Self::PutRoute((_, a), _), Self::PutRoute((_, b), _)) => a.is_ipv4() == b.is_ipv4(),
             _ => true,
         };
         same_family && std::mem::discriminant(self) == std::mem::discriminant(other)
@@ -98,23 +112,28 @@ pub fn diff(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
     let mut changes = Vec::new();
     let gone: Vec<Attachment> = o.attachments.difference(&d.attachments).copied().collect();
     changes.extend(gone.into_iter().rev().map(Change::Detach));
-    if o.config != d.config {
-        changes.push(Change::SetConfig(d.config));
-    }
+    changes.extend(puts(&o.networks, &d.networks, Change::PutNetwork));
     changes.extend(puts(&o.vteps, &d.vteps, Change::PutVtep));
     changes.extend(puts(&o.vtep_ids, &d.vtep_ids, Change::PutVtepId));
     changes.extend(puts(&o.macs, &d.macs, Change::PutMac));
     changes.extend(puts(&o.endpoints, &d.endpoints, Change::PutEndpoint));
     // After the addresses that a pod gets, before those that it loses: it is not held to addresses that are
     // not there.
-    changes.extend(puts(&o.veths, &d.veths, Change::PutVeth));
+    changes.extend(puts(&o.links, &d.links, Change::PutLink));
     changes.extend(puts(&o.routes, &d.routes, Change::PutRoute));
+    changes.extend(puts(&o.vnis, &d.vnis, Change::PutVni));
+    // Between what several networks need and what the only one does without.
+    if o.node != d.node {
+        changes.push(Change::SetNode(d.node));
+    }
+    changes.extend(deletes(&o.vnis, &d.vnis, Change::DeleteVni));
     changes.extend(deletes(&o.routes, &d.routes, Change::DeleteRoute));
     changes.extend(deletes(&o.endpoints, &d.endpoints, Change::DeleteEndpoint));
-    changes.extend(deletes(&o.veths, &d.veths, Change::DeleteVeth));
+    changes.extend(deletes(&o.links, &d.links, Change::DeleteLink));
     changes.extend(deletes(&o.macs, &d.macs, Change::DeleteMac));
     changes.extend(deletes(&o.vtep_ids, &d.vtep_ids, Change::DeleteVtepId));
     changes.extend(deletes(&o.vteps, &d.vteps, Change::DeleteVtep));
+    changes.extend(deletes(&o.networks, &d.networks, Change::DeleteNetwork));
     changes.extend(d.attachments.difference(&o.attachments).copied().map(Change::Attach));
     changes
 }
@@ -137,10 +156,75 @@ fn deletes<K: Ord + Copy, V>(
 }
 
 impl DatapathState {
+    /// Adds the tables of another network.
+    pub fn extend(&mut self, other: Self) {
+        let Self { node: _, networks, vnis, routes, vteps, vtep_ids, macs, endpoints, links, attachments } =
+            other;
+        self.networks.extend(networks);
+        self.vnis.extend(vnis);
+        self.routes.extend(routes);
+        self.vteps.extend(vteps);
+        self.vtep_ids.extend(vtep_ids);
+        self.macs.extend(macs);
+        self.endpoints.extend(endpoints);
+        self.links.extend(links);
+        self.attachments.extend(attachments);
+    }
+
+    /// What there is of one network.
+    pub fn of(&self, network: NetworkId) -> Self {
+        fn part<K: Ord + Copy, V: Copy>(
+            all: &BTreeMap<K, V>,
+            is_in: impl Fn(&K, &V) -> bool,
+        ) -> BTreeMap<K, V> {
+            all.iter().filter(|(key, value)| is_in(key, value)).map(|(key, value)| (*key, *value)).collect()
+        }
+        let networks = part(&self.networks, |id, _| *id == network);
+        let links = part(&self.links, |_, link| link.network == network);
+        let vtep_ids = part(&self.vtep_ids, |key, _| key.network == network);
+        let vteps: BTreeSet<VtepId> = vtep_ids.values().copied().collect();
+        let underlays: Vec<_> =
+            networks.values().flat_map(|n| [n.local4.ifindex, n.local6.ifindex]).collect();
+        let is_attached = |at: &&Attachment| {
+            at.hook == Hook::UnderlayXdp
+                || underlays.contains(&at.ifindex)
+                || links.contains_key(&IfIndex(at.ifindex))
+        };
+        Self {
+            node: Node::default(),
+            vnis: part(&self.vnis, |_, id| *id == network),
+            routes: part(&self.routes, |(id, _), _| *id == network),
+            vteps: part(&self.vteps, |id, _| vteps.contains(id)),
+            macs: part(&self.macs, |key, _| key.network == network),
+            endpoints: part(&self.endpoints, |(id, _), _| *id == network),
+            attachments: self.attachments.iter().filter(is_attached).copied().collect(),
+            networks,
+            links,
+            vtep_ids,
+        }
+    }
+
+    /// Says in NODE which networks there are: one needs no look-up of its interfaces and VNI.
+    pub fn count_networks(&mut self) {
+        let mut ids = self.networks.keys();
+        self.node.only = match (ids.next(), ids.next()) {
+            (Some(only), None) => *only,
+            _ => NO_NETWORK,
+        };
+        let ports: BTreeSet<_> = self.vnis.keys().map(|key| key.port).collect();
+        self.node.more_ports = u16::from(ports.len() > self.node.ports.len());
+        self.node.ports = Default::default();
+        self.node.ports.iter_mut().zip(ports).for_each(|(place, port)| *place = port);
+    }
+
     /// Records that `change` has been carried out.
     pub fn record(&mut self, change: &Change) {
         match *change {
-            Change::SetConfig(config) => self.config = config,
+            Change::SetNode(node) => self.node = node,
+            Change::PutNetwork(id, network) => _ = self.networks.insert(id, network),
+            Change::DeleteNetwork(id) => _ = self.networks.remove(&id),
+            Change::PutVni(key, id) => _ = self.vnis.insert(key, id),
+            Change::DeleteVni(key) => _ = self.vnis.remove(&key),
             Change::PutVtep(id, vtep) => _ = self.vteps.insert(id, vtep),
             Change::DeleteVtep(id) => _ = self.vteps.remove(&id),
             Change::PutVtepId(addr, id) => _ = self.vtep_ids.insert(addr, id),
@@ -151,8 +235,8 @@ impl DatapathState {
             Change::DeleteRoute(prefix) => _ = self.routes.remove(&prefix),
             Change::PutEndpoint(addr, endpoint) => _ = self.endpoints.insert(addr, endpoint),
             Change::DeleteEndpoint(addr) => _ = self.endpoints.remove(&addr),
-            Change::PutVeth(index, veth) => _ = self.veths.insert(index, veth),
-            Change::DeleteVeth(index) => _ = self.veths.remove(&index),
+            Change::PutLink(index, link) => _ = self.links.insert(index, link),
+            Change::DeleteLink(index) => _ = self.links.remove(&index),
             Change::Attach(attachment) => _ = self.attachments.insert(attachment),
             Change::Detach(attachment) => _ = self.attachments.remove(&attachment),
         }
@@ -165,33 +249,54 @@ mod tests {
     use proptest::collection::{btree_map, btree_set};
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
+    use vxlan_ebpf_common::maps::Addr;
 
     fn states() -> impl Strategy<Value = DatapathState> {
         let id = 1u32..6;
         let attachment = (0..Hook::ALL.len(), 1u32..4)
             .prop_map(|(hook, ifindex)| Attachment { hook: Hook::ALL[hook], ifindex });
         (
-            (0u32..3).prop_map(|vni| Config { vni, ..Config::default() }),
+            (0u32..3).prop_map(|only| Node { only, ..Node::default() }),
+            btree_map(id.clone(), (0u32..3).prop_map(|vni| Network { vni, ..Network::default() }), 0..5),
+            btree_map((0u32..6).prop_map(|vni| VniKey { vni, ..VniKey::default() }), id.clone(), 0..5),
             btree_map(
-                (0u8..6)
-                    .prop_map(|n| IpNetwork::new(Ipv4Addr::new(10, 0, n, 0).into(), 24).expect("24 bits")),
+                (0u8..6).prop_map(|n| {
+                    (1, IpNetwork::new(Ipv4Addr::new(10, 0, n, 0).into(), 24).expect("24 bits"))
+                }),
                 id.clone(),
                 0..5,
             ),
             btree_map(id.clone(), (0u32..3).prop_map(|ifindex| Vtep { ifindex, ..Vtep::default() }), 0..5),
-            btree_map((0u8..6).prop_map(|n| Addr([n; 16])), id.clone(), 0..5),
+            btree_map((0u8..6).prop_map(|n| Key6 { network: 1, addr: Addr([n; 16]) }), id.clone(), 0..5),
             btree_map((0u8..6).prop_map(|n| MacKey::new(1, [n; 6])), id, 0..5),
             btree_map(
-                (0u8..6).prop_map(|n| IpAddr::from([10, 0, 0, n])),
+                (0u8..6).prop_map(|n| (1, IpAddr::from([10, 0, 0, n]))),
                 (0u32..3).prop_map(|ifindex| Endpoint { ifindex, ..Endpoint::default() }),
                 0..5,
             ),
-            btree_map((0u32..4).prop_map(IfIndex), (0u32..3).prop_map(|flags| Veth { flags }), 0..5),
+            btree_map(
+                (0u32..4).prop_map(IfIndex),
+                (0u32..3).prop_map(|flags| LinkEntry { network: 1, flags }),
+                0..5,
+            ),
             btree_set(attachment, 0..5),
         )
-            .prop_map(|(config, routes, vteps, vtep_ids, macs, endpoints, veths, attachments)| {
-                DatapathState { config, routes, vteps, vtep_ids, macs, endpoints, veths, attachments }
-            })
+            .prop_map(
+                |(node, networks, vnis, routes, vteps, vtep_ids, macs, endpoints, links, attachments)| {
+                    DatapathState {
+                        node,
+                        networks,
+                        vnis,
+                        routes,
+                        vteps,
+                        vtep_ids,
+                        macs,
+                        endpoints,
+                        links,
+                        attachments,
+                    }
+                },
+            )
     }
 
     proptest! {
@@ -229,7 +334,7 @@ mod tests {
     #[test]
     fn entries_of_one_map_are_next_to_each_other() {
         let routes = ["10.0.1.0/24", "10.0.2.0/24", "fd00:1::/64", "fd00:2::/64"];
-        let routes = routes.map(|prefix| (prefix.parse().expect("a prefix"), 1));
+        let routes = routes.map(|prefix| ((1, prefix.parse().expect("a prefix")), 1));
         let vteps = [1, 2, 3].map(|id| (id, Vtep { family: 4, ..Vtep::default() }));
         let desired =
             DatapathState { routes: routes.into(), vteps: vteps.into(), ..DatapathState::default() };

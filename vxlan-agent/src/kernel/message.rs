@@ -264,7 +264,7 @@ pub(super) fn remove_direct_route(to: IpNetwork, how: &DirectRoute) -> Request {
 }
 
 /// How the kernel's vxlan device asks for the way to a VTEP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
     /// Its own underlay address.
     pub source: IpAddr,

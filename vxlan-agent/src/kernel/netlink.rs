@@ -23,12 +23,13 @@ use crate::ownership;
 /// A netlink socket in the network namespace of the thread that opened it.
 pub struct Netlink {
     handle: Handle,
-    network: String,
 }
 
 /// The vxlan device that changes are meant for.
 #[derive(Clone, Debug)]
 pub struct Target {
+    /// Name of the network, which what is made is marked with.
+    pub network: String,
     /// Its name.
     pub name: String,
     /// Its alias.
@@ -38,11 +39,11 @@ pub struct Target {
 }
 
 impl Netlink {
-    /// Opens a socket; what it creates is marked as belonging to `network`.
-    pub fn open(network: &str) -> anyhow::Result<Self> {
+    /// Opens a socket.
+    pub fn open() -> anyhow::Result<Self> {
         let (connection, handle, _) = new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
-        Ok(Self { handle, network: network.to_owned() })
+        Ok(Self { handle })
     }
 
     /// Reads everything anew.
@@ -121,7 +122,9 @@ impl Netlink {
                 return self.set_device(device, &target.alias).await;
             }
             SetDevice(device) => return self.set_device(device, &target.alias).await,
-            AddHeadroom(bridge, headroom) => return self.add_headroom(*bridge, headroom).await,
+            AddHeadroom(bridge, headroom) => {
+                return self.add_headroom(&target.network, *bridge, headroom).await;
+            }
             SetHeadroom(bridge, headroom) => {
                 let index = self.index_of(&ownership::headroom_name(*bridge)).await?;
                 return Ok(self.ack(message::set_mtu(index, headroom.mtu.0)).await?);
@@ -207,10 +210,10 @@ impl Netlink {
         }
     }
 
-    async fn add_headroom(&self, bridge: IfIndex, headroom: &Headroom) -> anyhow::Result<()> {
+    async fn add_headroom(&self, network: &str, bridge: IfIndex, headroom: &Headroom) -> anyhow::Result<()> {
         self.ack(message::create_headroom(bridge, headroom)).await?;
         let index = self.index_of(&ownership::headroom_name(bridge)).await?;
-        Ok(self.ack(message::set_alias(index, &ownership::headroom_alias(&self.network))).await?)
+        Ok(self.ack(message::set_alias(index, &ownership::headroom_alias(network))).await?)
     }
 
     async fn delete_named(&self, name: &str) -> anyhow::Result<()> {

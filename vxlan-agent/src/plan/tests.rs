@@ -7,6 +7,10 @@ use crate::datapath;
 use crate::kernel;
 use crate::kernel::{Kind, Link, Rule};
 use crate::net::{Mac, Mtu, Vni};
+use vxlan_ebpf_common::maps::Addr;
+
+/// The network's number.
+const NETWORK: NetworkId = 3;
 
 fn config(fastpath: Fastpath) -> Config {
     let node = NodeConfig {
@@ -51,6 +55,16 @@ fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
     ClusterState::new(nodes, &viewer).expect("valid")
 }
 
+fn asked(underlay: &Underlay) -> Asked {
+    Asked { source: underlay.address, vrf: None, port: 8472 }
+}
+
+/// Numbers of the cluster's VTEPs.
+fn ids(cluster: &ClusterState, previous: &DatapathState) -> BTreeMap<Key6, VtepId> {
+    let keys = cluster.remotes.values().map(|node| Key6::new(NETWORK, node.vtep.into()));
+    vtep_ids(&keys.collect(), previous)
+}
+
 struct World {
     config: Config,
     tables: Tables,
@@ -78,19 +92,23 @@ impl World {
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
         let Self { config, tables, underlay, next_hops, previous, xdp, foreign, ruleset } = self;
-        let (source_ports, xdp, secret) = ((32_768, 60_999), xdp.as_ref(), 99);
-        let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), offloads: true }];
+        let (source_ports, xdp) = ((32_768, 60_999), xdp.as_ref());
+        let asked = asked(underlay);
+        let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), asked, offloads: true }];
+        let ways = &[(asked, next_hops.clone())].into();
+        let vtep_ids = &ids(cluster, previous);
         Input {
+            id: NETWORK,
+            vtep_ids,
             config,
             cluster,
             tables,
             sides,
-            next_hops,
+            ways,
             policies: &[],
             foreign,
             source_ports,
             xdp,
-            secret,
             takes_back: true,
             ruleset,
             patience: &Patience::default(),
@@ -105,15 +123,16 @@ fn xdp_comes_with_its_delivery_and_a_mark_that_stays() {
     let mut world = World::new(Fastpath::Direct);
     let nodes = cluster(&[2].into());
     let without = world.plan(&nodes).datapath;
-    assert_eq!((without.config.mark, without.config.vlan), (0, 0));
+    assert_eq!(node(None, 99, &world.previous), maps::Node::default());
     world.xdp = Some(Place { ifindex: IfIndex(1), name: "eth0".into(), vlan: 5 });
     let with = world.plan(&nodes).datapath;
-    assert_eq!((with.config.mark, with.config.vlan), (99, 5));
+    let marked = node(world.xdp.as_ref(), 99, &world.previous);
+    assert_eq!((marked.mark, marked.vlan), (99, 5));
     let added: Vec<_> =
         with.attachments.difference(&without.attachments).map(|a| (a.hook, a.ifindex)).collect();
     assert_eq!(added, [(Hook::StrippedIngress, 2), (Hook::UnderlayXdp, 1)]);
-    world.previous = DatapathState { config: MapConfig { mark: 7, ..with.config }, ..with };
-    assert_eq!(world.plan(&nodes).datapath.config.mark, 7);
+    let previous = DatapathState { node: maps::Node { mark: 7, ..marked }, ..with };
+    assert_eq!(node(world.xdp.as_ref(), 99, &previous).mark, 7);
 }
 
 fn subnet(text: &str) -> IpNetwork {
@@ -138,17 +157,24 @@ fn the_kernel_gets_what_flannel_would_put_there() {
 #[test]
 fn the_maps_get_the_network_and_its_vteps() {
     let datapath = World::new(Fastpath::Direct).plan(&cluster(&[2].into())).datapath;
-    assert_eq!(datapath.config.port, [0x21, 0x18]);
-    assert_eq!(datapath.config.mode, Mode::Direct as u8);
-    assert_eq!(datapath.config.flags, TOLERATE_VIOLATIONS);
-    assert_eq!((datapath.config.port_min, datapath.config.port_max), (32_768, 60_999));
-    assert_eq!(datapath.config.local4.addr, Addr::from(IpAddr::from([192, 0, 2, 1])));
-    assert_eq!(datapath.config.local4.mtu, 1450);
-    assert_eq!(datapath.config.local6, LocalVtep::default());
-    assert_eq!(datapath.routes[&subnet("10.1.0.0/24")], LOCAL_VTEP);
-    let id = datapath.routes[&subnet("fd00:2::/64")];
+    let network = datapath.networks[&NETWORK];
+    assert_eq!((network.id, network.name()), (NETWORK, Some("pods")));
+    assert_eq!(datapath.vnis, [(VniKey::new(7, network.port()), NETWORK)].into());
+    assert_eq!(datapath.links[&IfIndex(9)].network, NETWORK, "the vxlan device");
+    assert_eq!(network.port, [0x21, 0x18]);
+    assert_eq!(datapath.networks[&NETWORK].mode, Mode::Direct as u8);
+    assert_eq!(datapath.networks[&NETWORK].flags, TOLERATE_VIOLATIONS);
+    assert_eq!(
+        (datapath.networks[&NETWORK].port_min, datapath.networks[&NETWORK].port_max),
+        (32_768, 60_999)
+    );
+    assert_eq!(datapath.networks[&NETWORK].local4.addr, Addr::from(IpAddr::from([192, 0, 2, 1])));
+    assert_eq!(datapath.networks[&NETWORK].local4.mtu, 1450);
+    assert_eq!(datapath.networks[&NETWORK].local6, LocalVtep::default());
+    assert_eq!(datapath.routes[&(NETWORK, subnet("10.1.0.0/24"))], LOCAL_VTEP);
+    let id = datapath.routes[&(NETWORK, subnet("fd00:2::/64"))];
     assert_eq!(datapath.vteps[&id].addr, Addr::from(IpAddr::from([192, 0, 2, 2])));
-    assert_eq!(datapath.vtep_ids[&Addr::from(IpAddr::from([192, 0, 2, 2]))], id);
+    assert_eq!(datapath.vtep_ids[&Key6::new(NETWORK, IpAddr::from([192, 0, 2, 2]).into())], id);
     assert_eq!(datapath.macs.values().copied().collect::<Vec<_>>(), [id]);
     assert_eq!(datapath.attachments.len(), 3);
 }
@@ -157,7 +183,7 @@ fn the_maps_get_the_network_and_its_vteps() {
 fn with_the_fast_path_off_nothing_is_attached() {
     let datapath = World::new(Fastpath::Off).plan(&cluster(&[2].into())).datapath;
     assert_eq!(datapath.attachments, BTreeSet::new());
-    assert_eq!(datapath.config.mode, Mode::Off as u8);
+    assert_eq!(datapath.networks[&NETWORK].mode, Mode::Off as u8);
 }
 
 fn link(index: u32) -> Link {
@@ -222,7 +248,7 @@ fn next_hops_are_on_link_or_a_gateway_or_left_to_the_kernel() {
     world.tables.links.insert(IfIndex(5), link(5));
     world.next_hops = [(vtep(2), hop(vtep(2))), (vtep(3), hop(vtep(254))), (vtep(4), None)].into();
     let datapath = world.plan(&cluster(&[2, 3, 4, 5].into())).datapath;
-    let of = |n| datapath.vteps[&datapath.vtep_ids[&vtep(n).into()]];
+    let of = |n| datapath.vteps[&datapath.vtep_ids[&Key6::new(NETWORK, vtep(n).into())]];
     assert_eq!(
         (of(2).ifindex, of(2).next_hop.family, &of(2).next_hop.addr[..4]),
         (5, 2, &[192, 0, 2, 2][..])
@@ -247,7 +273,7 @@ proptest! {
             prop_assert_eq!(ids.len(), step.len());
             for (address, id) in &next.vtep_ids {
                 prop_assert_eq!(world.previous.vtep_ids.get(address).unwrap_or(id), id);
-                prop_assert!(world.previous.vteps.get(id).is_none_or(|vtep| vtep.addr == *address));
+                prop_assert!(world.previous.vteps.get(id).is_none_or(|vtep| vtep.addr == address.addr));
             }
             world.previous = next;
         }
@@ -283,21 +309,23 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
     let address = "2001:db8::1".parse().expect("address");
     let over6 = Underlay { address, ifindex: IfIndex(3), ..world.underlay.clone() };
     let sides = [(world.underlay.clone(), 9), (over6, 10)].map(|(underlay, device)| Side {
+        asked: asked(&underlay),
         underlay,
         device: Some(IfIndex(device)),
         offloads: true,
     });
     let input = Input {
+        id: NETWORK,
+        vtep_ids: &ids(&cluster, &world.previous),
         config: &world.config,
         cluster: &cluster,
         tables: &world.tables,
         sides: &sides,
-        next_hops: &world.next_hops,
+        ways: &Ways::new(),
         policies: &[],
         foreign: &[],
         source_ports: (32_768, 60_999),
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
-        secret: 99,
         takes_back: true,
         ruleset: &world.ruleset,
         patience: &Patience::default(),
@@ -309,7 +337,10 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
     assert_eq!(devices, [("vxlan7", 1), ("flannel-v6.7", 3)]);
     let routes: Vec<Vec<_>> = kernel.iter().map(|k| k.routes.keys().copied().collect()).collect();
     assert_eq!(routes, [[subnet("10.2.0.0/24")], [subnet("fd00:2::/64")]]);
-    assert_eq!((datapath.config.local4.mac[5], datapath.config.local6.mac[5]), (1, 3));
+    assert_eq!(
+        (datapath.networks[&NETWORK].local4.mac[5], datapath.networks[&NETWORK].local6.mac[5]),
+        (1, 3)
+    );
     assert_eq!((datapath.vteps.len(), datapath.macs.len(), datapath.routes.len()), (2, 2, 4));
     let devices: BTreeSet<u32> = datapath.attachments.iter().map(|a| a.ifindex).collect();
     assert_eq!(devices, [2, 3, 9, 10].into());
@@ -332,7 +363,7 @@ fn what_somebody_else_has_put_on_an_interface_is_passed_by_the_kernel() {
         let planned = world.plan(&nodes);
         let vtep = planned.datapath.vteps.values().next().map(|vtep| vtep.flags);
         assert_eq!(planned.hooked, world.foreign, "said in status");
-        (planned.datapath.config.local4.flags, vtep)
+        (planned.datapath.networks[&NETWORK].local4.flags, vtep)
     };
     let (device, underlay) = (9, 2);
     assert_eq!(flags(device, Edge::Exit, What::Qdisc, true), (local::HOOKED_ENCAP, Some(0)));
@@ -341,4 +372,41 @@ fn what_somebody_else_has_put_on_an_interface_is_passed_by_the_kernel() {
     assert_eq!(flags(device, Edge::Entry, What::Program, false), (local::HOOKED_DECAP, Some(0)));
     assert_eq!(flags(underlay, Edge::Entry, What::Filter, true), (local::HOOKED_DECAP, Some(0)));
     assert_eq!(flags(underlay, Edge::Exit, What::Chain, true), (0, Some(vtep::HOOKED_OUT)));
+}
+
+#[test]
+fn a_network_keeps_its_number_and_no_number_changes_hands_in_one_step() {
+    let numbered = |names: &[&str], previous: &DatapathState| network_ids(names.iter().copied(), previous);
+    let mut previous = DatapathState::default();
+    assert_eq!(numbered(&["a", "b"], &previous), [("a".into(), 1), ("b".into(), 2)].into());
+    let network = |name, id| (id, Network { id, name: name_bytes(name), ..Network::default() });
+    previous.networks = [network("a", 1), network("b", 2)].into();
+    assert_eq!(numbered(&["c", "b"], &previous), [("b".into(), 2), ("c".into(), 3)].into());
+    let all = (0..maps::MAX_NETWORKS).map(|n| format!("n{n}")).collect::<Vec<_>>();
+    let ids = network_ids(all.iter().map(String::as_str), &previous);
+    let distinct: BTreeSet<_> = ids.values().collect();
+    assert_eq!((ids.len(), distinct.len()), (8189, 8189), "what finds no place has none");
+}
+
+#[test]
+fn networks_are_merged_and_taken_apart_again() {
+    let world = World::new(Fastpath::Direct);
+    let one = world.plan(&cluster(&[2].into())).datapath;
+    let mut all = one.clone();
+    all.count_networks();
+    assert_eq!((all.node.only, all.node.ports[0].get()), (NETWORK, 8472));
+    let other = Network { id: 4, vni: 9, ..one.networks[&NETWORK] };
+    let mut two = DatapathState { networks: [(4, other)].into(), ..DatapathState::default() };
+    two.vnis.insert(VniKey::new(9, maps_port(4789)), 4);
+    two.links.insert(IfIndex(33), LinkEntry { network: 4, flags: 0 });
+    all.extend(two.clone());
+    all.count_networks();
+    assert_eq!((all.node.only, all.node.more_ports), (NO_NETWORK, 0));
+    assert_eq!(all.of(NETWORK), one);
+    let attachments = all.attachments.iter().filter(|at| at.ifindex == 2).copied().collect();
+    assert_eq!(all.of(4), DatapathState { attachments, ..two }, "the underlay's program is everybody's");
+}
+
+fn maps_port(port: u16) -> vxlan_ebpf_common::headers::Be16 {
+    vxlan_ebpf_common::headers::Be16::new(port)
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vxlan_ebpf_common::maps::{Veth, veth};
+use vxlan_ebpf_common::maps::{LinkEntry, link};
 
 use super::Claim;
 use crate::net::IfIndex;
@@ -34,8 +34,13 @@ pub struct Recent {
 
 impl Recent {
     /// Takes in what a search has found.
-    pub fn note(&mut self, veths: &BTreeMap<IfIndex, Veth>, claims: &BTreeMap<IpAddr, Claim>, now: Instant) {
-        let is_new = |index: &IfIndex| veths.get(index).is_some_and(|veth| veth.flags & veth::NEW != 0);
+    pub fn note(
+        &mut self,
+        veths: &BTreeMap<IfIndex, LinkEntry>,
+        claims: &BTreeMap<IpAddr, Claim>,
+        now: Instant,
+    ) {
+        let is_new = |index: &IfIndex| veths.get(index).is_some_and(|entry| entry.flags & link::NEW != 0);
         self.veths.retain(|index, _| is_new(index));
         for index in veths.keys().filter(|index| is_new(index)) {
             self.veths.entry(*index).or_insert(now);
@@ -71,8 +76,10 @@ mod tests {
     fn patience_comes_with_time_and_a_new_claim_takes_it() {
         let (ip, start) = (IpAddr::from([10, 1, 0, 2]), Instant::now());
         let mut recent = Recent::default();
-        let veths =
-            BTreeMap::from([(IfIndex(10), Veth { flags: veth::NEW }), (IfIndex(11), Veth::default())]);
+        let veths = BTreeMap::from([
+            (IfIndex(10), LinkEntry { network: 1, flags: link::NEW }),
+            (IfIndex(11), LinkEntry::default()),
+        ]);
         let claim = |port: u32| BTreeMap::from([(ip, Claim { mac: Mac([2; 6]), port: Some(IfIndex(port)) })]);
         recent.note(&veths, &claim(10), start);
         assert_eq!(recent.patience(start), Patience::default());

@@ -1,5 +1,6 @@
 use super::*;
 use crate::kernel::{Address, FdbEntry, Neighbour, RouteEntry};
+use vxlan_ebpf_common::maps::link as link_flags;
 
 const UNDERLAY: u32 = 2;
 const BRIDGE: u32 = 3;
@@ -40,7 +41,7 @@ fn route(to: &str, oif: u32) -> RouteEntry {
 struct World {
     tables: Tables,
     before: BTreeMap<IpAddr, Endpoint>,
-    veths_before: BTreeMap<IfIndex, Veth>,
+    veths_before: BTreeMap<IfIndex, LinkEntry>,
     patience: Patience,
 }
 
@@ -78,14 +79,14 @@ impl World {
         let subnets = ["10.1.0.0/24", "fd00:1::/64"].map(|s| s.parse().expect("subnet"));
         let Self { tables, before, veths_before, patience } = self;
         let underlays = &[IfIndex(UNDERLAY)].into();
-        Search { tables, subnets: &subnets, underlays, before, veths_before, patience }.run()
+        Search { network: 1, tables, subnets: &subnets, underlays, before, veths_before, patience }.run()
     }
 }
 
 #[test]
 fn a_veth_on_a_pod_bridge_is_known_before_any_address() {
     let pods = World::bridged().pods();
-    assert_eq!(pods.veths, [(IfIndex(POD), Veth { flags: veth::NEW })].into());
+    assert_eq!(pods.veths, [(IfIndex(POD), LinkEntry { network: 1, flags: link_flags::NEW })].into());
     assert_eq!(pods.endpoints, BTreeMap::new());
     assert_eq!(pods.headroom[&IfIndex(BRIDGE)].mtu, Mtu(1450));
 }
@@ -224,7 +225,7 @@ fn a_pod_with_a_new_mac_is_no_dispute() {
 
 #[test]
 fn a_pod_is_known_once_its_address_is_in_the_maps() {
-    use veth::{HAD4, HAD6, NEW, OWNS4, OWNS6, SEVERAL4};
+    use link_flags::{HAD4, HAD6, NEW, OWNS4, OWNS6, SEVERAL4};
     let world = World::bridged().neighbour(BRIDGE, HELD, mac(99)).learnt(POD, mac(99), false);
     assert_eq!(world.flags(POD), NEW);
     let world = world.later();
@@ -245,8 +246,8 @@ fn a_pod_is_known_once_its_address_is_in_the_maps() {
 #[test]
 fn a_pod_whose_address_is_in_dispute_is_not_held_to_it() {
     let claimed = two_pods().neighbour(BRIDGE, HELD, mac(99));
-    assert_eq!(claimed.flags(POD), veth::HAD4);
-    assert_eq!(claimed.flags(OTHER), veth::HAD4 | veth::OWNS4);
+    assert_eq!(claimed.flags(POD), link_flags::HAD4);
+    assert_eq!(claimed.flags(OTHER), link_flags::HAD4 | link_flags::OWNS4);
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl Connection {
             Side::Pod => ends,
             Side::Peer => [ends[1], ends[0]],
         };
-        FlowKey::new(local, remote, local_port, remote_port, protocol)
+        FlowKey::new(testbed::NETWORK, (local, remote), (local_port, remote_port), protocol)
     }
 
     /// What `side`, a pod of this node, sends.

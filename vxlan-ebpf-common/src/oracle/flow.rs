@@ -21,7 +21,7 @@ use std::vec::Vec;
 use super::connection::{ACK, Connection, SYN, Side};
 use super::{check, std};
 use crate::counters::{Disposition, Hook, Reason};
-use crate::maps::{Config, FlowKey, Mode};
+use crate::maps::{FlowKey, Mode, Network};
 use crate::model::{Frame, Maps};
 use crate::testbed;
 
@@ -80,8 +80,8 @@ pub fn play_flows(
     at: impl FnMut(Hook, &Frame, &mut Maps) -> Reason,
 ) -> Vec<Reason> {
     let maps = testbed::maps();
-    let config = maps.config.map(|config| Config { mode: Mode::Verified as u8, ..config });
-    let maps = Maps { config, now: 1000 * SECOND, ..maps };
+    let network = Network { mode: Mode::Verified as u8, ..maps.network() };
+    let maps = Maps { networks: [(testbed::NETWORK, network)].into(), now: 1000 * SECOND, ..maps };
     let mut world = World { at, maps, ledger: Ledger::default(), reasons: Vec::new() };
     steps.into_iter().for_each(|step| world.play(step));
     world.reasons

@@ -8,7 +8,7 @@ use crate::maps::{Endpoint, LOCAL_VTEP, endpoint};
 /// `step` was routed to the pod `to`.
 pub(super) fn routed(step: &Step<'_>, to: &Endpoint) {
     let before = for_pod(step, to);
-    let local = step.maps.config.expect("a configuration");
+    let local = step.maps.network();
     match step.hook {
         Hook::PodEgress => {
             from_local_pod(step, &before, to);

@@ -9,9 +9,9 @@ use std::vec::Vec;
 
 use super::std;
 use crate::counters::Hook;
-use crate::maps::{Addr, DEFAULT_VTEPS, LocalVtep, Mode, Veth, endpoint};
+use crate::maps::{Addr, DEFAULT_VTEPS, Key6, LinkEntry, LocalVtep, Mode, NO_NETWORK, endpoint};
 use crate::model::{Frame, Maps};
-use crate::testbed::{self, Inner, Outer, POD_IFINDEX, pod4, pod6};
+use crate::testbed::{self, Inner, NETWORK, Outer, POD_IFINDEX, key4, key6, pod4, pod6};
 
 /// Length of the head in bytes.
 const HEAD: usize = 16;
@@ -232,33 +232,35 @@ impl Edit {
         let pod = self.which % 4;
         let node = self.which / 4 % 4;
         match self.what % 16 {
-            0 => maps.config = None,
-            1..=7 => self.change_config(maps),
-            8 => drop(maps.routes4.insert((pod4(node, 0).octets(), 24), self.id())),
-            9 => drop(maps.routes6.insert((pod6(node, 0).octets(), 64), self.id())),
-            10 => drop(maps.routes4.insert((pod4(node, pod + 6).octets(), 32), self.id())),
+            0 if self.which & 1 == 0 => maps.networks.clear(),
+            // Interface and VNI say which network it is, and nothing else changes.
+            0 => maps.node.only = NO_NETWORK,
+            1..=7 => self.change_network(maps),
+            8 => drop(maps.routes4.insert((key4(pod4(node, 0)), 24), self.id())),
+            9 => drop(maps.routes6.insert((key6(pod6(node, 0)), 64), self.id())),
+            10 => drop(maps.routes4.insert((key4(pod4(node, pod + 6)), 32), self.id())),
             11 => maps.vteps.values_mut().for_each(|vtep| vtep.family = self.value as u8),
-            12 => drop(maps.vtep_ids.remove(&self.address())),
+            12 => drop(maps.vtep_ids.remove(&Key6::new(NETWORK, self.address()))),
             13 => {
-                maps.vtep_ids.insert(self.address(), self.id());
+                maps.vtep_ids.insert(Key6::new(NETWORK, self.address()), self.id());
                 maps.vteps.entry(self.id()).and_modify(|vtep| vtep.addr = self.address());
             }
             14 => self.change_pod(maps, pod),
-            _ => drop(maps.endpoints4.remove(&pod4(1, pod).octets())),
+            _ => drop(maps.endpoints4.remove(&key4(pod4(1, pod)))),
         }
     }
 
-    fn change_config(&self, maps: &mut Maps) {
-        let Some(config) = &mut maps.config else { return };
-        let local = if self.which & 1 == 0 { &mut config.local4 } else { &mut config.local6 };
+    fn change_network(&self, maps: &mut Maps) {
+        let Some(network) = maps.network_mut() else { return };
+        let local = if self.which & 1 == 0 { &mut network.local4 } else { &mut network.local6 };
         match self.what % 16 {
-            1 => config.vni = u32::from(self.which) << 16 | u32::from(self.value),
-            2 => config.port = self.value.to_be_bytes(),
+            1 => network.vni = u32::from(self.which) << 16 | u32::from(self.value),
+            2 => network.port = self.value.to_be_bytes(),
             3 => local.mtu = self.value,
             4 => *local = LocalVtep::default(),
-            5 => (config.port_min, config.port_max) = (self.value, self.value ^ u16::from(self.which)),
-            6 => config.flags = u32::from(self.value),
-            _ if self.value & 1 == 0 => config.mode = Mode::Off as u8,
+            5 => (network.port_min, network.port_max) = (self.value, self.value ^ u16::from(self.which)),
+            6 => network.flags = u32::from(self.value),
+            _ if self.value & 1 == 0 => network.mode = Mode::Off as u8,
             _ => local.mac = [2, self.which, 0, 0, 0, self.value as u8],
         }
     }
@@ -282,10 +284,10 @@ impl Edit {
 
     fn change_pod(&self, maps: &mut Maps, pod: u8) {
         if self.which / 4 % 8 == 5 {
-            maps.veths.insert(u32::from(pod), Veth { flags: u32::from(self.value) });
+            maps.links.insert(u32::from(pod), LinkEntry { network: NETWORK, flags: u32::from(self.value) });
         }
-        let four = maps.endpoints4.get_mut(&pod4(1, pod).octets());
-        for endpoint in four.into_iter().chain(maps.endpoints6.get_mut(&pod6(1, pod).octets())) {
+        let four = maps.endpoints4.get_mut(&key4(pod4(1, pod)));
+        for endpoint in four.into_iter().chain(maps.endpoints6.get_mut(&key6(pod6(1, pod)))) {
             match self.which / 4 % 8 {
                 0 => endpoint.mtu = self.value,
                 1 => endpoint.bridge = u32::from(self.value),

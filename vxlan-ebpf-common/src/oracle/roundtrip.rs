@@ -8,7 +8,7 @@ use super::view::{self, IP, View};
 use super::{OUTBOUND, check, std};
 use crate::counters::{Hook, Reason};
 use crate::hooks::{self, Forward};
-use crate::maps::{Addr, LOCAL_VTEP, LocalVtep, Vtep, VtepId};
+use crate::maps::{Addr, Key6, LOCAL_VTEP, LocalVtep, Vtep, VtepId};
 use crate::model::{Frame, Maps};
 use crate::testbed;
 
@@ -26,7 +26,7 @@ pub fn roundtrip(data: &[u8]) -> Vec<Reason> {
     for hook in OUTBOUND {
         reasons.push(check(hook, &frame, &maps));
         let mut sent = Frame { stray: false, ..frame.clone() };
-        if let Ok(Forward::Encapsulated(vtep)) = hooks::run(hook, &mut sent, &maps) {
+        if let Ok(Forward::Encapsulated(vtep)) = hooks::run(hook, &mut sent, &maps).outcome {
             let hops = u8::from(hook == Hook::PodEgress);
             reasons.push(arrives(&frame, &sent, &receiver(&maps, &frame, vtep.addr), hops));
         }
@@ -37,7 +37,7 @@ pub fn roundtrip(data: &[u8]) -> Vec<Reason> {
 /// `sent`, which holds the packet of `frame` after `hops` hops, arrives as it should.
 fn arrives(frame: &Frame, sent: &Frame, receiver: &Maps, hops: u8) -> Reason {
     let mut got = sent.clone();
-    let reason = hooks::underlay_ingress(&mut got, receiver).map_or_else(|r| r, |f| f.reason());
+    let reason = hooks::underlay_ingress(&mut got, receiver).reason();
     let before = View::of(&frame.bytes);
     assert_eq!(reason, expected(frame, &before, receiver, hops), "at the receiving node");
     if reason == Reason::Decapsulated {
@@ -54,7 +54,7 @@ fn arrives(frame: &Frame, sent: &Frame, receiver: &Maps, hops: u8) -> Reason {
 /// What a receiving node that knows every pod makes of a packet.
 fn expected(frame: &Frame, before: &View<'_>, receiver: &Maps, hops: u8) -> Reason {
     let senders = [testbed::node4(1).into(), testbed::node6(1).into()];
-    let underlay = |ip: &IpAddr| receiver.vtep_ids.contains_key(&Addr::from(*ip));
+    let underlay = |ip: &IpAddr| receiver.vtep_ids.contains_key(&testbed::key6(*ip));
     let own = senders.iter().find(|ip| underlay(ip)) == Some(&before.source);
     if view::route(receiver, before.source) != Some(SENDER) && !own {
         return Reason::ForeignSource;
@@ -68,24 +68,25 @@ fn expected(frame: &Frame, before: &View<'_>, receiver: &Maps, hops: u8) -> Reas
 
 /// The tables of the node at `address`, on which a pod has the address that `frame` is for.
 fn receiver(sender: &Maps, frame: &Frame, address: Addr) -> Maps {
-    let id = sender.vtep_ids[&address];
-    let sending = sender.config.expect("a configuration");
+    let id = sender.vtep_ids[&Key6::new(testbed::NETWORK, address)];
+    let sending = sender.network();
     let over_ipv4 = address.is_v4();
     let other = if over_ipv4 { sending.local4 } else { sending.local6 };
     let local = LocalVtep { addr: address, mac: testbed::vtep_mac(id), ..other };
-    let mut maps = Maps { config: Some(sending), ..Maps::default() };
-    if let Some(config) = &mut maps.config {
-        *(if over_ipv4 { &mut config.local4 } else { &mut config.local6 }) = local;
+    let mut maps =
+        Maps { node: sender.node, networks: [(testbed::NETWORK, sending)].into(), ..Maps::default() };
+    if let Some(network) = maps.network_mut() {
+        *(if over_ipv4 { &mut network.local4 } else { &mut network.local6 }) = local;
     }
     let seen = |node: VtepId| if node == LOCAL_VTEP { SENDER } else { LOCAL_VTEP };
     let known = |node: &VtepId| *node == LOCAL_VTEP || *node == id;
     maps.routes4.extend(sender.routes4.iter().filter(|(_, n)| known(n)).map(|(p, n)| (*p, seen(*n))));
     maps.routes6.extend(sender.routes6.iter().filter(|(_, n)| known(n)).map(|(p, n)| (*p, seen(*n))));
-    maps.vtep_ids.insert(other.addr, SENDER);
+    maps.vtep_ids.insert(Key6::new(testbed::NETWORK, other.addr), SENDER);
     maps.vteps.insert(SENDER, Vtep { addr: other.addr, ..sender.vteps[&id] });
     match View::of(&frame.bytes).destination {
-        IpAddr::V4(ip) => drop(maps.endpoints4.insert(ip.octets(), testbed::endpoint(1))),
-        IpAddr::V6(ip) => drop(maps.endpoints6.insert(ip.octets(), testbed::endpoint(1))),
+        IpAddr::V4(ip) => drop(maps.endpoints4.insert(testbed::key4(ip), testbed::endpoint(1))),
+        IpAddr::V6(ip) => drop(maps.endpoints6.insert(testbed::key6(ip), testbed::endpoint(1))),
     }
     maps
 }

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use super::view::{self, IP, View};
 use super::{Step, local};
 use crate::counters::Hook;
-use crate::maps::{Addr, Config, Endpoint, LOCAL_VTEP, LocalVtep, MacKey, Vtep, VtepId};
+use crate::maps::{Addr, Endpoint, Key6, LOCAL_VTEP, LocalVtep, MacKey, Network, Vtep, VtepId};
 
 /// VXLAN header and inner Ethernet header.
 const INNER_IP: usize = 8 + IP;
@@ -22,17 +22,17 @@ const ECN: [[Option<u8>; 4]; 4] = [
 /// `step` was encapsulated for `vtep`.
 pub(super) fn encapsulated(step: &Step<'_>, vtep: &Vtep) {
     assert!(!step.frame.rigid, "no room was made");
-    let config = step.maps.config.expect("a configuration");
+    let network = step.maps.network();
     let before = view::fit(step.frame);
-    let (id, hops) = destined(step, &before, &config);
+    let (id, hops) = destined(step, &before, &network);
     assert_eq!(step.maps.vteps.get(&id), Some(vtep), "for another VTEP");
     assert!(hops == 0 || before.ttl > 1, "TTL {}", before.ttl);
 
     let outer = View::of(step.after);
-    let local = end(&config, outer.source);
-    let tunnel = outer_headers(step, &outer, &config, vtep);
+    let local = end(&network, outer.source);
+    let tunnel = outer_headers(step, &outer, &network, vtep);
     assert!(before.largest(step.frame.segment_size) <= u32::from(local.mtu), "too big");
-    assert_eq!(tunnel[..8], header(config.vni), "VXLAN header");
+    assert_eq!(tunnel[..8], header(network.vni), "VXLAN header");
     assert_eq!(tunnel[8..14], vtep.mac, "inner Ethernet destination");
     assert_eq!(tunnel[14..20], local.mac, "inner Ethernet source");
     assert_eq!(tunnel[20..22], step.frame.bytes[12..14], "inner EtherType");
@@ -42,7 +42,7 @@ pub(super) fn encapsulated(step: &Step<'_>, vtep: &Vtep) {
 }
 
 /// Which VTEP a packet is for, and how many hops it makes at this hook.
-fn destined(step: &Step<'_>, before: &View<'_>, config: &Config) -> (VtepId, u8) {
+fn destined(step: &Step<'_>, before: &View<'_>, network: &Network) -> (VtepId, u8) {
     match step.hook {
         Hook::PodEgress => {
             let from = local::sender(step, before);
@@ -52,7 +52,7 @@ fn destined(step: &Step<'_>, before: &View<'_>, config: &Config) -> (VtepId, u8)
             (id, 1)
         }
         Hook::TunnelEgress => {
-            let key = MacKey::new(config.vni, before.eth.destination);
+            let key = MacKey::new(network.id, before.eth.destination);
             (*step.maps.macs.get(&key).expect("the MAC of a VTEP"), 0)
         }
         hook => panic!("{} encapsulates nothing", hook.label()),
@@ -60,15 +60,15 @@ fn destined(step: &Step<'_>, before: &View<'_>, config: &Config) -> (VtepId, u8)
 }
 
 /// Checks the outer headers and returns what is behind them.
-fn outer_headers<'a>(step: &Step<'_>, outer: &View<'a>, config: &Config, vtep: &Vtep) -> &'a [u8] {
+fn outer_headers<'a>(step: &Step<'_>, outer: &View<'a>, network: &Network, vtep: &Vtep) -> &'a [u8] {
     let before = View::of(&step.frame.bytes);
     assert_eq!(outer.source.is_ipv4(), vtep.family == 4, "underlay family");
     assert_eq!(outer.destination, outer_address(&vtep.addr, outer), "outer destination");
     assert_eq!((outer.ttl, outer.tos), (64, [0, 1, 2, 2][usize::from(before.tos & 3)]), "outer TTL, TOS");
     let (udp, tunnel) = outer.udp();
-    assert_eq!(udp.destination_port, u16::from_be_bytes(config.port), "outer port");
-    if config.port_min <= config.port_max {
-        assert!((config.port_min..=config.port_max).contains(&udp.source_port), "outer source port");
+    assert_eq!(udp.destination_port, u16::from_be_bytes(network.port), "outer port");
+    if network.port_min <= network.port_max {
+        assert!((network.port_min..=network.port_max).contains(&udp.source_port), "outer source port");
     }
     match &outer.v4 {
         Some(ip) => assert!(!ip.dont_fragment && udp.checksum == 0, "DF or a checksum over IPv4"),
@@ -88,12 +88,12 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
     assert_eq!(step.hook, Hook::UnderlayIngress);
     assert!(!step.frame.rigid && step.frame.segment_size == 0, "room, or an aggregate");
     assert!(!step.frame.stray, "for another host");
-    let config = step.maps.config.expect("a configuration");
+    let network = step.maps.network();
     let outer = View::of(&step.frame.bytes);
     let (udp, tunnel) = outer.udp();
-    let local = end(&config, outer.destination);
-    assert_eq!(udp.destination_port, u16::from_be_bytes(config.port), "not the VXLAN port");
-    assert_eq!(tunnel[..8], header(config.vni), "a VNI other than ours, or reserved bits");
+    let local = end(&network, outer.destination);
+    assert_eq!(udp.destination_port, u16::from_be_bytes(network.port), "not the VXLAN port");
+    assert_eq!(tunnel[..8], header(network.vni), "a VNI other than ours, or reserved bits");
     assert_eq!(tunnel[8..14], local.mac, "inner frame for another MAC");
     assert_ne!(tunnel[14..20], local.mac, "inner frame from our own MAC");
 
@@ -115,7 +115,7 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
     let from = Addr::from(outer.source);
     let owner = view::route(step.maps, inner.source).and_then(|id| step.maps.vteps.get(&id));
     let speaks_for = owner.is_some_and(|vtep| vtep.family != 0 && vtep.addr == from)
-        || inner.source == outer.source && step.maps.vtep_ids.contains_key(&from);
+        || inner.source == outer.source && step.maps.vtep_ids.contains_key(&Key6::new(network.id, from));
     assert!(speaks_for, "{} may not send from {}", outer.source, inner.source);
     assert_eq!(view::endpoint(step.maps, inner.destination), Some(to), "for somebody else");
     assert!(inner.len() <= u32::from(to.mtu), "too big");
@@ -129,8 +129,8 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
 }
 
 /// Our end of the tunnel, which must have the address `ip`.
-fn end(config: &Config, ip: IpAddr) -> LocalVtep {
-    let local = if ip.is_ipv4() { config.local4 } else { config.local6 };
+fn end(network: &Network, ip: IpAddr) -> LocalVtep {
+    let local = if ip.is_ipv4() { network.local4 } else { network.local6 };
     let found =
         if ip.is_ipv4() { local.addr.0[12..] == Addr::from(ip).0[12..] } else { local.addr == ip.into() };
     assert!(found, "{ip} is not our end of the tunnel");

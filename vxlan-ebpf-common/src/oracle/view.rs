@@ -12,6 +12,7 @@ use crate::headers::Be32;
 use crate::maps::{Addr, Endpoint, VtepId};
 use crate::model::{Frame, Maps};
 use crate::tables::Tables;
+use crate::testbed;
 
 /// Offset of the IP header in an untagged frame.
 pub(super) const IP: usize = 14;
@@ -164,16 +165,16 @@ pub(super) fn without_checksum(packet: &[u8]) -> Vec<u8> {
 /// Longest match in the routes.
 pub(super) fn route(maps: &Maps, address: IpAddr) -> Option<VtepId> {
     match address {
-        IpAddr::V4(a) => maps.route4(Be32::from_bytes(a.octets())),
-        IpAddr::V6(_) => maps.route6(Addr::from(address).as_v6()),
+        IpAddr::V4(a) => maps.route4(testbed::NETWORK, Be32::from_bytes(a.octets())),
+        IpAddr::V6(_) => maps.route6(testbed::NETWORK, Addr::from(address).as_v6()),
     }
 }
 
 /// The local pod with an address.
 pub(super) fn endpoint(maps: &Maps, address: IpAddr) -> Option<&Endpoint> {
     match address {
-        IpAddr::V4(a) => maps.endpoints4.get(&a.octets()),
-        IpAddr::V6(a) => maps.endpoints6.get(&a.octets()),
+        IpAddr::V4(a) => maps.endpoints4.get(&testbed::key4(a)),
+        IpAddr::V6(a) => maps.endpoints6.get(&testbed::key6(a)),
     }
 }
 

@@ -212,7 +212,7 @@ fn a_vtep_that_has_moved_no_longer_speaks_from_where_it_was() {
 #[test]
 fn a_free_entry_is_nobody() {
     let mut maps = maps();
-    maps.routes4.insert((pod4(3, 0).octets(), 24), 5);
+    maps.routes4.insert((key4(pod4(3, 0)), 24), 5);
     let inner = Inner { from: pod4(3, 7).into(), ..Inner::from_remote(REMOTE6, false) };
     for from in [[0; 16].into(), node4(2).to_ipv6_mapped()] {
         let outer = Outer { from: IpAddr::V6(from), ..Outer::from_remote(REMOTE6, inner.build()) };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::flow::{closing, seen};
 use crate::hooks::{pod_egress, pod_ingress, tunnel_egress, tunnel_ingress, underlay_ingress};
-use crate::maps::{Config, Flow, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS};
+use crate::maps::{Flow, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS, Network};
 use crate::testbed::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -14,8 +14,8 @@ const SYN_ACK: u8 = 0x12;
 const RST: u8 = 0x04;
 
 fn verified() -> Maps {
-    let config = maps().config.map(|config| Config { mode: Mode::Verified as u8, ..config });
-    Maps { config, now: 1000 * SECOND, ..maps() }
+    let network = Network { mode: Mode::Verified as u8, ..maps().network() };
+    Maps { networks: [(NETWORK, network)].into(), now: 1000 * SECOND, ..maps() }
 }
 
 /// A connection between pod 1 and a remote pod, or one of this node.
@@ -338,7 +338,7 @@ fn a_packet_with_another_dscp_or_a_mark_that_matters_verifies_nothing() {
         (&marked, 0, seen::VERIFIED),
     ] {
         let (mut maps, connection) = (verified(), Connection::new(Payload::Udp, false));
-        maps.config = maps.config.map(|config| Config { flags, ..config });
+        maps.network_mut().expect("a network").flags = flags;
         run_with(pod_egress, &connection.frame(&connection.out(), 0, 11), &maps);
         run_with(tunnel_egress, &behind(&connection), &maps);
         assert_eq!(only_flow(&maps).egress.state, state);
@@ -355,7 +355,7 @@ fn nothing_bypasses_rules_that_limit_and_tcp_no_conntrack_that_is_strict() {
     ] {
         let (mut maps, connection) = (verified(), Connection::new(payload, false));
         connection.open(&maps);
-        maps.config = maps.config.map(|config| Config { flags, ..config });
+        maps.network_mut().expect("a network").flags = flags;
         let sent = if bypasses { Reason::Encapsulated } else { Reason::Limited };
         assert_eq!(connection.sends(&maps, ACK), sent);
     }

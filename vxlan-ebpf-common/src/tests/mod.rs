@@ -5,17 +5,18 @@ extern crate std;
 mod decap;
 mod encap;
 mod flows;
+mod networks;
 mod pods;
 mod untouched;
 mod xdp;
 
 use crate::counters::Reason;
-use crate::hooks::Forward;
+use crate::hooks::Verdict;
 use crate::model::{Frame, Maps};
 use crate::testbed;
 
 /// A hook's entry point.
-type Entry = for<'t> fn(&mut Frame, &'t Maps) -> Result<Forward<'t>, Reason>;
+type Entry = for<'t> fn(&mut Frame, &'t Maps) -> Verdict<'t>;
 
 /// Runs `frame` through `entry` on the testbed: the verdict's reason, and the frame afterwards.
 fn run(entry: Entry, frame: &Frame) -> (Reason, Frame) {
@@ -24,10 +25,7 @@ fn run(entry: Entry, frame: &Frame) -> (Reason, Frame) {
 
 fn run_with(entry: Entry, frame: &Frame, maps: &Maps) -> (Reason, Frame) {
     let mut after = frame.clone();
-    let reason = match entry(&mut after, maps) {
-        Ok(forward) => forward.reason(),
-        Err(reason) => reason,
-    };
+    let reason = entry(&mut after, maps).reason();
     (reason, after)
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::counters::Hook;
 use crate::hooks::{self, pod_egress};
-use crate::maps::{Config, Mode, Veth, endpoint, veth};
+use crate::maps::{LinkEntry, Mode, Network, endpoint, link};
 use crate::testbed::*;
 
 #[test]
@@ -55,14 +55,14 @@ fn a_pod_that_is_not_known_yet_is_left_to_the_kernel() {
 /// What pod 1 is told when it sends from each of these with what is known of it.
 fn told(flags: u32, from: impl Into<core::net::IpAddr>, to: impl Into<core::net::IpAddr>) -> Reason {
     let mut maps = maps();
-    maps.veths.insert(POD_IFINDEX, Veth { flags });
+    maps.links.insert(POD_IFINDEX, LinkEntry { network: NETWORK, flags });
     let mut frame = Inner { from: from.into(), ..Inner::from_pod(to.into()) }.frame();
-    hooks::run(Hook::PodEgress, &mut frame, &maps).map_or_else(|reason| reason, |forward| forward.reason())
+    hooks::run(Hook::PodEgress, &mut frame, &maps).reason()
 }
 
 #[test]
 fn a_pod_is_held_to_its_own_address_once_that_is_known() {
-    use veth::{HAD4, HAD6, NEW, OWNS4, OWNS6, SEVERAL4, SEVERAL6};
+    use link::{HAD4, HAD6, NEW, OWNS4, OWNS6, SEVERAL4, SEVERAL6};
     for (flags, anothers, nobodys) in [
         (0, Reason::PodSpoofed, Reason::UnknownSource),
         (NEW, Reason::UnknownSource, Reason::UnknownSource),
@@ -87,14 +87,14 @@ fn a_pod_is_held_to_its_own_address_once_that_is_known() {
 fn an_address_in_dispute_is_the_kernels_whoever_uses_it() {
     for pod in 1..=2 {
         let mut maps = maps();
-        maps.veths.insert(POD_IFINDEX, Veth { flags: veth::OWNS4 | veth::HAD4 });
-        maps.endpoints4.get_mut(&pod4(1, pod).octets()).expect("there").flags = endpoint::DISPUTED;
+        maps.links.insert(POD_IFINDEX, LinkEntry { network: NETWORK, flags: link::OWNS4 | link::HAD4 });
+        maps.endpoints4.get_mut(&key4(pod4(1, pod))).expect("there").flags = endpoint::DISPUTED;
         for (from, to) in [(pod4(1, pod), pod4(2, 9)), (pod4(1, pod), pod4(1, 3)), (pod4(1, 1), pod4(1, pod))]
         {
             let mut frame = Inner { from: from.into(), ..Inner::from_pod(to.into()) }.frame();
             assert_eq!(
-                hooks::run(Hook::PodEgress, &mut frame, &maps),
-                Err(Reason::Disputed),
+                hooks::run(Hook::PodEgress, &mut frame, &maps).reason(),
+                Reason::Disputed,
                 "{from} to {to}"
             );
         }
@@ -113,14 +113,10 @@ fn a_packet_for_a_pod_whose_interface_is_gone_is_left_to_the_kernel() {
         (7, 2, Reason::NoEndpoint),
     ] {
         maps.now = 4;
-        maps.endpoints4.get_mut(&pod4(1, 2).octets()).expect("there").found = found;
+        maps.endpoints4.get_mut(&key4(pod4(1, 2))).expect("there").found = found;
         let mut frame = Frame { gone, ..Inner::from_pod(pod4(1, 2).into()).frame() };
         let verdict = hooks::run(Hook::PodEgress, &mut frame, &maps);
-        assert_eq!(
-            verdict.map_or_else(|reason| reason, |forward| forward.reason()),
-            reason,
-            "{found}, {gone}"
-        );
+        assert_eq!(verdict.reason(), reason, "{found}, {gone}");
     }
 }
 
@@ -161,9 +157,10 @@ fn a_local_packet_larger_than_the_receivers_mtu_is_left_to_the_kernel() {
 #[test]
 fn switched_off_means_every_packet_to_the_kernel() {
     let frame = Inner::from_pod(pod4(2, 9).into()).frame();
-    let off = Config { mode: Mode::Off as u8, ..maps().config.expect("a configuration") };
-    for config in [None, Some(off)] {
-        let maps = Maps { config, ..maps() };
+    let off = Network { mode: Mode::Off as u8, ..maps().network() };
+    for network in [None, Some(off)] {
+        let networks = network.map(|network| (NETWORK, network)).into_iter().collect();
+        let maps = Maps { networks, ..maps() };
         assert_eq!(run_with(pod_egress, &frame, &maps), (Reason::SwitchedOff, frame.clone()));
     }
 }

@@ -11,7 +11,7 @@ use crate::testbed::seeds;
 #[track_caller]
 fn forwarded(hook: Hook, frame: &Frame) -> bool {
     let mut after = frame.clone();
-    let verdict = hooks::run(hook, &mut after, &testbed::maps()).map(|forward| forward.reason());
+    let verdict = hooks::run(hook, &mut after, &testbed::maps()).outcome.map(|forward| forward.reason());
     assert!(verdict.is_ok() || &after == frame, "{}: {verdict:?} changed the frame", hook.label());
     assert_ne!(verdict, Err(Reason::WriteFailed));
     verdict.is_ok()

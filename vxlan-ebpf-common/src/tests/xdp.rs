@@ -3,16 +3,20 @@
 use super::*;
 use crate::counters::Hook;
 use crate::hooks::{is_in_vlan, stripped_ingress, underlay_ingress, underlay_xdp};
-use crate::maps::{Config, DROP_MALFORMED, DROP_OTHER_VNI, Mode, TOLERATE_VIOLATIONS};
+use crate::maps::{DROP_MALFORMED, DROP_OTHER_VNI, Mode, Network, Node, TOLERATE_VIOLATIONS};
 use crate::testbed::*;
 
 fn from_remote(id: u32, inner: &Inner) -> Frame {
     Outer::from_remote(id, inner.build()).frame()
 }
 
-fn configured(change: impl FnOnce(&mut Config)) -> Maps {
+/// What XDP leaves with a packet of the network.
+const LEFT: u64 = (MARK as u64) << 32 | NETWORK as u64;
+
+/// The testbed with another `NODE`.
+fn configured(change: impl FnOnce(&mut Node)) -> Maps {
     let mut maps = maps();
-    change(maps.config.as_mut().expect("a configuration"));
+    change(&mut maps.node);
     maps
 }
 
@@ -29,7 +33,7 @@ fn a_packet_for_a_local_pod_is_stripped_and_marked_and_then_delivered() {
                 let sent = Inner { payload, tos: 0xb8, ..Inner::from_remote(id, v6) };
                 let (reason, after) = run(underlay_xdp, &from_remote(id, &sent));
                 assert_eq!(reason, Reason::Decapsulated);
-                assert_eq!((after.mark, &after.bytes), (MARK, &stripped(&sent)));
+                assert_eq!((after.mark, &after.bytes), (LEFT, &stripped(&sent)));
                 let (reason, after) = run(stripped_ingress, &after);
                 assert_eq!(reason, Reason::Delivered);
                 let received = Inner { from_mac: GATEWAY_MAC, to_mac: pod_mac(1), ttl: sent.ttl - 1, ..sent };
@@ -52,19 +56,19 @@ fn congestion_on_the_way_is_marked_before_segments_are_merged() {
 #[test]
 fn segments_that_were_merged_in_between_stay_merged() {
     let sent = Inner { payload: Payload::Tcp, len: 4000, ..Inner::from_remote(REMOTE4, false) };
-    let merged = Frame { bytes: stripped(&sent), segment_size: 1000, mark: MARK, ..Frame::default() };
+    let merged = Frame { bytes: stripped(&sent), segment_size: 1000, mark: LEFT, ..Frame::default() };
     assert_eq!(run(stripped_ingress, &merged).0, Reason::Delivered);
 }
 
 #[test]
 fn a_mark_that_is_not_the_secret_is_not_believed() {
     let sent = Inner::from_remote(REMOTE4, false);
-    for mark in [0, MARK ^ 1] {
+    for mark in [0, LEFT ^ 1 << 32, LEFT << 32 | LEFT >> 32] {
         let forged = Frame { bytes: stripped(&sent), mark, ..Frame::default() };
         left_alone(stripped_ingress, &forged, Reason::NotVxlan);
         left_alone(underlay_ingress, &forged, Reason::NotVxlan);
     }
-    let without = configured(|config| config.mark = 0);
+    let without = configured(|node| node.mark = 0);
     let unmarked = Frame { bytes: stripped(&sent), ..Frame::default() };
     assert_eq!(run_with(stripped_ingress, &unmarked, &without).0, Reason::NotVxlan);
     assert_eq!(run_with(underlay_xdp, &from_remote(REMOTE4, &sent), &without).0, Reason::SwitchedOff);
@@ -74,7 +78,7 @@ fn a_mark_that_is_not_the_secret_is_not_believed() {
 fn what_has_left_its_tunnel_is_delivered_though_the_fast_path_is_off_by_now() {
     let off = Maps { switched_off: true, ..maps() };
     let sent = Inner::from_remote(REMOTE4, false);
-    let marked = Frame { bytes: stripped(&sent), mark: MARK, ..Frame::default() };
+    let marked = Frame { bytes: stripped(&sent), mark: LEFT, ..Frame::default() };
     assert_eq!(run_with(stripped_ingress, &marked, &off).0, Reason::Delivered);
     assert_eq!(run_with(underlay_xdp, &from_remote(REMOTE4, &sent), &off).0, Reason::SwitchedOff);
 }
@@ -83,14 +87,14 @@ fn what_has_left_its_tunnel_is_delivered_though_the_fast_path_is_off_by_now() {
 fn a_pod_that_is_gone_meanwhile_leaves_the_packet_to_the_stack() {
     let sent = Inner { to: pod4(1, 200).into(), ..Inner::from_remote(REMOTE4, false) };
     left_alone(underlay_xdp, &from_remote(REMOTE4, &sent), Reason::NoEndpoint);
-    let late = Frame { bytes: stripped(&sent), mark: MARK, ..Frame::default() };
+    let late = Frame { bytes: stripped(&sent), mark: LEFT, ..Frame::default() };
     left_alone(stripped_ingress, &late, Reason::NoEndpoint);
 }
 
 #[test]
 fn a_frame_that_a_switch_has_flooded_is_not_delivered() {
     let sent = Inner::from_remote(REMOTE4, false);
-    let flooded = Frame { bytes: stripped(&sent), mark: MARK, stray: true, ..Frame::default() };
+    let flooded = Frame { bytes: stripped(&sent), mark: LEFT, stray: true, ..Frame::default() };
     left_alone(stripped_ingress, &flooded, Reason::NotVxlan);
 }
 
@@ -100,7 +104,7 @@ fn only_the_tag_of_the_underlays_vlan_is_looked_behind() {
         let frame = from_remote(REMOTE4, &Inner::from_remote(REMOTE4, false));
         with(&frame, |bytes| drop(bytes.splice(12..12, [kind, 0, tci[0], tci[1]])))
     };
-    let in_vlan = configured(|config| config.vlan = 0x123);
+    let in_vlan = configured(|node| node.vlan = 0x123);
     assert!(is_in_vlan(&tagged(0x81, [0xe1, 0x23]), &in_vlan), "whatever the priority");
     assert!(!is_in_vlan(&tagged(0x81, [0x01, 0x24]), &in_vlan));
     assert!(!is_in_vlan(&tagged(0x81, [0, 0]), &in_vlan));
@@ -123,7 +127,8 @@ fn a_driver_without_room_for_the_mark_leaves_the_packet_as_it_is() {
 
 #[test]
 fn an_unverified_flow_stays_in_its_tunnel() {
-    let maps = configured(|config| config.mode = Mode::Verified as u8);
+    let mut maps = maps();
+    maps.network_mut().expect("a network").mode = Mode::Verified as u8;
     let frame = from_remote(REMOTE4, &Inner::from_remote(REMOTE4, false));
     let (reason, after) = run_with(underlay_xdp, &frame, &maps);
     assert_eq!((reason, after), (Reason::Unverified, frame));
@@ -132,7 +137,7 @@ fn an_unverified_flow_stays_in_its_tunnel() {
 
 #[test]
 fn what_is_dropped_is_a_matter_of_configuration() {
-    let drops = |flags, hook, reason| Config { flags, ..Config::default() }.drops(hook, reason);
+    let drops = |flags, hook, reason| Network { flags, ..Network::default() }.drops(hook, reason);
     for hook in [Hook::UnderlayXdp, Hook::UnderlayIngress] {
         assert!(drops(0, hook, Reason::UnknownVtep));
         assert!(!drops(TOLERATE_VIOLATIONS, hook, Reason::UnknownVtep));

@@ -1,0 +1,429 @@
+//! What the networks of a node share: the kernel's tables, the ways to other nodes, the fast path.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Once};
+
+use anyhow::Context as _;
+use aya_log::EbpfLogger;
+use futures_util::stream::{self, StreamExt as _};
+use ipnetwork::IpNetwork;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+use vxlan_ebpf_common::maps::{NO_BYPASS, PARTIAL};
+
+use super::PAUSE;
+use super::describe::describe;
+use super::pins::PinWatch;
+use super::retries::Retries;
+use crate::config::Xdp;
+use crate::datapath::{self, Change, Datapath, DatapathState, FIRST_PRIORITY, Options, Tcx};
+use crate::kernel::ruleset::{DeviceHook, Ruleset};
+use crate::kernel::{
+    self, Asked, Edge, Foreign, Kind, Link, Netlink, Ours, Policy, Tables, Touched, Way, What, sysctl,
+};
+use crate::net::{IfIndex, Mtu, is_link_local};
+use crate::plan::Ways;
+use crate::xdp::{self, Declined, Place};
+
+/// Stands for what is no change in the list of what failed.
+const LOAD: &str = "load the fast path";
+/// Questions to the kernel that are on their way at the same time.
+const AT_ONCE: usize = 64;
+
+/// What the networks of a node share.
+pub(super) struct Machine {
+    pub(super) netlink: Netlink,
+    pub(super) tables: Tables,
+    /// The tables may lack something: dump them before the next round.
+    pub(super) stale: bool,
+    /// Ways to VTEPs, as asked for.
+    pub(super) ways: Ways,
+    /// Path MTUs that the kernel has learnt.
+    learnt: BTreeMap<IpAddr, Mtu>,
+    pub(super) policies: Vec<Policy>,
+    /// Queueing disciplines and filters of others; `None`: to be read anew.
+    pub(super) traffic: Option<Vec<Foreign>>,
+    tcx: Tcx,
+    /// What of others the fast path would pass by.
+    pub(super) hooked: Vec<Foreign>,
+    /// What packet filters do that the fast path would skip.
+    pub(super) ruleset: Arc<Ruleset>,
+    pub(super) datapath: Option<Datapath>,
+    /// Tells when pins of it are removed.
+    pins: PinWatch,
+    /// Where XDP is wanted, or why not; nothing before the programs are loaded.
+    pub(super) xdp: Option<Result<Place, Declined>>,
+    /// For the mark that XDP leaves with packets.
+    pub(super) secret: u32,
+    /// Whether conntrack takes TCP connections back that have bypassed it.
+    pub(super) takes_back: bool,
+    pub(super) retries: Retries,
+}
+
+/// A random number that is not zero.
+fn secret() -> anyhow::Result<u32> {
+    Ok(getrandom::u32().context("the kernel has no random number")?.max(1))
+}
+
+impl Machine {
+    pub(super) fn new(netlink: Netlink, tables: Tables, pins: PinWatch, tcx: Tcx) -> anyhow::Result<Self> {
+        Ok(Self {
+            netlink,
+            tables,
+            stale: true,
+            ways: Ways::new(),
+            learnt: BTreeMap::new(),
+            policies: vec![],
+            traffic: None,
+            tcx,
+            hooked: vec![],
+            ruleset: Arc::default(),
+            datapath: None,
+            pins,
+            xdp: None,
+            secret: secret()?,
+            takes_back: false,
+            retries: Retries::default(),
+        })
+    }
+
+    /// Looks round for the first time.
+    pub(super) async fn begin(&mut self) -> anyhow::Result<()> {
+        self.tables = self.netlink.dump().await?;
+        self.read_policies().await;
+        self.stale = false;
+        Ok(())
+    }
+
+    /// Has everything read anew before the next round.
+    pub(super) async fn read_anew(&mut self) {
+        self.stale = true;
+        self.ways.clear();
+        self.traffic = None;
+        self.read_policies().await;
+    }
+
+    /// When to act without being told.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let stale = self.stale.then(|| Instant::now() + PAUSE);
+        self.retries.next_due().into_iter().chain(stale).min()
+    }
+
+    /// Whether conntrack takes connections back otherwise than the programs were told.
+    pub(super) fn settings_changed(&self) -> bool {
+        sysctl::takes_back() != self.takes_back
+    }
+
+    /// Reads the IPsec policies. While they cannot be read, any packet may need one.
+    pub(super) async fn read_policies(&mut self) {
+        self.policies = kernel::policies().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read IPsec policies: the kernel's device carries everything");
+            [Way::In, Way::Out].into_iter().flat_map(Policy::everything).collect()
+        });
+    }
+
+    /// Destinations whose path MTU the kernel has learnt, or forgotten, since last asked.
+    pub(super) async fn learnt_anew(&mut self) -> Vec<IpNetwork> {
+        let Ok(now) = kernel::learnt_mtus().await.inspect_err(|error| {
+            tracing::debug!(%error, "cannot read what the kernel has learnt of paths");
+        }) else {
+            return vec![];
+        };
+        let before = std::mem::replace(&mut self.learnt, now);
+        let all = before.keys().chain(self.learnt.keys());
+        all.filter(|to| before.get(to) != self.learnt.get(to)).map(|to| IpNetwork::from(*to)).collect()
+    }
+
+    /// Forgets ways to VTEPs that may be others now; whether there were any.
+    pub(super) fn forget_ways(&mut self, touched: &Touched) -> bool {
+        let count = |ways: &Ways| ways.values().map(BTreeMap::len).sum::<usize>();
+        let before = count(&self.ways);
+        let all = touched.lost || touched.routing || touched.links.iter().any(|link| self.leads_on(*link));
+        let stays = |vtep: &IpAddr| !(all || touched.destinations.iter().any(|to| to.contains(*vtep)));
+        self.ways.values_mut().for_each(|ways| ways.retain(|vtep, _| stays(vtep)));
+        count(&self.ways) != before
+    }
+
+    /// Whether routes may lead out of `link`: not out of a pod's, of which there are many.
+    fn leads_on(&self, link: IfIndex) -> bool {
+        let routed = self.tables.addresses_of(link).any(|address| !is_link_local(address.ip));
+        let mut ways = self.ways.values().flat_map(BTreeMap::values).flatten();
+        routed
+            || ways.any(|hop| hop.ifindex == link)
+            || self.tables.routes.iter().any(|route| route.legs.contains(&link))
+    }
+
+    /// Asks for ways to VTEPs that are not known yet, and forgets those that nobody wants.
+    pub(super) async fn find_ways(&mut self, wanted: &BTreeMap<Asked, BTreeSet<IpAddr>>) {
+        self.mention_rules();
+        self.ways.retain(|asked, ways| {
+            let wanted = wanted.get(asked);
+            ways.retain(|vtep, _| wanted.is_some_and(|wanted| wanted.contains(vtep)));
+            wanted.is_some()
+        });
+        let (netlink, known) = (&self.netlink, &self.ways);
+        let is_known = |asked: &Asked, vtep: &IpAddr| known.get(asked).is_some_and(|w| w.contains_key(vtep));
+        let all = wanted.iter().flat_map(|(asked, vteps)| vteps.iter().map(move |vtep| (asked, *vtep)));
+        let unknown: Vec<_> = all.filter(|(asked, vtep)| !is_known(asked, vtep)).collect();
+        let ask = |(asked, vtep): (&Asked, IpAddr)| {
+            let asked = *asked;
+            async move {
+                let hop = netlink.next_hop(vtep, &asked).await;
+                (asked, vtep, hop)
+            }
+        };
+        let found: Vec<_> = stream::iter(unknown).map(ask).buffer_unordered(AT_ONCE).collect().await;
+        for (asked, vtep, hop) in found {
+            self.ways.entry(asked).or_default().insert(vtep, hop);
+        }
+    }
+
+    /// Says once that no question to the kernel covers what its routing rules look at.
+    fn mention_rules(&self) {
+        static SAID: Once = Once::new();
+        let families = [false, true].into_iter().filter(|v6| self.tables.rules_look_deeper(*v6));
+        if families.count() != 0 {
+            SAID.call_once(|| {
+                tracing::warn!(
+                    "a routing rule looks at source ports or users: the kernel's device carries everything \
+                     over that IP version"
+                );
+            });
+        }
+    }
+
+    /// What somebody else has put on interfaces that packets of overlays pass; `own` are devices and
+    /// underlays.
+    pub(super) async fn foreign(&mut self, own: impl Iterator<Item = IfIndex>) -> Vec<Foreign> {
+        let tcx = self.datapath.as_ref().is_none_or(|datapath| datapath.features().tcx);
+        if self.traffic.is_none() {
+            let ours = Ours { is_called: datapath::is_called, priority: (!tcx).then_some(FIRST_PRIORITY) };
+            match kernel::traffic(&ours).await {
+                Ok(traffic) => self.traffic = Some(traffic),
+                Err(error) => tracing::warn!(%error, "cannot read queueing disciplines and filters"),
+            }
+        }
+        let is_passed =
+            |link: &&Link| link.kind == Kind::Veth && link.peer_elsewhere || link.kind == Kind::Bridge;
+        let mut passed: BTreeSet<_> = self.tables.links.values().filter(is_passed).map(|l| l.index).collect();
+        passed.extend(own);
+        passed.extend(self.xdp.iter().flatten().map(|place| place.ifindex));
+        let programs = self.tcx.read(&passed, tcx);
+        self.traffic.iter().flatten().cloned().chain(programs).chain(self.device_chains()).collect()
+    }
+
+    /// Chains of nf_tables at interfaces.
+    fn device_chains(&self) -> impl Iterator<Item = Foreign> {
+        self.ruleset.device_chains.iter().flat_map(|chain| {
+            let on = self.tables.links.values().filter(|link| chain.is_on(&link.name));
+            on.map(|link| Foreign {
+                ifindex: link.index,
+                edge: match chain.hook {
+                    DeviceHook::Ingress => Edge::Entry,
+                    DeviceHook::Egress => Edge::Exit,
+                },
+                what: What::Chain,
+                name: chain.chain.clone(),
+                behind: true,
+            })
+        })
+    }
+
+    /// Says what of others has come and gone because of which packets are left to the kernel.
+    pub(super) fn mention_hooked(&mut self, now: Vec<Foreign>) {
+        for foreign in now.iter().filter(|foreign| !self.hooked.contains(foreign)) {
+            let interface = self.interface_name(foreign.ifindex);
+            tracing::info!(interface, "{foreign}: the kernel carries what has to pass it");
+        }
+        for foreign in self.hooked.iter().filter(|foreign| !now.contains(foreign)) {
+            tracing::info!(interface = self.interface_name(foreign.ifindex), "{foreign}: gone");
+        }
+        self.hooked = now;
+    }
+
+    /// The name of an interface, or its number where it is gone.
+    pub(super) fn interface_name(&self, ifindex: IfIndex) -> String {
+        self.tables.links.get(&ifindex).map_or_else(|| ifindex.to_string(), |link| link.name.clone())
+    }
+
+    /// Takes in what packet filters do; whether that is new. `verified`: whether somebody minds.
+    pub(super) fn take_rules(&mut self, rules: Option<Arc<Ruleset>>, verified: bool) -> bool {
+        let Some(rules) = rules.filter(|rules| *rules != self.ruleset) else { return false };
+        if rules.meters != self.ruleset.meters && verified {
+            match rules.meters.first() {
+                Some(meter) => tracing::warn!(
+                    rules = rules.meters.len(),
+                    "no flow bypasses the host stack, because rules have to see every packet: {meter}"
+                ),
+                None => {
+                    tracing::info!("no rule has to see every packet any more: flows bypass the host stack")
+                }
+            }
+        }
+        self.ruleset = rules;
+        true
+    }
+
+    /// Lets conntrack take back what has bypassed it. Where that is not allowed, TCP does not bypass.
+    pub(super) fn tolerate_gaps(&mut self) {
+        let told = sysctl::tolerate_gaps();
+        let before = std::mem::replace(&mut self.takes_back, sysctl::takes_back());
+        match told {
+            Err(error) if before != self.takes_back || self.datapath.is_none() => {
+                tracing::warn!("TCP connections do not bypass the host stack: {error:#}");
+            }
+            _ => {}
+        }
+    }
+
+    /// Loads the programs, or adopts those that are pinned. Without them the kernel does all the
+    /// work. With every fast path off, there is something to do only if an earlier agent left pins.
+    pub(super) fn load(&mut self, options: &Options, off: bool, wanted: &mut BTreeSet<String>) {
+        if self.datapath.as_ref().is_some_and(|datapath| !datapath.is_pinned()) {
+            tracing::warn!("somebody has removed pins: the fast path is loaded anew");
+            self.datapath = None;
+        }
+        if self.datapath.as_ref().is_some_and(|datapath| !options.sizes.fit(datapath.sizes())) {
+            self.datapath = None;
+        }
+        if self.datapath.is_some() || off && !options.dir.is_dir() {
+            return;
+        }
+        wanted.insert(LOAD.to_owned());
+        let now = Instant::now();
+        if !self.retries.is_due(LOAD, now) {
+            return;
+        }
+        match self.open(options) {
+            Ok(mut datapath) => {
+                if let Err(error) = datapath.logger().and_then(listen) {
+                    tracing::warn!("{error:#}");
+                }
+                tracing::info!(tcx = datapath.features().tcx, "fast path loaded");
+                self.datapath = Some(datapath);
+                self.retries.held(LOAD);
+            }
+            Err(error) => self.retries.failed(LOAD.to_owned(), &error, now),
+        }
+    }
+
+    /// Opens the datapath and keeps an eye on its pins.
+    fn open(&mut self, options: &Options) -> anyhow::Result<Datapath> {
+        let datapath = Datapath::open(options)?;
+        self.pins.follow(&datapath.directories())?;
+        // What was removed before the watch was set up.
+        anyhow::ensure!(datapath.is_pinned(), "pins are removed as they are made");
+        Ok(datapath)
+    }
+
+    /// Decides about XDP on `underlay`; says so when it decides otherwise than before.
+    pub(super) fn place_xdp(&mut self, mode: Xdp, underlay: IfIndex) {
+        let Some(datapath) = &self.datapath else { return };
+        let placed = xdp::place(mode, underlay, &self.tables, xdp::driver);
+        let placed = placed.and_then(|place| match datapath.no_xdp() {
+            Some(reason) => Err(Declined::NotLoaded(reason.to_owned())),
+            None => Ok(place),
+        });
+        if self.xdp.as_ref() != Some(&placed) {
+            match &placed {
+                Ok(place) => tracing::info!(interface = place.name, "XDP takes packets out of the tunnel"),
+                Err(Declined::Off) => {}
+                Err(reason) => tracing::info!(%reason, "no XDP, TC takes packets out of the tunnel"),
+            }
+            self.xdp = Some(placed);
+        }
+    }
+
+    /// Where XDP goes, if anywhere.
+    pub(super) fn xdp_place(&self) -> Option<&Place> {
+        self.xdp.as_ref().and_then(|placed| placed.as_ref().ok())
+    }
+
+    /// What is in the maps and on the interfaces; nothing before the programs are loaded.
+    pub(super) fn observe(&mut self) -> anyhow::Result<Option<&DatapathState>> {
+        let observed = self.datapath.as_mut().map(Datapath::observe).transpose();
+        observed.context("cannot observe the fast path")
+    }
+
+    /// Brings the fast path closer to what is desired; whether anything was changed.
+    pub(super) fn apply_datapath(
+        &mut self,
+        mut desired: DatapathState,
+        wanted: &mut BTreeSet<String>,
+    ) -> anyhow::Result<bool> {
+        let Some(datapath) = &mut self.datapath else { return Ok(false) };
+        let observed = datapath.observe().context("cannot observe the fast path")?;
+        let (mut keys, mut due, now) = (Vec::new(), Vec::new(), Instant::now());
+        let mut changes = datapath::diff(observed, &desired);
+        if self.retries.any()
+            && changes.iter().any(|c| c.is_about_a_node() && self.retries.has_failed(&describe(c)))
+        {
+            desired.networks.values_mut().for_each(|network| network.flags |= PARTIAL);
+            changes = datapath::diff(observed, &desired);
+        }
+        let limited = |state: &DatapathState, id| {
+            state.networks.get(id).is_some_and(|network| network.flags & NO_BYPASS != 0)
+        };
+        let ids = desired.networks.keys();
+        let unlimited: Vec<_> =
+            ids.filter(|id| limited(observed, id) && !limited(&desired, id)).copied().collect();
+        for id in unlimited {
+            // Meanwhile connections have ended, and others have begun, that nobody looked at.
+            datapath.flush_flows(id).context("cannot forget flows")?;
+        }
+        if changes.is_empty() {
+            datapath.settle()?;
+        }
+        for change in changes {
+            let key = describe(&change);
+            wanted.insert(key.clone());
+            if self.retries.is_due(&key, now) {
+                keys.push(key);
+                due.push(change);
+            }
+        }
+        let (mut changed, mut partial, mut keys) = (false, false, keys.into_iter());
+        for entries in due.chunk_by(Change::is_alike) {
+            // What cannot be done together is tried, and if need be refused, one by one.
+            let done = datapath.apply_together(entries);
+            for (change, key) in entries.iter().zip(&mut keys) {
+                match if done { Ok(()) } else { datapath.apply(change) } {
+                    Ok(()) => {
+                        tracing::debug!(change = key, together = done, "done");
+                        self.retries.held(&key);
+                        changed = true;
+                    }
+                    Err(error) => {
+                        let error = error.context(format!("cannot {key}"));
+                        partial |= change.is_about_a_node();
+                        self.retries.failed(key, &error, Instant::now());
+                    }
+                }
+            }
+        }
+        if partial {
+            // Who is missing in the tables is no stranger.
+            for (id, network) in &mut desired.networks {
+                network.flags |= PARTIAL;
+                datapath.apply(&Change::PutNetwork(*id, *network)).context("cannot write NETWORKS")?;
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// Passes on what the programs have to say.
+fn listen(logger: EbpfLogger<&'static dyn log::Log>) -> anyhow::Result<()> {
+    // SAFETY: the logger owns the descriptor of its map; flushing neither closes nor replaces it.
+    let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    let mut logger = logger.context("cannot listen to the programs")?;
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
+}

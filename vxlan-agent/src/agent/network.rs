@@ -1,0 +1,389 @@
+//! One network of the node: its cluster, its devices, what it wants of the fast path.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use ipnetwork::IpNetwork;
+use tokio::time::Instant;
+use vxlan_ebpf_common::maps::{Addr, Key6, NetworkId, NextHop, VtepId};
+
+use super::feed::Feed;
+use super::machine::Machine;
+use crate::cluster::{ClusterState, Node};
+use crate::config::{Fastpath, StateConfig, View};
+use crate::datapath::DatapathState;
+use crate::kernel::{self, Foreign, KernelChange, KernelState, Target, sysctl};
+use crate::net::{IfIndex, Mac};
+use crate::node::Table;
+use crate::plan::{Desired, Input, Side};
+use crate::pods::Recent;
+use crate::underlay::Underlay;
+
+/// Stands for what is no change in the list of what failed.
+const FORWARD: &str = "switch on forwarding";
+
+/// One network of the node.
+pub(super) struct Network {
+    pub(super) config: View,
+    pub(super) feed: Feed,
+    pub(super) cluster: ClusterState,
+    /// Its number in the maps, once it has one.
+    pub(super) id: Option<NetworkId>,
+    /// Where it runs, once for each of [`ClusterState::owns`].
+    pub(super) underlays: Vec<Underlay>,
+    /// Its devices by name, as they were found last.
+    pub(super) devices: BTreeMap<String, IfIndex>,
+    /// What of others its fast path would pass by.
+    pub(super) hooked: Vec<Foreign>,
+    /// What has happened to pods lately.
+    pub(super) recent: Recent,
+    /// Why this kernel's nf_tables cannot guard the tunnel's port.
+    pub(super) no_guard: Option<String>,
+    /// Addresses that other nodes know this one by, or did.
+    pub(super) known_by: BTreeSet<IpAddr>,
+    /// What is known to be installed; `None`: nothing is known.
+    pub(super) table: Option<Option<Table>>,
+    /// Files for pods, as they were last written.
+    pub(super) files: BTreeMap<PathBuf, String>,
+    /// Why the last state that the source sent was refused.
+    pub(super) reload_error: Option<String>,
+    /// Why nothing can be planned at the moment.
+    pub(super) plan_error: Option<String>,
+}
+
+/// What was seen of a network before a round.
+pub(super) struct Seen {
+    /// Outside BPF, once for each side.
+    pub(super) kernel: Vec<KernelState>,
+    pub(super) sides: Vec<Side>,
+}
+
+/// What all networks are planned with.
+pub(super) struct Common<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) foreign: &'a [Foreign],
+    pub(super) vtep_ids: &'a BTreeMap<Key6, VtepId>,
+    pub(super) previous: &'a DatapathState,
+}
+
+impl Network {
+    pub(super) fn new(config: View, feed: Feed, cluster: ClusterState) -> Self {
+        Self {
+            config,
+            feed,
+            cluster,
+            id: None,
+            underlays: vec![],
+            devices: BTreeMap::new(),
+            hooked: vec![],
+            recent: Recent::default(),
+            no_guard: None,
+            known_by: BTreeSet::new(),
+            table: None,
+            files: BTreeMap::new(),
+            reload_error: None,
+            plan_error: None,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.network.name
+    }
+
+    pub(super) fn is_fast(&self) -> bool {
+        self.config.network.fastpath != Fastpath::Off
+    }
+
+    /// Takes on a new cluster if it can be planned for; the one before stays in force otherwise. Whether
+    /// there was one at all.
+    pub(super) fn reload(&mut self, machine: &mut Machine) -> anyhow::Result<bool> {
+        let Some(snapshot) = self.feed.news().with_context(|| format!("network {}", self.name()))? else {
+            return Ok(false);
+        };
+        let checked = snapshot.and_then(|cluster| self.check(&cluster, &machine.tables).map(|()| cluster));
+        match checked {
+            Ok(cluster) => {
+                let rules_changed = cluster.policy.is_some() && cluster.policy != self.cluster.policy;
+                self.cluster.policy = cluster.policy;
+                if self.cluster != cluster {
+                    let network = self.name();
+                    tracing::info!(network, nodes = cluster.remote_nodes(), "cluster state reloaded");
+                    self.cluster = cluster;
+                }
+                if rules_changed {
+                    self.flush_flows(machine);
+                }
+                self.reload_error = None;
+            }
+            Err(reason) => {
+                let network = self.name();
+                tracing::error!(network, "cluster state refused, the one before stays in force: {reason}");
+                self.reload_error = Some(reason);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Closes all bypasses, because rules for packets between pods may have changed.
+    pub(super) fn flush_flows(&self, machine: &mut Machine) {
+        let (Some(datapath), Some(id)) = (machine.datapath.as_mut(), self.id) else { return };
+        match datapath.flush_flows(id) {
+            // In a Kubernetes cluster they do so all the time.
+            Ok(()) if matches!(self.config.state, StateConfig::Kubernetes(_)) => {
+                tracing::debug!("rules may have changed: every flow meets the host stack again");
+            }
+            Ok(()) => tracing::info!("rules have changed: every flow meets the host stack again"),
+            Err(error) => tracing::error!("flows go on bypassing rules that have changed: {error:#}"),
+        }
+    }
+
+    /// Lets the kernel route between pods and tunnel; where it may not be told to, an operator has
+    /// to, and the rest goes on.
+    pub(super) fn forward(&self, machine: &mut Machine, sides: &[Side], wanted: &mut BTreeSet<String>) {
+        let (key, now) = (self.key(FORWARD), Instant::now());
+        wanted.insert(key.clone());
+        if !machine.retries.is_due(&key, now) {
+            return;
+        }
+        let subnets = self.cluster.own_subnets();
+        let v4 = if subnets.iter().any(|s| s.is_ipv4()) { sysctl::forward_ipv4() } else { Ok(()) };
+        let inner_v6 = subnets.iter().any(|s| s.is_ipv6());
+        let mut underlays = sides.iter().map(|side| &side.underlay).filter(|_| inner_v6);
+        let v6 = underlays.try_for_each(|underlay| sysctl::forward_ipv6(&underlay.name));
+        match v4.and(v6) {
+            Ok(()) => machine.retries.held(&key),
+            Err(error) => machine.retries.failed(key, &error, now),
+        }
+    }
+
+    /// What `what` of this network is called in the list of what failed.
+    pub(super) fn key(&self, what: &str) -> String {
+        format!("{}: {what}", self.name())
+    }
+
+    /// What should be of the network whose number is `id`.
+    pub(super) fn plan(&mut self, id: NetworkId, sides: &[Side], common: &Common<'_>) -> Desired {
+        let patience = self.recent.patience(Instant::now());
+        let Common { machine, foreign, vtep_ids, previous } = *common;
+        let input = Input {
+            id,
+            vtep_ids,
+            config: &self.config,
+            cluster: &self.cluster,
+            tables: &machine.tables,
+            sides,
+            ways: &machine.ways,
+            policies: &machine.policies,
+            foreign,
+            source_ports: sysctl::source_ports(),
+            xdp: machine.xdp_place(),
+            takes_back: machine.takes_back,
+            ruleset: &machine.ruleset,
+            patience: &patience,
+            previous,
+        };
+        input.plan()
+    }
+
+    /// Remembers what a round has found.
+    pub(super) fn note(&mut self, id: NetworkId, sides: &[Side], desired: &mut Desired) {
+        self.id = Some(id);
+        self.plan_error = None;
+        self.hooked = std::mem::take(&mut desired.hooked);
+        self.recent.note(&desired.datapath.links, &desired.claims, Instant::now());
+        self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
+        self.devices = self.found_devices(sides);
+    }
+
+    /// Remembers why nothing can be planned, and says it if that is new.
+    pub(super) fn cannot_plan(&mut self, error: &anyhow::Error) {
+        let reason = format!("{error:#}");
+        if self.plan_error.as_ref() != Some(&reason) {
+            tracing::error!(network = self.name(), "cannot reconcile, what is there stays: {reason}");
+        }
+        self.plan_error = Some(reason);
+    }
+
+    /// Brings the kernel closer to what is desired; whether anything was changed. Nodes that the kernel
+    /// refused a route to are left to it in the fast path, too.
+    pub(super) async fn apply_kernel(
+        &self,
+        machine: &mut Machine,
+        seen: &Seen,
+        desired: &mut Desired,
+        wanted: &mut BTreeSet<String>,
+    ) -> bool {
+        let (mut changed, mut refused) = (false, BTreeSet::new());
+        for ((observed, desired), side) in seen.kernel.iter().zip(&desired.kernel).zip(&seen.sides) {
+            let (name, alias) = self.device_over(side.underlay.address);
+            let target = self.target(name, alias, side.device);
+            changed |= self.apply_changes(machine, (observed, desired), target, wanted, &mut refused).await;
+        }
+        changed |= self.leave_unused_devices(machine, wanted).await;
+        leave_to_kernel(&mut desired.datapath, &self.cluster, &refused);
+        changed
+    }
+
+    fn target(&self, name: &str, alias: String, index: Option<IfIndex>) -> Target {
+        Target { network: self.name().to_owned(), name: name.to_owned(), alias, index }
+    }
+
+    /// Removes devices of ours over an IP version that the network does not run over any more.
+    async fn leave_unused_devices(&self, machine: &mut Machine, wanted: &mut BTreeSet<String>) -> bool {
+        let used: BTreeSet<String> =
+            self.cluster.owns().map(|own| self.config.device_over(own.vtep).to_owned()).collect();
+        let mut changed = false;
+        let unused = self.config.devices().into_iter().filter(|(name, _)| !used.contains(*name));
+        for (name, alias) in unused {
+            let observed = self.observe_device(name, &alias, Mac::default(), None, &machine.tables);
+            let Ok((mut observed, index)) = observed else { continue };
+            observed.headroom.clear();
+            let target = self.target(name, alias, index);
+            let nothing = KernelState::default();
+            changed |= self
+                .apply_changes(machine, (&observed, &nothing), target, wanted, &mut BTreeSet::new())
+                .await;
+        }
+        changed
+    }
+
+    async fn apply_changes(
+        &self,
+        machine: &mut Machine,
+        (observed, desired): (&KernelState, &KernelState),
+        mut target: Target,
+        wanted: &mut BTreeSet<String>,
+        refused: &mut BTreeSet<IpNetwork>,
+    ) -> bool {
+        let changes = kernel::diff(observed, desired);
+        let mut broken = BTreeSet::new();
+        let mut changed = false;
+        for change in &changes {
+            let (key, now) = (self.key(&change.to_string()), Instant::now());
+            wanted.insert(key.clone());
+            if !machine.retries.is_due(&key, now) || lacks_base(change, desired, &broken) {
+                broken.extend(base(change));
+                refused.extend(missing_route(change).filter(|_| !broken.contains(&Base::Device)));
+                continue;
+            }
+            match machine.netlink.apply(change, &mut target).await {
+                Ok(()) => {
+                    tracing::debug!(network = self.name(), %change, "done");
+                    machine.retries.held(&key);
+                    changed = true;
+                }
+                Err(error) => {
+                    broken.extend(base(change));
+                    refused.extend(missing_route(change));
+                    machine.retries.failed(key, &error, now);
+                    machine.stale = true;
+                }
+            }
+        }
+        // Our own notifications are still on their way: a dump shows what we did at once.
+        machine.stale |= changed;
+        changed
+    }
+}
+
+/// What routes rest on, as far as a failed change leaves it missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Base {
+    Device,
+    Neighbour(IpAddr),
+    Fdb(Mac),
+}
+
+fn base(change: &KernelChange) -> Option<Base> {
+    match change {
+        KernelChange::DeleteDevice(_) | KernelChange::CreateDevice(_) => Some(Base::Device),
+        KernelChange::PutNeighbour(ip, _) => Some(Base::Neighbour(*ip)),
+        KernelChange::PutFdb(mac, _) => Some(Base::Fdb(*mac)),
+        _ => None,
+    }
+}
+
+/// Whether what `change` rests on is among what is `broken`: a route without its neighbour would
+/// swallow packets that today go another way.
+fn lacks_base(change: &KernelChange, desired: &KernelState, broken: &BTreeSet<Base>) -> bool {
+    let device = broken.contains(&Base::Device);
+    let headroom = matches!(
+        change,
+        KernelChange::AddHeadroom(..) | KernelChange::SetHeadroom(..) | KernelChange::RemoveHeadroom(_)
+    );
+    match change {
+        KernelChange::AddRoute(_, route) | KernelChange::ReplaceRoute(_, route) => {
+            let fdb = desired.neighbours.get(&route.via).is_some_and(|mac| broken.contains(&Base::Fdb(*mac)));
+            device || fdb || broken.contains(&Base::Neighbour(route.via))
+        }
+        _ => device && !headroom,
+    }
+}
+
+/// The subnet to which there is no route of ours unless `change` is carried out.
+fn missing_route(change: &KernelChange) -> Option<IpNetwork> {
+    match change {
+        KernelChange::AddRoute(to, _) => Some(*to),
+        _ => None,
+    }
+}
+
+/// Leaves nodes to the kernel that it refused a route to: it has another, which is not ours. Their packets
+/// are accepted as before.
+fn leave_to_kernel(state: &mut DatapathState, cluster: &ClusterState, refused: &BTreeSet<IpNetwork>) {
+    let lacks_route = |node: &&Node| node.subnets.iter().any(|subnet| refused.contains(subnet));
+    let nodes = cluster.remotes.values().filter(|_| !refused.is_empty()).filter(lacks_route);
+    let vteps: BTreeSet<Addr> = nodes.map(|node| Addr::from(node.vtep)).collect();
+    let refused = state.vtep_ids.iter().filter(|(key, _)| vteps.contains(&key.addr)).map(|(_, id)| id);
+    for id in refused {
+        if let Some(vtep) = state.vteps.get_mut(id) {
+            (vtep.ifindex, vtep.next_hop) = (0, NextHop::default());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    use crate::kernel::Route;
+    use crate::net::IfIndex;
+
+    #[test]
+    fn a_route_waits_for_its_neighbour_and_forwarding_entry() {
+        let (ip, mac) = (IpAddr::from([10, 2, 0, 0]), Mac([2, 0, 0, 0, 0, 2]));
+        let desired = KernelState { neighbours: BTreeMap::from([(ip, mac)]), ..KernelState::default() };
+        let to = "10.2.0.0/24".parse().expect("subnet");
+        let add = KernelChange::AddRoute(to, Route { via: ip, src: None });
+        assert!(!lacks_base(&add, &desired, &BTreeSet::new()));
+        for broken in [Base::Device, Base::Neighbour(ip), Base::Fdb(mac)] {
+            assert!(lacks_base(&add, &desired, &[broken].into()));
+        }
+        assert!(!lacks_base(&KernelChange::RemoveRoute(to), &desired, &[Base::Neighbour(ip)].into()));
+        assert!(!lacks_base(&KernelChange::RemoveHeadroom(IfIndex(3)), &desired, &[Base::Device].into()));
+    }
+
+    #[test]
+    fn a_node_that_the_kernel_refused_a_route_to_is_the_kernels() {
+        use crate::cluster::{Candidate, Viewer};
+        use vxlan_ebpf_common::maps::Vtep;
+        let node = |name: &str, n: u8| Candidate {
+            name: name.into(),
+            vtep: IpAddr::from([192, 0, 2, n]),
+            mac: None,
+            subnets: vec![format!("10.{n}.0.0/24").parse().expect("subnet")],
+        };
+        let viewer = Viewer { node: "a".into(), vni: 1.try_into().expect("in range") };
+        let cluster =
+            ClusterState::new(vec![node("a", 1), node("b", 2), node("c", 3)], &viewer).expect("valid");
+        let vtep = Vtep { ifindex: 7, ..Vtep::default() };
+        let mut state = DatapathState { vteps: [(1, vtep), (2, vtep)].into(), ..DatapathState::default() };
+        state.vtep_ids =
+            [(2, 1), (3, 2)].map(|(n, id)| (Key6::new(1, IpAddr::from([192, 0, 2, n]).into()), id)).into();
+        leave_to_kernel(&mut state, &cluster, &["10.2.0.0/24".parse().expect("subnet")].into());
+        assert_eq!([state.vteps[&1].ifindex, state.vteps[&2].ifindex], [0, 7]);
+    }
+}
