@@ -68,20 +68,6 @@ impl<'t> Verdict<'t> {
             Err(reason) => *reason,
         }
     }
-
-    /// That of `run`, if the fast path of the network `id` is on.
-    #[inline(always)]
-    fn of<T: Tables>(
-        t: &'t T,
-        id: NetworkId,
-        run: impl FnOnce(&'t Network) -> Result<Forward<'t>, Reason>,
-    ) -> Self {
-        let outcome = match t.network(id) {
-            Some(network) if network.mode != Mode::Off as u8 => run(network),
-            _ => Err(Reason::SwitchedOff),
-        };
-        Self { network: id, outcome }
-    }
 }
 
 /// The entry point of `hook`.
@@ -102,35 +88,57 @@ pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Verdict
 #[inline(always)]
 pub fn pod_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
     let id = network_behind(p, t);
-    Verdict::of(t, id, |network| {
-        // The kernel takes a priority tag off and then looks at the packet as at any other
-        // (`__netif_receive_skb_core`, v6.18), so its source is checked. Behind a second tag it cannot be.
-        if p.tagged() && !p.priority_tagged() {
-            return Err(Reason::NotIp);
-        }
-        let eth = ethernet(p)?;
-        match eth.ether_type {
-            ETH_P_IP => from_pod::<P, T, Ipv4>(p, t, network, &eth),
-            ETH_P_IPV6 if is_of_the_link(p) => Err(Reason::UnknownSource),
-            ETH_P_IPV6 => from_pod::<P, T, Ipv6>(p, t, network, &eth),
-            ETH_P_8021Q | ETH_P_8021AD if p.tagged() => Err(Reason::PodSpoofed),
-            _ => Err(Reason::NotIp),
-        }
-    })
+    let outcome = match running(t, id) {
+        Ok(network) => sent_by_pod(p, t, network),
+        Err(reason) => Err(reason),
+    };
+    Verdict { network: id, outcome }
+}
+
+#[inline(always)]
+fn sent_by_pod<'t, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+) -> Result<Forward<'t>, Reason> {
+    // The kernel takes a priority tag off and then looks at the packet as at any other
+    // (`__netif_receive_skb_core`, v6.18), so its source is checked. Behind a second tag it cannot be.
+    if p.tagged() && !p.priority_tagged() {
+        return Err(Reason::NotIp);
+    }
+    let eth = ethernet(p)?;
+    match eth.ether_type {
+        ETH_P_IP => from_pod::<P, T, Ipv4>(p, t, network, &eth),
+        ETH_P_IPV6 if is_of_the_link(p) => Err(Reason::UnknownSource),
+        ETH_P_IPV6 => from_pod::<P, T, Ipv6>(p, t, network, &eth),
+        ETH_P_8021Q | ETH_P_8021AD if p.tagged() => Err(Reason::PodSpoofed),
+        _ => Err(Reason::NotIp),
+    }
 }
 
 /// What the host stack routed into the vxlan device.
 #[inline(always)]
 pub fn tunnel_egress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
     let id = network_behind(p, t);
-    Verdict::of(t, id, |network| {
-        let eth = untagged(p)?;
-        match eth.ether_type {
-            ETH_P_IP => from_host::<P, T, Ipv4>(p, t, network, &eth),
-            ETH_P_IPV6 => from_host::<P, T, Ipv6>(p, t, network, &eth),
-            _ => Err(Reason::NotIp),
-        }
-    })
+    let outcome = match running(t, id) {
+        Ok(network) => routed_to_tunnel(p, t, network),
+        Err(reason) => Err(reason),
+    };
+    Verdict { network: id, outcome }
+}
+
+#[inline(always)]
+fn routed_to_tunnel<'t, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+) -> Result<Forward<'t>, Reason> {
+    let eth = untagged(p)?;
+    match eth.ether_type {
+        ETH_P_IP => from_host::<P, T, Ipv4>(p, t, network, &eth),
+        ETH_P_IPV6 => from_host::<P, T, Ipv6>(p, t, network, &eth),
+        _ => Err(Reason::NotIp),
+    }
 }
 
 /// What arrived on the underlay interface.
@@ -143,11 +151,13 @@ pub fn underlay_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdic
         Ok(found) => found,
         Err(reason) => return Verdict::stranger(reason),
     };
-    Verdict::of(t, id, |network| match ether_type {
-        ETH_P_IP => from_underlay::<P, T, V4>(p, t, network),
-        ETH_P_IPV6 => from_underlay::<P, T, V6>(p, t, network),
-        _ => Err(Reason::NotVxlan),
-    })
+    let outcome = match (running(t, id), ether_type) {
+        (Ok(network), ETH_P_IP) => from_underlay::<P, T, V4>(p, t, network),
+        (Ok(network), ETH_P_IPV6) => from_underlay::<P, T, V6>(p, t, network),
+        (Ok(_), _) => Err(Reason::NotVxlan),
+        (Err(reason), _) => Err(reason),
+    };
+    Verdict { network: id, outcome }
 }
 
 /// Whether [`underlay_xdp`] should look behind the tag that `p` begins with: an 802.1Q tag of the VLAN
@@ -171,11 +181,13 @@ pub fn underlay_xdp<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t
         Ok(found) => found,
         Err(reason) => return Verdict::stranger(reason),
     };
-    Verdict::of(t, id, |network| match ether_type {
-        ETH_P_IP => strip::<P, T, V4>(p, t, network),
-        ETH_P_IPV6 => strip::<P, T, V6>(p, t, network),
-        _ => Err(Reason::NotVxlan),
-    })
+    let outcome = match (running(t, id), ether_type) {
+        (Ok(network), ETH_P_IP) => strip::<P, T, V4>(p, t, network),
+        (Ok(network), ETH_P_IPV6) => strip::<P, T, V6>(p, t, network),
+        (Ok(_), _) => Err(Reason::NotVxlan),
+        (Err(reason), _) => Err(reason),
+    };
+    Verdict { network: id, outcome }
 }
 
 /// What [`underlay_xdp`] has taken out of its tunnel, and the kernel perhaps merged since.
@@ -202,34 +214,65 @@ pub fn stripped_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdic
 #[inline(always)]
 pub fn tunnel_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
     let id = network_behind(p, t);
-    Verdict::of(t, id, |network| {
-        let eth = untagged(p)?;
-        if !decap::is_local_vtep(network, eth.dst) {
-            return Err(Reason::OtherMac);
-        }
-        if (network.local4.flags | network.local6.flags) & local::HOOKED_TUNNEL != 0 {
-            return Err(Reason::Hooked);
-        }
-        match eth.ether_type {
-            ETH_P_IP => from_tunnel::<P, T, Ipv4>(p, t, network),
-            ETH_P_IPV6 => from_tunnel::<P, T, Ipv6>(p, t, network),
-            _ => Err(Reason::NotIp),
-        }
-    })
+    let outcome = match running(t, id) {
+        Ok(network) => out_of_device(p, t, network),
+        Err(reason) => Err(reason),
+    };
+    Verdict { network: id, outcome }
+}
+
+#[inline(always)]
+fn out_of_device<'t, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+) -> Result<Forward<'t>, Reason> {
+    let eth = untagged(p)?;
+    if !decap::is_local_vtep(network, eth.dst) {
+        return Err(Reason::OtherMac);
+    }
+    if (network.local4.flags | network.local6.flags) & local::HOOKED_TUNNEL != 0 {
+        return Err(Reason::Hooked);
+    }
+    match eth.ether_type {
+        ETH_P_IP => from_tunnel::<P, T, Ipv4>(p, t, network),
+        ETH_P_IPV6 => from_tunnel::<P, T, Ipv6>(p, t, network),
+        _ => Err(Reason::NotIp),
+    }
 }
 
 /// What the host stack passes to a pod: looked at, never forwarded.
 #[inline(always)]
 pub fn pod_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
     let id = network_behind(p, t);
-    Verdict::of(t, id, |network| {
-        let eth = untagged(p)?;
-        match eth.ether_type {
-            ETH_P_IP => to_pod::<P, T, Ipv4>(p, t, network),
-            ETH_P_IPV6 => to_pod::<P, T, Ipv6>(p, t, network),
-            _ => Err(Reason::NotIp),
-        }
-    })
+    let outcome = match running(t, id) {
+        Ok(network) => passed_to_pod(p, t, network),
+        Err(reason) => Err(reason),
+    };
+    Verdict { network: id, outcome }
+}
+
+#[inline(always)]
+fn passed_to_pod<'t, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+) -> Result<Forward<'t>, Reason> {
+    let eth = untagged(p)?;
+    match eth.ether_type {
+        ETH_P_IP => to_pod::<P, T, Ipv4>(p, t, network),
+        ETH_P_IPV6 => to_pod::<P, T, Ipv6>(p, t, network),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// The network, if its fast path is on.
+#[inline(always)]
+fn running<T: Tables>(t: &T, id: NetworkId) -> Result<&Network, Reason> {
+    match t.network(id) {
+        Some(network) if network.mode != Mode::Off as u8 => Ok(network),
+        _ => Err(Reason::SwitchedOff),
+    }
 }
 
 /// The network of packets at the hook's interface. Where there is only one, nobody is asked.
