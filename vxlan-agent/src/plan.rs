@@ -12,7 +12,7 @@ use vxlan_ebpf_common::maps::{
 };
 
 use crate::cluster::{ClusterState, Node};
-use crate::config::{Config, Fastpath, Guard, SourceCheck};
+use crate::config::{Fastpath, Guard, SourceCheck, View};
 use crate::datapath::{Attachment, DatapathState};
 use crate::kernel::ruleset::Ruleset;
 use crate::kernel::{Device, Edge, Foreign, KernelState, NextHop, Policy, Route, Tables, Way};
@@ -26,7 +26,7 @@ use hooked::{Hooked, Role};
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// The configuration.
-    pub config: &'a Config,
+    pub config: &'a View,
     /// The cluster.
     pub cluster: &'a ClusterState,
     /// What netlink shows.

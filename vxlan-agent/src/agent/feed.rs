@@ -1,12 +1,13 @@
 //! Where snapshots come from, and what the source wants to know of this machine in turn.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 
 use crate::cluster::{ClusterState, Viewer};
-use crate::config::{Config, Fastpath, KubernetesConfig, StateConfig};
+use crate::config::{Fastpath, KubernetesConfig, StateConfig, View};
 use crate::kernel::{Events, Netlink, Tables, Touched};
 use crate::local::{Choice, Local};
 use crate::source::kubernetes::{self, Settings};
@@ -23,11 +24,7 @@ pub(super) struct Feed {
 impl Feed {
     /// Starts the configured source. An interface that is asked for by where it leads to is looked
     /// up once, and stands in `config` by name then.
-    pub(super) async fn open(
-        config: &mut Config,
-        netlink: &Netlink,
-        tables: &Tables,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn open(config: &mut View, netlink: &Netlink, tables: &Tables) -> anyhow::Result<Self> {
         if let StateConfig::File(path) = &config.state {
             let source = Box::new(FileSource::new(path.clone(), viewer(config)));
             return Ok(Self { snapshots: source.watch()?, local: None });
@@ -40,7 +37,8 @@ impl Feed {
         if let StateConfig::Kubernetes(kubernetes) = &config.state
             && let Some((namespace, pod)) = &kubernetes.pod
         {
-            config.node.name = kubernetes::node_of(kubernetes.kubeconfig.as_deref(), namespace, pod).await?;
+            Arc::make_mut(&mut config.node).name =
+                kubernetes::node_of(kubernetes.kubeconfig.as_deref(), namespace, pod).await?;
         }
         let network = match &mut config.state {
             StateConfig::Etcd(etcd) => {
@@ -74,7 +72,7 @@ impl Feed {
     /// and `waits` is told why.
     pub(super) async fn first(
         &mut self,
-        config: &Config,
+        config: &View,
         events: &mut Events,
         tables: &mut Tables,
         waits: &dyn Fn(&str),
@@ -104,7 +102,7 @@ impl Feed {
     }
 
     /// Tells the source what `tables` say of this machine, if that is new.
-    pub(super) fn tell(&self, config: &Config, tables: &Tables) {
+    pub(super) fn tell(&self, config: &View, tables: &Tables) {
         let Some(local) = &self.local else { return };
         let now = look(config, tables);
         local.send_if_modified(|before| {
@@ -115,8 +113,10 @@ impl Feed {
     }
 }
 
-fn viewer(config: &Config) -> Viewer {
-    Viewer { node: config.node.name.clone(), vni: config.network.vni }
+fn viewer(config: &View) -> Viewer {
+    let network = &config.network;
+    let (node, name) = (config.node.name.clone(), network.name.clone());
+    Viewer { node, network: name, vni: network.vni, l2: network.segment().is_some() }
 }
 
 fn settings(config: &KubernetesConfig, viewer: Viewer, fastpath: Fastpath) -> Settings {
@@ -133,7 +133,7 @@ fn settings(config: &KubernetesConfig, viewer: Viewer, fastpath: Fastpath) -> Se
 }
 
 /// What `tables` say of this machine.
-pub(super) fn look(config: &Config, tables: &Tables) -> Local {
+pub(super) fn look(config: &View, tables: &Tables) -> Local {
     match config.state.place() {
         Some(place) => Local::find(place.interfaces, [&config.network.device, place.device6], tables),
         None => Local::default(),

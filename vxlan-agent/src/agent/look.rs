@@ -70,7 +70,7 @@ impl Agent {
 
     /// The node's configuration, with what the machine says where that was asked for.
     fn node_over(&self, vtep: IpAddr) -> NodeConfig {
-        let mut node = self.config.node.clone();
+        let mut node = NodeConfig::clone(&self.config.node);
         if self.config.state.place().is_some() {
             let local = feed::look(&self.config, &self.tables);
             let addresses = &local.side(family(vtep)).addresses;

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cluster::ClusterState;
-use crate::config::{Config, Fastpath, StateConfig};
+use crate::config::{Fastpath, StateConfig, View};
 use crate::datapath::{self, Datapath, KernelFeatures, Tcx};
 use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::sysctl;
@@ -58,7 +58,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A running agent.
 pub struct Agent {
-    config: Config,
+    config: View,
     netlink: Netlink,
     tables: Tables,
     /// The tables may lack something: dump them before the next round.
@@ -108,7 +108,7 @@ pub struct Agent {
 }
 
 /// Runs until SIGTERM or SIGINT, which leave everything in place.
-pub async fn run(mut config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: View) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     if config.network.fastpath != Fastpath::Off {
         preflight::check_kernel()?;
@@ -201,7 +201,7 @@ fn secret() -> anyhow::Result<u32> {
 
 impl Agent {
     fn new(
-        config: Config,
+        config: View,
         netlink: Netlink,
         tables: Tables,
         cluster: ClusterState,

@@ -440,9 +440,15 @@ mod tests {
             name: name.into(),
             vtep: IpAddr::from([192, 0, 2, n]),
             mac: None,
+            stations: vec![],
             subnets: vec![format!("10.{n}.0.0/24").parse().expect("subnet")],
         };
-        let viewer = Viewer { node: "a".into(), vni: 1.try_into().expect("in range") };
+        let viewer = Viewer {
+            node: "a".into(),
+            network: "pods".into(),
+            l2: false,
+            vni: 1.try_into().expect("in range"),
+        };
         let cluster =
             ClusterState::new(vec![node("a", 1), node("b", 2), node("c", 3)], &viewer).expect("valid");
         let vtep = Vtep { ifindex: 7, ..Vtep::default() };

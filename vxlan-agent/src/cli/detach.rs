@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::{print, print_json};
 use crate::cluster::derive_mac;
-use crate::config::Config;
+use crate::config::View;
 use crate::datapath;
 use crate::kernel::{self, KernelState, Netlink, Sought, Target};
 use crate::net::Mac;
@@ -20,7 +20,7 @@ use crate::{preflight, status};
 /// How long a running agent has to end; longer than the kubelet gives it by the manifests in `deploy/`.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &View, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     let stopped = stop_agent(config).await?;
     // The fast path first: what is on its way meanwhile is the kernel's, until that goes too.
@@ -46,7 +46,7 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
 /// Leaves the overlay to flanneld: the programs and what exists only for their sake go, and so does
 /// the mark on the devices. Addresses, routes, neighbours and forwarding entries are what flanneld
 /// would make, and it takes them over as they are.
-pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
+pub(super) async fn release(config: &View, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     let stopped = stop_agent(config).await?;
     datapath::detach(&config.pins())?;
@@ -84,7 +84,7 @@ pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
 
 /// Ends a running agent. One in a container is waited for: whoever ends the container ends it, and its
 /// process id means another process here.
-async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
+async fn stop_agent(config: &View) -> anyhow::Result<Option<i32>> {
     let run_dir = &config.node.run_dir;
     let Some(Holder { pid }) = status::holder(run_dir)? else { return Ok(None) };
     if let Some(pid) = pid {
@@ -105,7 +105,7 @@ async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
 }
 
 /// Removes the nf_tables table, and those files that are as the agent wrote them last.
-fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
+fn remove_what_pods_need(config: &View) -> anyhow::Result<Vec<String>> {
     let mut removed = vec![];
     if node::remove_table(&config.network.name)? {
         removed.push("remove the nf_tables table".to_owned());
@@ -120,7 +120,7 @@ fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
     Ok(removed)
 }
 
-async fn remove_from_kernel(config: &Config) -> anyhow::Result<Vec<String>> {
+async fn remove_from_kernel(config: &View) -> anyhow::Result<Vec<String>> {
     let network = &config.network;
     let netlink = Netlink::open(&network.name)?;
     let mac = derive_mac(&config.node.name, network.vni);

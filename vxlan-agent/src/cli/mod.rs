@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::agent;
 use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{Config, DEFAULT_PATH, View};
 use crate::datapath::Pins;
 use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
 
@@ -141,7 +141,7 @@ fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
 }
 
 /// The configuration that a command is about.
-fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
+fn configuration(given: Option<&Path>) -> anyhow::Result<View> {
     let ours = Path::new(DEFAULT_PATH);
     if given.is_none() && !ours.exists() {
         let kubernetes = Path::new(NET_CONF).exists().then(|| "--kube-subnet-mgr".to_owned());
@@ -150,7 +150,7 @@ fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
             return Ok(Flannel::translate(kubernetes, &ThisMachine).map_err(anyhow::Error::msg)?.config);
         }
     }
-    Ok(Config::read(given.unwrap_or(ours))?)
+    Config::read(given.unwrap_or(ours))?.only()
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {
@@ -179,7 +179,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-fn switch(config: &Config, to: OnOff, json: bool) -> anyhow::Result<()> {
+fn switch(config: &View, to: OnOff, json: bool) -> anyhow::Result<()> {
     let on = to == OnOff::On;
     Pins::open(&config.pins())?.switch(on)?;
     let network = config.network.name.as_str();
@@ -191,7 +191,7 @@ fn switch(config: &Config, to: OnOff, json: bool) -> anyhow::Result<()> {
 }
 
 /// Runs the agent, and does not wait for a file that somebody reads for it.
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: View) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let ended = runtime.block_on(agent::run(config));
     runtime.shutdown_background();

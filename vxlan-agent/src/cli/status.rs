@@ -8,7 +8,7 @@ use vxlan_ebpf_common::maps::endpoint;
 
 use super::table::table;
 use super::{print, print_json};
-use crate::config::{Config, Fastpath};
+use crate::config::{Fastpath, View};
 use crate::datapath::{DatapathState, Pins};
 use crate::status::{self, NetworkStatus, Status};
 
@@ -52,7 +52,7 @@ struct AttachmentReport {
     ifindex: u32,
 }
 
-pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<()> {
+pub(super) fn show(config: &View, json: bool) -> anyhow::Result<()> {
     let holder = status::holder(&config.node.run_dir)?;
     let status = status::read(&config.node.run_dir)?;
     let fastpath = fastpath(config);
@@ -61,7 +61,7 @@ pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<()> {
 }
 
 /// Pins that cannot be read are something to report, not a reason to report nothing.
-fn fastpath(config: &Config) -> FastpathReport {
+fn fastpath(config: &View) -> FastpathReport {
     let dir = config.pins();
     if !dir.is_dir() {
         return report(None, &DatapathState::default());
@@ -93,7 +93,7 @@ fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
     }
 }
 
-fn text(config: &Config, report: &Report) -> String {
+fn text(config: &View, report: &Report) -> String {
     let mut out = String::new();
     let agent = match report.pid {
         Some(pid) => format!("running, pid {pid}"),

@@ -1,5 +1,6 @@
 //! Cluster state from a TOML file that is the same on every node, watched with inotify.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 use toml::Spanned;
 
 use super::{Snapshot, Source};
-use crate::cluster::{Candidate, ClusterState, Viewer};
+use crate::cluster::{Candidate, ClusterState, Reason, Station, Viewer};
+use crate::config::NetworkName;
 use crate::net::Mac;
 use crate::text::{Refused, Text};
 
@@ -43,21 +45,69 @@ struct NodeSection {
     mac: Option<Mac>,
     #[serde(default)]
     subnets: Vec<IpNetwork>,
+    /// The networks that this entry is for; all that use the file unless it says so.
+    networks: Option<Vec<NetworkName>>,
+    #[serde(default)]
+    station: Vec<StationSection>,
 }
 
-/// Reads cluster state out of a state file's text; errors name the line of the node to blame.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StationSection {
+    mac: Mac,
+    ip: Option<IpAddr>,
+}
+
+impl NodeSection {
+    fn is_in(&self, network: &str) -> bool {
+        self.networks.as_ref().is_none_or(|networks| networks.iter().any(|name| name.0 == network))
+    }
+}
+
+impl From<NodeSection> for Candidate {
+    fn from(section: NodeSection) -> Self {
+        let NodeSection { name, vtep, mac, subnets, station, networks: _ } = section;
+        let stations = station.into_iter().map(|StationSection { mac, ip }| Station { mac, ip }).collect();
+        Self { name, vtep, mac, subnets, stations }
+    }
+}
+
+/// Reads cluster state out of a state file's text; errors name the line of the node to blame. Nodes
+/// that are limited to other networks than the viewer's are passed over: one that differs from
+/// network to network has an entry for each.
 pub fn parse_state(text: &Text, viewer: &Viewer) -> Result<ClusterState, Refused> {
     let sections: StateSections = text.parse()?;
-    let spans: Vec<_> = sections.node.iter().map(Spanned::span).collect();
-    let candidates = sections.node.into_iter().map(|section| {
-        let NodeSection { name, vtep, mac, subnets } = section.into_inner();
-        Candidate { name, vtep, mac, subnets }
-    });
-    let cluster = ClusterState::new(candidates.collect(), viewer).map_err(|invalid| {
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        sections.node.into_iter().partition(|section| section.get_ref().is_in(&viewer.network));
+    refuse_own_elsewhere(text, &here, &elsewhere, viewer)?;
+    let spans: Vec<_> = here.iter().map(Spanned::span).collect();
+    let candidates = here.into_iter().map(|section| section.into_inner().into()).collect();
+    let cluster = ClusterState::new(candidates, viewer).map_err(|invalid| {
         let span = invalid.candidate.and_then(|index| spans.get(index).cloned());
         text.refuse(span, invalid.reason.to_string())
     })?;
     Ok(ClusterState { policy: sections.policy.map(u64::from), ..cluster })
+}
+
+/// That the viewer is in the file, but not in this network, is another mistake than a wrong name.
+fn refuse_own_elsewhere(
+    text: &Text,
+    here: &[Spanned<NodeSection>],
+    elsewhere: &[Spanned<NodeSection>],
+    viewer: &Viewer,
+) -> Result<(), Refused> {
+    let is_own = |section: &&Spanned<NodeSection>| section.get_ref().name == viewer.node;
+    let mut entries = elsewhere.iter().filter(is_own).peekable();
+    let first = entries.peek().map(|section| section.span());
+    let Some(span) = first.filter(|_| !here.iter().any(|section| is_own(&section))) else { return Ok(()) };
+    let others: BTreeSet<&str> = entries
+        .flat_map(|section| section.get_ref().networks.iter().flatten())
+        .map(|name| name.0.as_str())
+        .collect();
+    let others: Vec<String> = others.into_iter().map(|name| format!("'{name}'")).collect();
+    let others = if others.is_empty() { "[]".to_owned() } else { others.join(", ") };
+    let reason = Reason::OwnElsewhere(viewer.node.clone(), viewer.network.clone(), others);
+    Err(text.refuse(Some(span), reason.to_string()))
 }
 
 impl FileSource {
@@ -145,7 +195,12 @@ mod tests {
     use crate::net::Vni;
 
     fn viewer() -> Viewer {
-        Viewer { node: "a".into(), vni: Vni::try_from(1).expect("in range") }
+        Viewer {
+            node: "a".into(),
+            network: "pods".into(),
+            l2: false,
+            vni: Vni::try_from(1).expect("in range"),
+        }
     }
 
     fn parse(content: &str) -> Result<ClusterState, Refused> {
