@@ -1,12 +1,13 @@
 //! `[pods]`: what pods need of their node besides the overlay. All of it is off unless asked for.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-use super::values::{file, some_file};
+use super::values::{self, file, some_file};
 use crate::text::{Refused, Text};
 
 /// Where flannel writes down the node's subnet, and its CNI plugin looks for it.
@@ -85,14 +86,19 @@ impl PodsConfig {
 }
 
 /// A network that can hold pods.
-#[derive(Deserialize)]
-#[serde(try_from = "IpNetwork")]
 struct PodNetwork(IpNetwork);
 
-impl TryFrom<IpNetwork> for PodNetwork {
-    type Error = String;
+impl<'de> Deserialize<'de> for PodNetwork {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        values::text(deserializer)
+    }
+}
 
-    fn try_from(network: IpNetwork) -> Result<Self, String> {
+impl FromStr for PodNetwork {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let network: IpNetwork = text.parse().map_err(|e| format!("'{}': {e}", text.escape_debug()))?;
         if network.ip() != network.network() {
             return Err(format!("pod network {network} has host bits set"));
         }

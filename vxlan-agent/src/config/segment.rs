@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::values;
 use crate::net::full_length;
 
 /// An Ethernet segment across the nodes: a bridge on each, whose ports may be anything that speaks
@@ -43,6 +45,7 @@ impl TryFrom<String> for Flood {
         if text == "copies" {
             return Ok(Self::Copies);
         }
+        let text = text.escape_debug().to_string();
         let unknown = || format!("'{text}' is neither \"copies\" nor the address of a multicast group");
         let group: IpAddr = text.parse().map_err(|_| unknown())?;
         if !group.is_multicast() {
@@ -93,7 +96,7 @@ impl<'de> Deserialize<'de> for Addresses {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Addresses, E> {
-                let HostAddress(address) = text.to_owned().try_into().map_err(E::custom)?;
+                let HostAddress(address) = text.parse().map_err(E::custom)?;
                 Ok(Addresses(vec![address]))
             }
 
@@ -113,16 +116,21 @@ impl<'de> Deserialize<'de> for Addresses {
 }
 
 /// An address that a host may have, with the prefix length of its segment.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
 struct HostAddress(IpNetwork);
 
-impl TryFrom<String> for HostAddress {
-    type Error = String;
+impl<'de> Deserialize<'de> for HostAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        values::text(deserializer)
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, String> {
+impl FromStr for HostAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shown = text.escape_debug();
         let refuse =
-            |why: &str| Err(format!("'{text}' is not an address of this host on the segment: {why}"));
+            |why: &str| Err(format!("'{shown}' is not an address of this host on the segment: {why}"));
         let Ok(address) = text.parse::<IpNetwork>() else {
             return refuse("give an address and its prefix length, such as 10.0.0.1/24");
         };

@@ -2,7 +2,9 @@
 //! names the line of the value.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::de::{self, Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize};
@@ -11,20 +13,46 @@ use vxlan_ebpf_common::maps::DEFAULT_FLOWS;
 use super::FLOWS;
 use crate::net::Mtu;
 
+/// Reads a string that is a `T`. With `#[serde(try_from = "String")]` a refusal in a list would
+/// come when the value has been read, and name the line of the list.
+pub(super) fn text<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    struct TextVisitor<T>(PhantomData<T>);
+    impl<T: FromStr<Err = String>> Visitor<'_> for TextVisitor<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(TextVisitor(PhantomData))
+}
+
 /// Name of a network: it becomes a directory, and a part of device aliases.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetworkName(pub(crate) String);
 
-impl TryFrom<String> for NetworkName {
-    type Error = String;
+impl<'de> Deserialize<'de> for NetworkName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer)
+    }
+}
 
-    fn try_from(name: String) -> Result<Self, String> {
+impl FromStr for NetworkName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
+            let name = name.escape_debug();
             return Err(format!("network name '{name}' is not 1 to 32 letters, digits, '-' or '_'"));
         }
-        Ok(Self(name))
+        Ok(Self(name.to_owned()))
     }
 }
 
@@ -40,6 +68,7 @@ impl TryFrom<String> for DeviceName {
         if is_device_name(&name) {
             return Ok(Self(name));
         }
+        let name = name.escape_debug();
         Err(format!("'{name}' is not an interface name: 1 to 15 characters without '/' or blanks"))
     }
 }

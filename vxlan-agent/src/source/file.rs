@@ -243,6 +243,64 @@ mod tests {
         assert!(parse("").expect_err("empty").reason.contains("this node, 'a'"));
     }
 
+    /// As `network` sees it, a bridged one.
+    fn bridged(content: &str, network: &str) -> Result<ClusterState, Refused> {
+        let viewer = Viewer { network: network.into(), l2: true, ..viewer() };
+        parse_state(&Text::new("cluster.toml", content), &viewer)
+    }
+
+    #[test]
+    fn a_node_may_be_limited_to_networks() {
+        let file = "[[node]]\nname = \"a\"\nvtep = \"192.0.2.1\"\n\
+                    [[node]]\nname = \"b\"\nvtep = \"192.0.2.2\"\nnetworks = [\"blue\", \"red\"]\n\
+                    [[node]]\nname = \"b\"\nvtep = \"192.0.2.3\"\nnetworks = [\"green\"]\n\
+                    [[node]]\nname = \"c\"\nvtep = \"192.0.2.4\"\nnetworks = []\n";
+        let remotes = |network| {
+            let cluster = bridged(file, network).expect("valid");
+            cluster.remotes.into_values().map(|node| (node.name, node.vtep)).collect::<Vec<_>>()
+        };
+        assert_eq!(remotes("red"), [("b".to_owned(), IpAddr::from([192, 0, 2, 2]))]);
+        assert_eq!(remotes("green"), [("b".to_owned(), IpAddr::from([192, 0, 2, 3]))]);
+        assert_eq!(remotes("pods"), []);
+        let twice = format!("{file}[[node]]\nname = \"b\"\nvtep = \"192.0.2.5\"\nnetworks = [\"red\"]\n");
+        assert_eq!(bridged(&twice, "red").expect_err("two").line, Some(16), "the line in the file");
+        let wrong = bridged(&file.replace("green", "gr een"), "red").expect_err("no name");
+        assert!(wrong.line == Some(11) && wrong.reason.contains("gr een"), "{wrong}");
+    }
+
+    #[test]
+    fn an_own_node_that_is_limited_to_other_networks_is_told_so() {
+        let limited = |networks: &str| {
+            let more = "[[node]]\nname = \"b\"\nvtep = \"192.0.2.2\"\n";
+            format!("{more}[[node]]\nname = \"a\"\nvtep = \"192.0.2.1\"\nnetworks = [{networks}]\n")
+        };
+        let refused = bridged(&limited("\"red\", \"blue\""), "green").expect_err("elsewhere");
+        assert_eq!(refused.line, Some(4));
+        assert!(refused.reason.contains("limited to the networks 'blue', 'red': add 'green'"), "{refused}");
+        let refused = bridged(&limited(""), "green").expect_err("nowhere");
+        assert!(refused.reason.contains("limited to the networks []"), "{refused}");
+        assert!(bridged(&limited("\"green\""), "green").is_ok());
+    }
+
+    #[test]
+    fn nodes_of_a_segment_have_stations() {
+        let stations = "[[node.station]]\nmac = \"02:00:00:00:00:07\"\nip = \"10.0.0.7\"\n\
+                        [[node.station]]\nmac = \"02:00:00:00:00:08\"\n";
+        let cluster = bridged(&format!("{A}{stations}"), "red").expect("valid");
+        assert_eq!(cluster.own.stations.iter().map(|s| s.ip.is_some()).collect::<Vec<_>>(), [true, false]);
+        assert!(cluster.own.subnets.is_empty());
+        assert!(parse(&format!("{A}{stations}")).expect("routed").own.stations.is_empty());
+        let again =
+            "[[node]]\nname = \"b\"\nvtep = \"192.0.2.2\"\n[[node.station]]\nmac = \"02:00:00:00:00:08\"\n";
+        let refused = bridged(&format!("{A}{stations}{again}"), "red").expect_err("two");
+        assert!(refused.line == Some(10) && refused.reason.contains("at node 'a'"), "{refused}");
+        let refused = bridged(&format!("{A}[[node.station]]\nmac = \"02\"\n"), "red").expect_err("no MAC");
+        assert!(refused.line == Some(6) && refused.reason.contains("'02'"), "{refused}");
+        let refused =
+            bridged(&format!("{A}[[node.station]]\nip = \"10.0.0.7\"\n"), "red").expect_err("no MAC");
+        assert!(refused.reason.contains("mac"), "{refused}");
+    }
+
     async fn next(receiver: &mut watch::Receiver<Snapshot>) -> Snapshot {
         tokio::time::timeout(Duration::from_secs(5), receiver.changed())
             .await
