@@ -360,3 +360,19 @@ fn write_state<'a>(nodes: impl Iterator<Item = &'a Node>, policy: Option<u64>) -
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    /// The corpus has what the oracles are for: files that are accepted with everything in them.
+    #[test]
+    fn files_with_bridged_networks_are_accepted() {
+        assert!(super::config(include_bytes!("../../fuzz/corpus/config/networks")));
+        assert!(!super::config(include_bytes!("../../fuzz/corpus/config/networks-that-share-a-device")));
+        let stations = include_str!("../../fuzz/corpus/state/stations");
+        let twice = include_str!("../../fuzz/corpus/state/stations-at-two-places");
+        for (l2, accepted) in [(false, true), (true, false)] {
+            assert!(super::state_of(stations, l2));
+            assert_eq!(super::state_of(twice, l2), accepted);
+        }
+    }
+}

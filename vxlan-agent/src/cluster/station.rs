@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use serde::Deserialize;
+
 use super::{Invalid, Node, Reason, is_unicast};
 use crate::net::Mac;
 
 /// Something with a MAC at a node's bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Station {
     /// Its MAC: neither a group address nor zero.
     pub mac: Mac,

@@ -176,7 +176,7 @@ mod tests {
     fn parse(section: &str) -> Result<View, Refused> {
         let text = format!("[state]\nsource = \"etcd\"\n{section}[[network]]\nname = \"pods\"\nvni = 1\n");
         Config::parse(&Text::new("c", text), Path::new("/etc"), &|| Some("box".into()))
-            .map(|config| config.only().expect("one network"))
+            .map(|config| config.networks.into_iter().next().expect("a network"))
     }
 
     fn etcd(section: &str) -> EtcdConfig {

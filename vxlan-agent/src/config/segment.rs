@@ -1,5 +1,6 @@
 //! What a bridged network has and a routed one has not.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -101,9 +102,9 @@ impl<'de> Deserialize<'de> for Addresses {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Addresses, A::Error> {
-                let mut addresses: Vec<IpNetwork> = vec![];
+                let (mut addresses, mut taken) = (vec![], HashSet::new());
                 while let Some(HostAddress(address)) = list.next_element()? {
-                    if addresses.iter().any(|other| other.ip() == address.ip()) {
+                    if !taken.insert(address.ip()) {
                         return Err(de::Error::custom(format!("address {} is given twice", address.ip())));
                     }
                     addresses.push(address);

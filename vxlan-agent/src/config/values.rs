@@ -1,6 +1,7 @@
 //! Values of configuration files that have rules of their own: what is read is valid, and a refusal
 //! names the line of the value.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -34,8 +35,14 @@ pub(super) fn text<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
 }
 
 /// Name of a network: it becomes a directory, and a part of device aliases.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NetworkName(pub(crate) String);
+
+impl Borrow<str> for NetworkName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl<'de> Deserialize<'de> for NetworkName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
