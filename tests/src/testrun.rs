@@ -12,12 +12,18 @@ use aya_obj::programs::XdpAttachType;
 use ipnetwork::IpNetwork;
 use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins, Sizes};
 use vxlan_agent::net::IfIndex;
-use vxlan_ebpf_common::maps::{Config, DEFAULT_FLOWS, Flow, FlowKey, Mode};
+use vxlan_agent::ownership;
+use vxlan_ebpf_common::maps::{
+    Addr, Counter, DEFAULT_FLOWS, Flow, FlowKey, Key4, Key6, NO_NETWORK, NetworkId,
+};
 use vxlan_ebpf_common::model::{Frame, Maps};
+use vxlan_ebpf_common::testbed::NETWORK;
 use vxlan_ebpf_common::{Hook, Reason};
 
 /// A loaded datapath that no interface leads to.
 pub struct Kernel {
+    /// The directory that an agent would be configured with.
+    pin_dir: PathBuf,
     dir: PathBuf,
     datapath: Datapath,
     pins: Pins,
@@ -31,9 +37,9 @@ pub struct Verdict {
     /// The frame afterwards.
     pub bytes: Vec<u8>,
     /// What an XDP program has left with it.
-    pub mark: u32,
-    /// Which counters went up, and by how many packets and bytes.
-    pub counted: Vec<(Hook, Reason, u64, u64)>,
+    pub mark: u64,
+    /// Which counters of which network went up, and by how many packets and bytes.
+    pub counted: Vec<(NetworkId, Hook, Reason, u64, u64)>,
 }
 
 impl Kernel {
@@ -41,18 +47,19 @@ impl Kernel {
     pub fn load() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = PathBuf::from(format!("/sys/fs/bpf/vxlan-tests-{}/v1/{number}", std::process::id()));
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/vxlan-tests-{}/{number}", std::process::id()));
+        let dir = ownership::node_pin_dir(&pin_dir);
         let options = Options {
             dir: dir.clone(),
             clsact: false,
             xdp: true,
             flows: DEFAULT_FLOWS,
-            sizes: Sizes::of(1, 1),
+            sizes: Sizes::of(1, 1, 1),
         };
         let datapath =
             Datapath::open(&options).expect("the programs load (needs root and `cargo xtask build-ebpf`)");
         let pins = Pins::open(&dir).expect("the maps are pinned");
-        Self { dir, datapath, pins }
+        Self { pin_dir, dir, datapath, pins }
     }
 
     /// Makes the maps say what `maps` says.
@@ -71,13 +78,13 @@ impl Kernel {
 
     /// The flows that count, that is, of the current generation.
     pub fn flows(&self) -> BTreeMap<FlowKey, Flow> {
-        let (flows, generation) = self.pins.flows().expect("the maps can be read");
-        flows.into_iter().filter(|(_, flow)| flow.generation == generation).collect()
+        let generation = self.pins.generation(NETWORK).expect("the maps can be read");
+        self.pins.flows().into_iter().filter(|(_, flow)| flow.generation == generation).collect()
     }
 
     /// Forgets all flows.
     pub fn flush_flows(&mut self) {
-        self.pins.flush_flows().expect("the maps can be written");
+        self.pins.flush_flows(NETWORK).expect("the maps can be written");
     }
 
     /// The shortest frame of any kind that a test run takes: the kernel (v6.18,
@@ -89,6 +96,12 @@ impl Kernel {
         let program = self.program(hook);
         let time = |frame: &Frame| program.execute(frame).0.duration;
         frames.into_iter().map(time).collect()
+    }
+
+    fn counters(&self) -> BTreeMap<(NetworkId, Hook, Reason), Counter> {
+        let of =
+            |id| self.pins.counters(id).expect("counters").into_iter().map(move |(h, r, c)| ((id, h, r), c));
+        [NO_NETWORK, NETWORK].into_iter().flat_map(of).collect()
     }
 
     fn program(&self, hook: Hook) -> Program {
@@ -103,16 +116,12 @@ impl Kernel {
 
     /// Runs the program of `hook` on `frame`.
     pub fn run(&self, hook: Hook, frame: &Frame) -> Verdict {
-        let before = self.pins.counters().expect("counters");
+        let before = self.counters();
         let (result, bytes, mark) = self.program(hook).execute(frame);
-        let after = self.pins.counters().expect("counters");
-        let counted = after.into_iter().filter_map(|(hook, reason, now)| {
-            let was = before
-                .iter()
-                .find(|(h, r, _)| (*h, *r) == (hook, reason))
-                .map(|(_, _, c)| *c)
-                .unwrap_or_default();
-            (now != was).then_some((hook, reason, now.packets - was.packets, now.bytes - was.bytes))
+        let after = self.counters();
+        let counted = after.into_iter().filter_map(|((network, hook, reason), now)| {
+            let was = before.get(&(network, hook, reason)).copied().unwrap_or_default();
+            (now != was).then_some((network, hook, reason, now.packets - was.packets, now.bytes - was.bytes))
         });
         Verdict { action: result.return_value.cast_signed(), bytes, mark, counted: counted.collect() }
     }
@@ -126,7 +135,7 @@ enum Program {
 
 impl Program {
     /// One run: the result, the frame afterwards, and its mark.
-    fn execute(&self, frame: &Frame) -> (TestRunResult, Vec<u8>, u32) {
+    fn execute(&self, frame: &Frame) -> (TestRunResult, Vec<u8>, u64) {
         let mut out = vec![0; frame.bytes.len() + 256];
         let context = match self {
             Self::Tc(_) => skb_context(frame),
@@ -149,8 +158,8 @@ impl Program {
         out.truncate(result.data_size_out as usize);
         let mark = match self {
             Self::Xdp(_) if context_out[..4] != [0; 4] => {
-                let mark = out.drain(..4).as_slice().try_into().expect("four bytes");
-                u32::from_ne_bytes(mark)
+                let mark = out.drain(..8).as_slice().try_into().expect("eight bytes");
+                u64::from_ne_bytes(mark)
             }
             _ => 0,
         };
@@ -160,7 +169,7 @@ impl Program {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        if let Err(error) = datapath::detach(&self.dir) {
+        if let Err(error) = datapath::detach(&self.pin_dir) {
             eprintln!("cannot clean up {}: {error:#}", self.dir.display());
         }
         let _ = fs::remove_dir(format!("/sys/fs/bpf/vxlan-tests-{}", std::process::id()));
@@ -187,18 +196,26 @@ fn xdp_context(frame: &Frame) -> Vec<u8> {
 
 /// The same tables as the agent holds them.
 fn state(maps: &Maps) -> DatapathState {
-    let prefix4 = |((ip, bits), id): (&([u8; 4], u32), &u32)| (network((*ip).into(), *bits), *id);
-    let prefix6 = |((ip, bits), id): (&([u8; 16], u32), &u32)| (network((*ip).into(), *bits), *id);
-    let endpoints4 = maps.endpoints4.iter().map(|(ip, endpoint)| (IpAddr::from(*ip), *endpoint));
-    let endpoints6 = maps.endpoints6.iter().map(|(ip, endpoint)| (IpAddr::from(*ip), *endpoint));
+    let of4 = |key: &Key4| (key.network, IpAddr::from(key.addr));
+    let of6 = |key: &Key6| {
+        let Addr(ip) = key.addr;
+        (key.network, IpAddr::from(ip))
+    };
+    let prefix = |(id, ip): (NetworkId, IpAddr), bits| (id, network(ip, bits));
+    let prefix4 = |((key, bits), id): (&(Key4, u32), &u32)| (prefix(of4(key), *bits), *id);
+    let prefix6 = |((key, bits), id): (&(Key6, u32), &u32)| (prefix(of6(key), *bits), *id);
+    let endpoints4 = maps.endpoints4.iter().map(|(key, endpoint)| (of4(key), *endpoint));
+    let endpoints6 = maps.endpoints6.iter().map(|(key, endpoint)| (of6(key), *endpoint));
     DatapathState {
-        config: maps.config.unwrap_or(Config { mode: Mode::Off as u8, ..Config::default() }),
+        node: maps.node,
+        networks: maps.networks.clone(),
+        vnis: maps.vnis.clone(),
         routes: maps.routes4.iter().map(prefix4).chain(maps.routes6.iter().map(prefix6)).collect(),
         vteps: maps.vteps.clone(),
         vtep_ids: maps.vtep_ids.clone(),
         macs: maps.macs.clone(),
         endpoints: endpoints4.chain(endpoints6).collect(),
-        veths: maps.veths.iter().map(|(index, veth)| (IfIndex(*index), *veth)).collect(),
+        links: maps.links.iter().map(|(index, link)| (IfIndex(*index), *link)).collect(),
         ..DatapathState::default()
     }
 }

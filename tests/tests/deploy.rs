@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize as _;
 use serde_json::{Value, json};
-use vxlan_agent::config::{Cni, Config};
+use vxlan_agent::config::{Cni, Config, View};
 use vxlan_agent::text::Text;
 
 fn deploy() -> PathBuf {
@@ -39,13 +39,15 @@ fn agent() -> Value {
 }
 
 /// The configuration of a variant, as the agent reads it.
-fn configuration(variant: &str) -> Config {
+fn configuration(variant: &str) -> View {
     let text = fs::read_to_string(deploy().join(variant).join("config.toml")).expect("a configuration");
     let text = Text::new("config.toml", &text);
-    Config::parse(&text, Path::new("/"), &|| Some("node".into())).expect("a valid configuration")
+    let config =
+        Config::parse(&text, Path::new("/"), &|| Some("node".into())).expect("a valid configuration");
+    config.networks.into_iter().next().expect("a network")
 }
 
-fn base_configuration() -> Config {
+fn base_configuration() -> View {
     configuration("base")
 }
 

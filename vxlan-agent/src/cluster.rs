@@ -1,6 +1,7 @@
 //! The cluster as a source describes it, checked as a whole: pure, the same on every node.
 
 mod sift;
+mod station;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use crate::net::{self, Mac, Vni};
+
+pub use station::Station;
 
 /// A node, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +21,11 @@ pub struct Node {
     pub vtep: IpAddr,
     /// MAC of its vxlan device, unique.
     pub mac: Mac,
-    /// Pod subnets, without host bits, overlapping with no other.
+    /// Pod subnets, without host bits, overlapping with no other. None in a bridged network.
     pub subnets: Vec<IpNetwork>,
+    /// What is known to be attached to it, each MAC and each address once in the cluster. None in a
+    /// routed network.
+    pub stations: Vec<Station>,
 }
 
 /// All nodes, seen from one of them.
@@ -51,8 +57,10 @@ pub struct Candidate {
     pub vtep: IpAddr,
     /// Its MAC; [`derive_mac`] otherwise.
     pub mac: Option<Mac>,
-    /// Its pod subnets.
+    /// Its pod subnets; a bridged network has no use for them.
     pub subnets: Vec<IpNetwork>,
+    /// What is attached to it; a routed network has no use for them.
+    pub stations: Vec<Station>,
 }
 
 /// Whose view a [`ClusterState`] is.
@@ -60,8 +68,12 @@ pub struct Candidate {
 pub struct Viewer {
     /// Name of the own node.
     pub node: String,
+    /// Name of the network.
+    pub network: String,
     /// VNI that MACs are derived for.
     pub vni: Vni,
+    /// Whether the network is bridged: nodes then have stations instead of subnets.
+    pub l2: bool,
 }
 
 /// Why a cluster was refused, and for which of the candidates.
@@ -110,18 +122,31 @@ pub enum Reason {
         "this node, '{0}', is not in the cluster state: add it, or set [node] name to one of the {1} that are"
     )]
     OwnMissing(String, usize),
+    #[error(
+        "this node, '{0}', is limited to the networks {2}: add '{1}' to its 'networks', or leave '{1}' out of the configuration"
+    )]
+    OwnElsewhere(String, String, String),
+    #[error("node '{0}': {1} cannot be a station's MAC: it is a group address or zero")]
+    BadStation(String, Mac),
+    #[error("node '{0}': {2} cannot be the address of station {1}: it is not unicast")]
+    BadStationAddress(String, Mac, IpAddr),
+    #[error("station {2} of node '{1}' is there already, at node '{0}'")]
+    DuplicateStation(String, String, Mac),
+    #[error("station {2} of node '{1}' has the address {3}, which a station of node '{0}' has, too")]
+    DuplicateStationAddress(String, String, Mac, IpAddr),
 }
 
 impl ClusterState {
     /// Checks `candidates` and takes the viewpoint of `viewer`.
     pub fn new(candidates: Vec<Candidate>, viewer: &Viewer) -> Result<Self, Invalid> {
         let count = candidates.len();
-        let nodes: Vec<Node> = candidates.into_iter().map(|c| complete(c, viewer.vni)).collect();
+        let nodes: Vec<Node> = candidates.into_iter().map(|c| complete(c, viewer)).collect();
         for (index, node) in nodes.iter().enumerate() {
             check_node(node).map_err(|reason| Invalid { candidate: Some(index), reason })?;
         }
         check_unique(&nodes)?;
         check_subnets(&nodes)?;
+        station::check_unique(&nodes)?;
         let Some(own) = nodes.iter().position(|n| n.name == viewer.node) else {
             return Err(Invalid { candidate: None, reason: Reason::OwnMissing(viewer.node.clone(), count) });
         };
@@ -164,10 +189,16 @@ impl ClusterState {
     }
 }
 
-fn complete(candidate: Candidate, vni: Vni) -> Node {
-    let Candidate { name, vtep, mac, subnets } = candidate;
-    let mac = mac.unwrap_or_else(|| derive_mac(&name, vni));
-    Node { name, vtep, mac, subnets }
+/// A node as `viewer` sees it, without what its kind of network has no use for.
+fn complete(candidate: Candidate, viewer: &Viewer) -> Node {
+    let Candidate { name, vtep, mac, mut subnets, mut stations } = candidate;
+    if viewer.l2 {
+        subnets.clear()
+    } else {
+        stations.clear()
+    }
+    let mac = mac.unwrap_or_else(|| derive_mac(&name, viewer.vni));
+    Node { name, vtep, mac, subnets, stations }
 }
 
 /// A locally administered unicast MAC for node `name` in network `vni`: the same on every node and
@@ -209,7 +240,7 @@ fn check_node(node: &Node) -> Result<(), Reason> {
             return Err(Reason::BadSubnet(name(), *subnet));
         }
     }
-    Ok(())
+    node.stations.iter().try_for_each(|station| station.check(&node.name))
 }
 
 /// A mapped IPv4 address (`::ffff:a.b.c.d`) is none: no packet carries it, and the tables mean IPv4.
@@ -303,12 +334,18 @@ mod tests {
     use super::*;
 
     fn viewer() -> Viewer {
-        Viewer { node: "a".into(), vni: Vni::try_from(1).expect("in range") }
+        Viewer {
+            node: "a".into(),
+            network: "pods".into(),
+            l2: false,
+            vni: Vni::try_from(1).expect("in range"),
+        }
     }
 
     fn node(name: &str, vtep: &str, subnets: &[&str]) -> Candidate {
         let subnets = subnets.iter().map(|s| s.parse().expect("subnet")).collect();
-        Candidate { name: name.into(), vtep: vtep.parse().expect("address"), mac: None, subnets }
+        let vtep = vtep.parse().expect("address");
+        Candidate { name: name.into(), vtep, mac: None, subnets, stations: vec![] }
     }
 
     fn refused(candidates: Vec<Candidate>, candidate: Option<usize>, word: &str) {

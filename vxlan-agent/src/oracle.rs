@@ -18,8 +18,8 @@ use std::path::Path;
 use serde::Serialize;
 use vxlan_ebpf_common::maps::Addr;
 
-use crate::cluster::{ClusterState, Node, Viewer};
-use crate::config::{Config, StateConfig};
+use crate::cluster::{ClusterState, Node, Station, Viewer};
+use crate::config::{Config, Flood, Kind, NetworkConfig, PodsConfig, StateConfig, View};
 use crate::net::Vni;
 use crate::source::etcd::Access;
 use crate::source::parse_state;
@@ -38,16 +38,22 @@ pub fn config(data: &[u8]) -> bool {
             return false;
         }
     };
-    check_config(&config);
+    check_whole(&config);
+    config.networks.iter().for_each(check_config);
     let written = write_config(&config);
     assert_eq!(parse_config(&written), Ok(config), "written out in full:\n{written}");
     true
 }
 
-/// Reads `data` as a state file, as node `a` sees it; returns whether it was accepted.
+/// Reads `data` as a state file, as node `a` sees it in a routed and in a bridged network; returns
+/// whether it was accepted for either.
 pub fn state(data: &[u8]) -> bool {
     let Ok(content) = std::str::from_utf8(data) else { return false };
-    let cluster = match parse_cluster(content, "a") {
+    [false, true].map(|l2| state_of(content, l2)).contains(&true)
+}
+
+fn state_of(content: &str, l2: bool) -> bool {
+    let cluster = match parse_cluster(content, "a", l2) {
         Ok(cluster) => cluster,
         Err(refused) => {
             check_refusal(&refused, content);
@@ -58,7 +64,8 @@ pub fn state(data: &[u8]) -> bool {
     let nodes: Vec<&Node> = std::iter::once(&cluster.own).chain(cluster.remotes.values()).collect();
     nodes.iter().for_each(|node| check_node(node, &cluster.own));
     check_pairs(&nodes);
-    check_views(&nodes, &cluster);
+    check_stations(&nodes);
+    check_views(&nodes, &cluster, l2);
     true
 }
 
@@ -67,9 +74,10 @@ fn parse_config(content: &str) -> Result<Config, Refused> {
     Config::parse(&text, Path::new("/etc/vxlan-agent"), &|| Some("box".into()))
 }
 
-fn parse_cluster(content: &str, node: &str) -> Result<ClusterState, Refused> {
+fn parse_cluster(content: &str, node: &str, l2: bool) -> Result<ClusterState, Refused> {
     let vni = Vni::try_from(1).expect("in range");
-    parse_state(&Text::new("cluster.toml", content), &Viewer { node: node.into(), vni })
+    let viewer = Viewer { node: node.into(), network: "pods".into(), vni, l2 };
+    parse_state(&Text::new("cluster.toml", content), &viewer)
 }
 
 fn check_refusal(refused: &Refused, content: &str) {
@@ -82,15 +90,58 @@ fn check_refusal(refused: &Refused, content: &str) {
     }
 }
 
-fn check_config(config: &Config) {
-    let Config { node, network, pods, state } = config;
+/// What no two networks may share, compared pair by pair, unlike in the agent.
+fn check_whole(config: &Config) {
+    assert!(!config.networks.is_empty(), "no network");
+    let links = |view: &View| {
+        let bridge = view.network.segment().map(|segment| segment.bridge.clone());
+        let devices = view.devices().into_iter().map(|(device, _)| device.to_owned());
+        devices.chain(bridge).collect::<Vec<_>>()
+    };
+    for (index, a) in config.networks.iter().enumerate() {
+        assert_eq!(a.node, config.node, "one node");
+        let own = links(a);
+        assert!(own.iter().enumerate().all(|(i, link)| !own[..i].contains(link)), "{own:?}");
+        for b in config.networks.iter().take(FEW).take(index) {
+            let (x, y) = (&a.network, &b.network);
+            assert!(x.name != y.name && (x.vni, x.port) != (y.vni, y.port), "{x:?} and {y:?}");
+            assert!(!links(b).iter().any(|link| own.contains(link)), "{x:?} and {y:?}");
+        }
+    }
+    let mut with_pods = config.networks.iter().filter(|view| view.pods != PodsConfig::default());
+    assert!(with_pods.all(|view| Some(&view.network) == first_routed(config)), "pods in one network");
+}
+
+fn first_routed(config: &Config) -> Option<&NetworkConfig> {
+    config.networks.iter().map(|view| &view.network).find(|network| network.kind == Kind::L3)
+}
+
+/// What a bridged network has besides.
+fn check_segment(network: &NetworkConfig) {
+    let Some(segment) = network.segment() else { return };
+    assert!((1..16).contains(&segment.bridge.len()), "bridge {:?}", segment.bridge);
+    assert!(!segment.bridge.contains(['/', '\0', ' ']), "bridge {:?}", segment.bridge);
+    for (index, address) in segment.addresses.iter().enumerate() {
+        assert!(is_unicast(address.ip()) && address.prefix() > 0, "address {address}");
+        let others = &segment.addresses[..index];
+        assert!(!others.iter().any(|other| other.ip() == address.ip()), "address {address}");
+    }
+    if let Flood::Group(group) = segment.flood {
+        assert!(group.is_multicast(), "group {group}");
+    }
+}
+
+fn check_config(config: &View) {
+    let View { node, network, pods, state } = config;
+    check_segment(network);
+    assert!(network.segment().is_none() || matches!(state, StateConfig::File(_)), "state of {network:?}");
     assert!(!node.name.is_empty(), "a node without a name");
     assert!(node.pin_dir.is_absolute(), "pin_dir {:?}", node.pin_dir);
     assert!((1..=32).contains(&network.name.len()), "network name {:?}", network.name);
     // The name becomes a directory, and a part of device aliases.
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     assert!(network.name.chars().all(plain), "network name {:?}", network.name);
-    assert!(config.pins().starts_with(&node.pin_dir), "pins {:?}", config.pins());
+    assert!(node.pins().starts_with(&node.pin_dir), "pins {:?}", node.pins());
     assert!((1..1 << 24).contains(&network.vni.get()), "VNI {}", network.vni);
     assert_ne!(network.port, 0, "port");
     assert!(network.mtu.is_none_or(|mtu| (68..=65_485).contains(&mtu.0)), "MTU {:?}", network.mtu);
@@ -118,14 +169,14 @@ fn check_config(config: &Config) {
     }
 }
 
-/// The section `[state]` with everything in it that can be given.
+/// The section `[network.state]` with everything in it that can be given.
 fn write_state_section(state: &StateConfig, text: &mut String) {
     let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
     let quoted = |path: &Path| quote(path.to_str().expect("from a text"));
     match state {
-        StateConfig::File(path) => line("[state]\nsource = \"file\"\npath", quoted(path)),
+        StateConfig::File(path) => line("[network.state]\nsource = \"file\"\npath", quoted(path)),
         StateConfig::Kubernetes(kubernetes) => {
-            line("[state]\nsource = \"kubernetes\"\nipv4", kubernetes.ipv4.to_string());
+            line("[network.state]\nsource = \"kubernetes\"\nipv4", kubernetes.ipv4.to_string());
             line("ipv6", kubernetes.ipv6.to_string());
             line("set_condition", kubernetes.set_condition.to_string());
             line("annotation_prefix", quote(kubernetes.names.prefix()));
@@ -138,7 +189,7 @@ fn write_state_section(state: &StateConfig, text: &mut String) {
         StateConfig::Etcd(etcd) => {
             let Access { endpoints, prefix, ca_file, identity, user } = &etcd.access;
             let endpoints: Vec<String> = endpoints.iter().map(|endpoint| quote(endpoint)).collect();
-            line("[state]\nsource = \"etcd\"\nendpoints", format!("[{}]", endpoints.join(", ")));
+            line("[network.state]\nsource = \"etcd\"\nendpoints", format!("[{}]", endpoints.join(", ")));
             line("prefix", quote(prefix));
             line("device6", quote(&etcd.device6));
             line("renew_margin", (etcd.margin.as_secs() / 60).to_string());
@@ -161,11 +212,9 @@ fn write_state_section(state: &StateConfig, text: &mut String) {
 
 /// `config` with everything in it that can be given.
 fn write_config(config: &Config) -> String {
-    let Config { node, network, pods, state } = config;
+    let node = &config.node;
     let quoted = |path: &Path| quote(path.to_str().expect("from a text"));
-    let mut text = String::new();
-    write_state_section(state, &mut text);
-    text.push_str("[node]\n");
+    let mut text = String::from("[node]\n");
     let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
     line("name", quote(&node.name));
     line("pin_dir", quoted(&node.pin_dir));
@@ -175,8 +224,20 @@ fn write_config(config: &Config) -> String {
     node.healthz.iter().for_each(|healthz| line("healthz", quote(&healthz.to_string())));
     node.underlay.iter().for_each(|underlay| line("underlay", quote(underlay)));
     node.address.iter().for_each(|address| line("address", quote(&address.to_string())));
+    for View { network, pods, state, .. } in &config.networks {
+        write_network(network, &mut text);
+        write_state_section(state, &mut text);
+        if Some(network) == first_routed(config) {
+            write_pods(pods, &mut text);
+        }
+    }
+    text
+}
+
+fn write_network(network: &NetworkConfig, text: &mut String) {
+    let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
     line("[[network]]\nname", quote(&network.name));
-    line("kind", quote("l3"));
+    line("kind", quote(if network.segment().is_some() { "l2" } else { "l3" }));
     line("vni", network.vni.to_string());
     line("port", network.port.to_string());
     line("mtu", network.mtu.map_or(quote("auto"), |mtu| mtu.to_string()));
@@ -187,13 +248,29 @@ fn write_config(config: &Config) -> String {
     line("malformed", named(network.malformed));
     line("other_vni", named(network.other_vni));
     line("notrack", network.notrack.to_string());
+    let Some(segment) = network.segment() else { return };
+    line("bridge", quote(&segment.bridge));
+    match segment.addresses.as_slice() {
+        [one] => line("address", quote(&one.to_string())),
+        list => {
+            let addresses: Vec<String> = list.iter().map(|address| quote(&address.to_string())).collect();
+            line("address", format!("[{}]", addresses.join(", ")));
+        }
+    }
+    line("flood", named(segment.flood));
+    line("learning", segment.learning.to_string());
+    line("suppress", segment.suppress.to_string());
+}
+
+fn write_pods(pods: &PodsConfig, text: &mut String) {
+    let quoted = |path: &Path| quote(path.to_str().expect("from a text"));
+    let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
     let networks: Vec<String> = pods.networks.iter().map(|n| quote(&n.to_string())).collect();
     line("[pods]\nnetworks", format!("[{}]", networks.join(", ")));
     pods.subnet_file.iter().for_each(|path| line("subnet_file", quoted(path)));
     line("cni", named(pods.cni));
     line("cni_file", quoted(&pods.cni_file));
     line("masquerade", pods.masquerade.to_string());
-    text
 }
 
 /// One of several words as a TOML string.
@@ -243,13 +320,23 @@ fn overlap(a: &ipnetwork::IpNetwork, b: &ipnetwork::IpNetwork) -> bool {
     a.contains(b.ip()) || b.contains(a.ip())
 }
 
+/// A station is at one place, and an address has one: compared pair by pair.
+fn check_stations(nodes: &[&Node]) {
+    let stations: Vec<&Station> = nodes.iter().flat_map(|node| &node.stations).collect();
+    for (index, a) in stations.iter().enumerate() {
+        assert!(a.mac.is_station() && a.ip.is_none_or(is_unicast), "{a:?}");
+        let same = |b: &&&Station| a.mac == b.mac || (a.ip.is_some() && a.ip == b.ip);
+        assert_eq!(stations[..index].iter().take(FEW).find(same), None, "{a:?}");
+    }
+}
+
 /// Written out in any order and read by any node, the cluster is the same.
-fn check_views(nodes: &[&Node], cluster: &ClusterState) {
+fn check_views(nodes: &[&Node], cluster: &ClusterState, l2: bool) {
     let written = write_state(nodes.iter().copied(), cluster.policy);
-    assert_eq!(parse_cluster(&written, "a").as_ref(), Ok(cluster), "written out in full:\n{written}");
+    assert_eq!(parse_cluster(&written, "a", l2).as_ref(), Ok(cluster), "written out in full:\n{written}");
     let reversed = write_state(nodes.iter().rev().copied(), cluster.policy);
     for viewer in nodes.iter().take(FEW) {
-        let view = parse_cluster(&reversed, &viewer.name).expect("valid for one, valid for all");
+        let view = parse_cluster(&reversed, &viewer.name, l2).expect("valid for one, valid for all");
         assert_eq!(&view.own, *viewer, "the own node");
         assert_eq!(view.remotes.len() + 1, nodes.len(), "as many nodes");
         let same = |node: &&&Node| node.name != viewer.name && view.remotes.get(&node.name) != Some(*node);
@@ -260,11 +347,32 @@ fn check_views(nodes: &[&Node], cluster: &ClusterState) {
 fn write_state<'a>(nodes: impl Iterator<Item = &'a Node>, policy: Option<u64>) -> String {
     let mut text = policy.map_or_else(String::new, |policy| format!("policy = {policy}\n"));
     for node in nodes {
+        assert!(node.subnets.is_empty() || node.stations.is_empty(), "one or the other: {node:?}");
         let subnets: Vec<String> = node.subnets.iter().map(|s| quote(&s.to_string())).collect();
         let (name, vtep, mac) = (quote(&node.name), node.vtep, node.mac);
         let subnets = subnets.join(", ");
         write!(text, "[[node]]\nname = {name}\nvtep = \"{vtep}\"\nmac = \"{mac}\"\nsubnets = [{subnets}]\n")
             .expect("a string takes it");
+        for Station { mac, ip } in &node.stations {
+            let ip = ip.map_or_else(String::new, |ip| format!("ip = \"{ip}\"\n"));
+            write!(text, "[[node.station]]\nmac = \"{mac}\"\n{ip}").expect("a string takes it");
+        }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    /// The corpus has what the oracles are for: files that are accepted with everything in them.
+    #[test]
+    fn files_with_bridged_networks_are_accepted() {
+        assert!(super::config(include_bytes!("../../fuzz/corpus/config/networks")));
+        assert!(!super::config(include_bytes!("../../fuzz/corpus/config/networks-that-share-a-device")));
+        let stations = include_str!("../../fuzz/corpus/state/stations");
+        let twice = include_str!("../../fuzz/corpus/state/stations-at-two-places");
+        for (l2, accepted) in [(false, true), (true, false)] {
+            assert!(super::state_of(stations, l2));
+            assert_eq!(super::state_of(twice, l2), accepted);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use vxlan_ebpf_common::maps::{
 };
 
 use crate::cluster::{ClusterState, Node};
-use crate::config::{Config, Fastpath, Guard, SourceCheck};
+use crate::config::{Fastpath, Guard, SourceCheck, View};
 use crate::datapath::{Attachment, DatapathState};
 use crate::kernel::ruleset::Ruleset;
 use crate::kernel::{Asked, Device, Edge, Foreign, KernelState, NextHop, Policy, Route, Tables, Way};
@@ -31,7 +31,7 @@ pub struct Input<'a> {
     /// Numbers of VTEPs, of all networks.
     pub vtep_ids: &'a BTreeMap<Key6, VtepId>,
     /// The configuration.
-    pub config: &'a Config,
+    pub config: &'a View,
     /// The cluster.
     pub cluster: &'a ClusterState,
     /// What netlink shows.

@@ -76,6 +76,11 @@ impl Text {
         Refused { path: self.path.clone(), line, reason: printable(&reason.into()) }
     }
 
+    /// The file and the line of `span`, for a message about another place.
+    pub fn place(&self, span: &Range<usize>) -> String {
+        format!("{}, line {}", self.path.display(), self.line_of(span.start))
+    }
+
     fn line_of(&self, offset: usize) -> usize {
         let before = self.content.as_bytes().iter().take(offset);
         before.filter(|b| **b == b'\n').count() + 1

@@ -174,6 +174,7 @@ mod tests {
         };
         let network = NetworkConfig {
             name: "pods".into(),
+            kind: crate::config::Kind::L3,
             vni: Vni::try_from(1).expect("in range"),
             port: 8472,
             mtu: case.mtu.map(Mtu),

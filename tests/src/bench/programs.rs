@@ -71,7 +71,7 @@ fn with_routes(count: u32) -> Maps {
     let mut maps = testbed::maps();
     for n in 0..count {
         let subnet = u32::from(remote(n)) & 0xffff_ff00;
-        maps.routes4.insert((subnet.to_be_bytes(), 24), REMOTE4);
+        maps.routes4.insert((testbed::key4(subnet.into()), 24), REMOTE4);
     }
     maps
 }

@@ -333,7 +333,7 @@ impl Agent {
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
             && network["plan_error"].is_null()
-            && network["retrying"].as_array().is_some_and(Vec::is_empty);
+            && status["retrying"].as_array().is_some_and(Vec::is_empty);
         let fastpath = &status["fastpath"];
         let attached = fastpath["attachments"].as_array().map_or(0, Vec::len);
         // One program per pod, two on the device, one on the underlay; two addresses per pod.
@@ -397,9 +397,9 @@ fn target_dir() -> Result<PathBuf> {
     Ok(target.to_owned())
 }
 
-/// The first directory at or below `dir` that has a map named CONFIG.
+/// The first directory at or below `dir` that has a map named NODE.
 fn find_pins(dir: &Path) -> Option<PathBuf> {
-    if dir.join("CONFIG").exists() {
+    if dir.join("NODE").exists() {
         return Some(dir.to_owned());
     }
     let entries = std::fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|entry| entry.path());

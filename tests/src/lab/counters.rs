@@ -36,10 +36,14 @@ impl Counters {
     /// It is not a list of `{hook, reason, packets, bytes}`.
     pub fn parse(json: &Value) -> Result<Self> {
         let rows: Vec<Row> = Deserialize::deserialize(json).context("these are no counters")?;
-        let cells = rows
-            .into_iter()
-            .map(|row| ((row.hook, row.reason), Count { packets: row.packets, bytes: row.bytes }));
-        Ok(Self(cells.collect()))
+        let mut cells = BTreeMap::<_, Count>::new();
+        for row in rows {
+            // Of several networks.
+            let count = cells.entry((row.hook, row.reason)).or_default();
+            count.packets += row.packets;
+            count.bytes += row.bytes;
+        }
+        Ok(Self(cells))
     }
 
     /// The counter of `reason` at `hook`, by their labels: `("pod_egress", "encapsulated")`.

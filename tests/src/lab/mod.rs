@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 pub use addr::Family;
-pub use agent::{Agent, AgentOptions, XDP, xdp};
+pub use agent::{Agent, AgentOptions, NETWORK, XDP, xdp};
 pub use cmd::{run, wait_until};
 pub use cni::Cni;
 pub use counters::{Count, Counters};

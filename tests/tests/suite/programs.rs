@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use vxlan_agent::datapath::KernelFeatures;
 use vxlan_ebpf_common::maps::{
-    Config, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, TOLERATE_VIOLATIONS,
+    DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_NETWORK, Network, TOLERATE_VIOLATIONS,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, FlowStep};
@@ -23,8 +23,9 @@ const XDP_PASS: i32 = 2;
 fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
     // Its flows are for those who keep them.
     let (mut after, maps) = (frame.clone(), &maps.clone());
-    let reason = hooks::run(hook, &mut after, maps).map_or_else(|reason| reason, |forward| forward.reason());
-    let dropped = maps.config.is_some_and(|config| config.drops(hook, reason));
+    let verdict = hooks::run(hook, &mut after, maps);
+    let (network, reason) = (verdict.network, verdict.reason());
+    let dropped = maps.networks.get(&network).is_some_and(|network| network.drops(hook, reason));
     let action = match (hook, reason.disposition()) {
         (Hook::UnderlayXdp, _) if dropped => XDP_DROP,
         (Hook::UnderlayXdp, _) => XDP_PASS,
@@ -33,19 +34,19 @@ fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
         _ => TC_ACT_UNSPEC,
     };
     let bytes = frame.bytes.len() as u64;
-    let counted = if reason == Reason::NotVxlan { vec![] } else { vec![(hook, reason, 1, bytes)] };
+    let counted = if reason == Reason::NotVxlan { vec![] } else { vec![(network, hook, reason, 1, bytes)] };
     (reason, Verdict { action, bytes: after.bytes, mark: after.mark, counted })
 }
 
 /// `frame` with the flow hash and the random number that the kernel used for `encapsulated`.
 fn with_kernels_choices(frame: &Frame, encapsulated: &[u8], maps: &Maps) -> Frame {
-    let config = maps.config.as_ref().expect("encapsulated, so configured");
+    let network = maps.network();
     let over_ipv4 = encapsulated[12] == 8 && encapsulated[13] == 0;
     let udp = if over_ipv4 { 34 } else { 54 };
     let port = u16::from_be_bytes([encapsulated[udp], encapsulated[udp + 1]]);
-    let span = u64::from(config.port_max - config.port_min);
+    let span = u64::from(network.port_max - network.port_min);
     // The port's formula backwards; `h ^ h << 16` is its own inverse.
-    let mixed = (u64::from(port - config.port_min) << 32).div_ceil(span) as u32;
+    let mixed = (u64::from(port - network.port_min) << 32).div_ceil(span) as u32;
     let random = u32::from(u16::from_ne_bytes([encapsulated[18], encapsulated[19]]));
     Frame { flow_hash: mixed ^ (mixed << 16), random, ..frame.clone() }
 }
@@ -66,7 +67,7 @@ fn compare(kernel: &Kernel, maps: &Maps, hook: Hook, frame: &Frame) -> Reason {
     let got = kernel.run(hook, frame);
     let frame = &received(frame);
     let (mut reason, mut expected) = model(hook, frame, maps);
-    let no_room = got.counted == [(hook, Reason::NoRoom, 1, frame.bytes.len() as u64)];
+    let no_room = got.counted.iter().any(|(_, _, reason, ..)| *reason == Reason::NoRoom);
     if reason == Reason::Decapsulated && no_room && takes_off_one_family_only() {
         (reason, expected) = model(hook, &Frame { rigid: true, ..frame.clone() }, maps);
     } else if reason == Reason::Encapsulated && no_room {
@@ -114,7 +115,7 @@ fn the_last_vtep_id_can_be_used() {
     let mut maps = testbed::maps();
     let vtep = maps.vteps[&REMOTE4];
     maps.vteps.insert(DEFAULT_VTEPS - 1, vtep);
-    maps.routes4.insert((pod4(2, 0).octets(), 24), DEFAULT_VTEPS - 1);
+    maps.routes4.insert((testbed::key4(pod4(2, 0)), 24), DEFAULT_VTEPS - 1);
     kernel.fill(&maps);
     let frame = Inner::from_pod(pod4(2, 9).into()).frame();
     assert_eq!(compare(&kernel, &maps, Hook::PodEgress, &frame), Reason::Encapsulated);
@@ -127,14 +128,14 @@ fn violations_pass_where_they_are_tolerated() {
     let spoofed = Inner { from: pod4(1, 2).into(), ..Inner::from_pod(pod4(2, 9).into()) }.frame();
     kernel.fill(&maps);
     assert_eq!(kernel.run(Hook::PodEgress, &spoofed).action, TC_ACT_SHOT);
-    if let Some(config) = &mut maps.config {
-        config.flags = TOLERATE_VIOLATIONS;
+    if let Some(network) = maps.network_mut() {
+        network.flags = TOLERATE_VIOLATIONS;
     }
     kernel.fill(&maps);
     let tolerated = kernel.run(Hook::PodEgress, &spoofed);
     assert_eq!(tolerated.action, TC_ACT_UNSPEC);
     assert_eq!(tolerated.bytes, spoofed.bytes);
-    assert_eq!(tolerated.counted[0].1, Reason::PodSpoofed);
+    assert_eq!(tolerated.counted[0].2, Reason::PodSpoofed);
 }
 
 /// Tables with some entries missing or changed.
@@ -153,22 +154,26 @@ fn tables() -> impl Strategy<Value = Maps> {
             maps.macs.retain(|_, id| *id != REMOTE4);
         }
         if absent(3) {
-            maps.endpoints4.remove(&pod4(1, 1 + seed % 3).octets());
+            maps.endpoints4.remove(&testbed::key4(pod4(1, 1 + seed % 3)));
         }
         if absent(4) {
-            maps.endpoints6.remove(&pod6(1, 1 + seed % 3).octets());
+            maps.endpoints6.remove(&testbed::key6(pod6(1, 1 + seed % 3)));
         }
         if absent(5) {
             let mask = u32::MAX << (32 - bits);
             let ip = u32::from(pod4(2, seed)) & mask;
-            maps.routes4.insert((ip.to_be_bytes(), bits), id);
+            maps.routes4.insert((testbed::key4(ip.into()), bits), id);
         }
-        if let Some(config) = maps.config.as_mut() {
-            config.flags = u32::from(seed >> 4) & (TOLERATE_VIOLATIONS | DROP_MALFORMED | DROP_OTHER_VNI);
+        if missing & 1 << 6 != 0 {
+            // Interface and VNI say which network it is.
+            maps.node.only = NO_NETWORK;
         }
-        if let Some(config) = maps.config.as_mut().filter(|_| mode == 3) {
-            config.mode = seed & 1;
-            config.local4.mtu = 128;
+        if let Some(network) = maps.network_mut() {
+            network.flags = u32::from(seed >> 4) & (TOLERATE_VIOLATIONS | DROP_MALFORMED | DROP_OTHER_VNI);
+        }
+        if let Some(network) = maps.network_mut().filter(|_| mode == 3) {
+            network.mode = seed & 1;
+            network.local4.mtu = 128;
         }
         maps
     })
@@ -257,8 +262,8 @@ fn step() -> impl Strategy<Value = FlowStep> {
 fn kernel_and_model_keep_the_same_flows() {
     let mut kernel = Kernel::load();
     let maps = testbed::maps();
-    let config = maps.config.map(|config| Config { mode: Mode::Verified as u8, ..config });
-    kernel.fill(&Maps { config, ..maps });
+    let network = Network { mode: Mode::Verified as u8, ..maps.network() };
+    kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), ..maps });
     let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let kernel = std::cell::RefCell::new((&mut kernel, 0));

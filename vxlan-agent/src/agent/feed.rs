@@ -1,6 +1,7 @@
 //! Where snapshots come from, and what the source wants to know of this machine in turn.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tokio::sync::{mpsc, watch};
@@ -36,7 +37,8 @@ impl Feed {
         if let StateConfig::Kubernetes(kubernetes) = &config.state
             && let Some((namespace, pod)) = &kubernetes.pod
         {
-            config.node.name = kubernetes::node_of(kubernetes.kubeconfig.as_deref(), namespace, pod).await?;
+            Arc::make_mut(&mut config.node).name =
+                kubernetes::node_of(kubernetes.kubeconfig.as_deref(), namespace, pod).await?;
         }
         let network = match &mut config.state {
             StateConfig::Etcd(etcd) => {
@@ -127,7 +129,9 @@ impl Feed {
 }
 
 fn viewer(config: &View) -> Viewer {
-    Viewer { node: config.node.name.clone(), vni: config.network.vni }
+    let network = &config.network;
+    let (node, name) = (config.node.name.clone(), network.name.clone());
+    Viewer { node, network: name, vni: network.vni, l2: network.segment().is_some() }
 }
 
 fn settings(config: &KubernetesConfig, viewer: Viewer, fastpath: Fastpath) -> Settings {

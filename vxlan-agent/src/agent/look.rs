@@ -67,7 +67,7 @@ impl Network {
 
     /// The node's configuration, with what the machine says where that was asked for.
     fn node_over(&self, vtep: IpAddr, tables: &Tables) -> NodeConfig {
-        let mut node = self.config.node.clone();
+        let mut node = NodeConfig::clone(&self.config.node);
         if self.config.state.place().is_some() {
             let local = feed::look(&self.config, tables);
             let addresses = &local.side(family(vtep)).addresses;

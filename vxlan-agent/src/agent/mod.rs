@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::config::{Fastpath, NodeConfig, StateConfig, View};
+use crate::config::{Config, Fastpath, NodeConfig, StateConfig};
 use crate::datapath::{self, KernelFeatures, Tcx};
 use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::{Events, Netlink, Touched};
@@ -53,7 +53,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A running agent.
 pub struct Agent {
-    node: NodeConfig,
+    node: Arc<NodeConfig>,
     machine: Machine,
     networks: Vec<Network>,
     /// Why nothing could be done in the last round.
@@ -65,7 +65,8 @@ pub struct Agent {
 }
 
 /// Runs until SIGTERM or SIGINT, which leave everything in place.
-pub async fn run(node: NodeConfig, views: Vec<View>) -> anyhow::Result<()> {
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let Config { node, networks: views } = config;
     preflight::check_privileges()?;
     let is_fast = views.iter().any(|view| view.network.fastpath != Fastpath::Off);
     if is_fast {
@@ -156,7 +157,7 @@ pub async fn run(node: NodeConfig, views: Vec<View>) -> anyhow::Result<()> {
 
 impl Agent {
     fn new(
-        node: NodeConfig,
+        node: Arc<NodeConfig>,
         machine: Machine,
         networks: Vec<Network>,
         features: KernelFeatures,

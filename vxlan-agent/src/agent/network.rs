@@ -375,8 +375,14 @@ mod tests {
             vtep: IpAddr::from([192, 0, 2, n]),
             mac: None,
             subnets: vec![format!("10.{n}.0.0/24").parse().expect("subnet")],
+            stations: vec![],
         };
-        let viewer = Viewer { node: "a".into(), vni: 1.try_into().expect("in range") };
+        let viewer = Viewer {
+            node: "a".into(),
+            network: "pods".into(),
+            l2: false,
+            vni: 1.try_into().expect("in range"),
+        };
         let cluster =
             ClusterState::new(vec![node("a", 1), node("b", 2), node("c", 3)], &viewer).expect("valid");
         let vtep = Vtep { ifindex: 7, ..Vtep::default() };

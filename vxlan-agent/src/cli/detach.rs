@@ -1,6 +1,7 @@
 //! `detach`: remove everything that is ours, with or without a running agent.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::{print, print_json};
 use crate::cluster::derive_mac;
-use crate::config::Config;
+use crate::config::{Config, View};
 use crate::datapath;
 use crate::kernel::{self, KernelState, Netlink, Sought, Target};
 use crate::net::Mac;
@@ -22,15 +23,21 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
-    let stopped = stop_agent(config).await?;
+    let stopped = stop_agent(&config.node.run_dir).await?;
     // The fast path first: what is on its way meanwhile is the kernel's, until that goes too.
     let pins = &config.node.pin_dir;
     let detached = datapath::detach(pins);
-    let mut removed = remove_from_kernel(config).await?;
+    let mut removed = vec![];
+    for view in &config.networks {
+        removed.extend(remove_from_kernel(view).await?);
+    }
     if detached? {
         removed.push(format!("remove programs and maps at {}", pins.display()));
     }
-    removed.extend(remove_what_pods_need(config)?);
+    for view in &config.networks {
+        removed.extend(remove_table(view)?);
+    }
+    removed.extend(remove_files(config)?);
     status::remove(&config.node.run_dir)?;
     if json {
         return print_json(&serde_json::json!({ "agent_stopped": stopped, "removed": removed }));
@@ -46,13 +53,14 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
 /// would make, and it takes them over as they are.
 pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
-    let stopped = stop_agent(config).await?;
+    let stopped = stop_agent(&config.node.run_dir).await?;
     datapath::detach(&config.node.pin_dir)?;
     let netlink = Netlink::open()?;
     let mut left = vec![];
-    for (name, alias) in config.devices() {
+    let devices = config.networks.iter().flat_map(|view| view.devices().into_iter().map(move |d| (view, d)));
+    for (view, (name, alias)) in devices {
         let sought = Sought {
-            network: &config.network.name,
+            network: &view.network.name,
             alias: &alias,
             name,
             mac: Mac::default(),
@@ -61,7 +69,7 @@ pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
         };
         let Ok((observed, index)) = kernel::observed(&netlink.dump().await?, &sought) else { continue };
         let without_headroom = KernelState { headroom: BTreeMap::new(), ..observed.clone() };
-        let mut target = Target { network: config.network.name.clone(), name: name.to_owned(), alias, index };
+        let mut target = Target { network: view.network.name.clone(), name: name.to_owned(), alias, index };
         for change in kernel::diff(&observed, &without_headroom) {
             netlink.apply(&change, &mut target).await?;
         }
@@ -82,8 +90,7 @@ pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
 
 /// Ends a running agent. One in a container is waited for: whoever ends the container ends it, and its
 /// process id means another process here.
-async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
-    let run_dir = &config.node.run_dir;
+async fn stop_agent(run_dir: &Path) -> anyhow::Result<Option<i32>> {
     let Some(Holder { pid }) = status::holder(run_dir)? else { return Ok(None) };
     if let Some(pid) = pid {
         tracing::info!(pid, "stopping the agent");
@@ -102,12 +109,14 @@ async fn stop_agent(config: &Config) -> anyhow::Result<Option<i32>> {
     ended.with_context(|| format!("the agent (lock in {}) does not end: stop it first", run_dir.display()))?
 }
 
-/// Removes the nf_tables table, and those files that are as the agent wrote them last.
-fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
+fn remove_table(view: &View) -> anyhow::Result<Option<String>> {
+    let name = &view.network.name;
+    Ok(node::remove_table(name)?.then(|| format!("remove the nf_tables table of network {name}")))
+}
+
+/// Removes those files that are as the agent wrote them last.
+fn remove_files(config: &Config) -> anyhow::Result<Vec<String>> {
     let mut removed = vec![];
-    if node::remove_table(&config.network.name)? {
-        removed.push("remove the nf_tables table".to_owned());
-    }
     let last = status::read(&config.node.run_dir).ok().flatten();
     let files = last.iter().flat_map(|status| &status.networks).flat_map(|network| &network.files);
     for (path, content) in files {
@@ -118,7 +127,7 @@ fn remove_what_pods_need(config: &Config) -> anyhow::Result<Vec<String>> {
     Ok(removed)
 }
 
-async fn remove_from_kernel(config: &Config) -> anyhow::Result<Vec<String>> {
+async fn remove_from_kernel(config: &View) -> anyhow::Result<Vec<String>> {
     let network = &config.network;
     let netlink = Netlink::open()?;
     let mac = derive_mac(&config.node.name, network.vni);

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
-use vxlan_ebpf_common::maps::{Counter, LOCAL_VTEP, MacKey, NetworkId, NextHop, VtepId};
+use vxlan_ebpf_common::maps::{
+    Counter, Endpoint, LOCAL_VTEP, MacKey, NO_NETWORK, NetworkId, NextHop, Vtep, VtepId,
+};
 use vxlan_ebpf_common::{Disposition, Hook, Reason};
 
-use super::{What, print_rows};
-use crate::config::Config;
+use super::{Of, Subject, What, print_rows};
 use crate::datapath::{DatapathState, Pins};
 use crate::net::Mac;
 
@@ -60,73 +61,95 @@ struct CounterRow {
     meaning: &'static str,
 }
 
-pub(super) fn show(config: &Config, what: What, json: bool) -> anyhow::Result<()> {
-    let pins = Pins::open(&config.pins())?;
-    let network = pins.network(&config.network.name)?;
-    let state = || pins.state().map(|state| state.of(network));
+pub(super) fn show(subject: &Subject, what: What, json: bool) -> anyhow::Result<()> {
+    let pins = subject.pins()?;
     match what {
-        What::Routes => routes(&state()?, json),
-        What::Vteps => vteps(&state()?, json),
-        What::Macs => macs(&state()?, json),
-        What::Endpoints => endpoints(&state()?, json),
-        What::Counters => counters(pins.counters(network)?, json),
+        What::Routes => routes(subject, &pins, json),
+        What::Vteps => vteps(subject, &pins, json),
+        What::Macs => macs(subject, &pins, json),
+        What::Endpoints => endpoints(subject, &pins, json),
+        What::Counters => counters(subject, &pins, json),
     }
 }
 
-fn routes(state: &DatapathState, json: bool) -> anyhow::Result<()> {
-    let row = |((_, to), id): (&(NetworkId, IpNetwork), &VtepId)| RouteRow {
-        to: *to,
-        vtep_id: *id,
-        vtep: state.vteps.get(id).map(|vtep| vtep.addr.into()),
-        local: *id == LOCAL_VTEP,
+/// Rows that `of` makes of what the maps hold of each network.
+fn rows<R>(
+    subject: &Subject,
+    pins: &Pins,
+    of: impl Fn(&DatapathState) -> Vec<R>,
+) -> anyhow::Result<Vec<Of<R>>> {
+    let (state, mut rows) = (pins.state()?, vec![]);
+    for name in subject.networks() {
+        let part = state.of(pins.network(name)?);
+        rows.extend(of(&part).into_iter().map(|row| Of { network: name.to_owned(), row }));
+    }
+    Ok(rows)
+}
+
+fn routes(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+    let of = |state: &DatapathState| {
+        let row = |((_, to), id): (&(NetworkId, IpNetwork), &VtepId)| RouteRow {
+            to: *to,
+            vtep_id: *id,
+            vtep: state.vteps.get(id).map(|vtep| vtep.addr.into()),
+            local: *id == LOCAL_VTEP,
+        };
+        state.routes.iter().map(row).collect()
     };
-    let rows: Vec<_> = state.routes.iter().map(row).collect();
-    print_rows(json, &rows, ["to", "vtep"], |r| {
+    print_rows(subject, json, &rows(subject, pins, of)?, ["to", "vtep"], |r| {
         let unknown =
             || if r.local { "this node".to_owned() } else { format!("{} (not programmed)", r.vtep_id) };
         [r.to.to_string(), r.vtep.map_or_else(unknown, |vtep| vtep.to_string())]
     })
 }
 
-fn vteps(state: &DatapathState, json: bool) -> anyhow::Result<()> {
-    let row = |(id, vtep): (&VtepId, &vxlan_ebpf_common::maps::Vtep)| VtepRow {
-        id: *id,
-        address: vtep.addr.into(),
-        mac: Mac(vtep.mac),
-        interface: name(vtep.ifindex),
-        ifindex: vtep.ifindex,
-        next_hop: next_hop(&vtep.next_hop),
+fn vteps(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+    let of = |state: &DatapathState| {
+        let row = |(id, vtep): (&VtepId, &Vtep)| VtepRow {
+            id: *id,
+            address: vtep.addr.into(),
+            mac: Mac(vtep.mac),
+            interface: name(vtep.ifindex),
+            ifindex: vtep.ifindex,
+            next_hop: next_hop(&vtep.next_hop),
+        };
+        state.vteps.iter().map(row).collect()
     };
-    let rows: Vec<_> = state.vteps.iter().map(row).collect();
-    print_rows(json, &rows, ["id", "address", "mac", "interface", "next hop"], |r| {
+    let head = ["id", "address", "mac", "interface", "next hop"];
+    print_rows(subject, json, &rows(subject, pins, of)?, head, |r| {
         let hop = r.next_hop.map_or_else(|| "kernel".to_owned(), |hop| hop.to_string());
         [r.id.to_string(), r.address.to_string(), r.mac.to_string(), r.interface.clone(), hop]
     })
 }
 
-fn macs(state: &DatapathState, json: bool) -> anyhow::Result<()> {
-    let vni = |id: NetworkId| state.networks.get(&id).map_or(0, |network| network.vni);
-    let row =
-        |(key, id): (&MacKey, &VtepId)| MacRow { vni: vni(key.network), mac: Mac(key.mac), vtep_id: *id };
-    let rows: Vec<_> = state.macs.iter().map(row).collect();
-    print_rows(json, &rows, ["vni", "mac", "vtep id"], |r| {
+fn macs(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+    let of = |state: &DatapathState| {
+        let vni = |id: NetworkId| state.networks.get(&id).map_or(0, |network| network.vni);
+        let row =
+            |(key, id): (&MacKey, &VtepId)| MacRow { vni: vni(key.network), mac: Mac(key.mac), vtep_id: *id };
+        state.macs.iter().map(row).collect()
+    };
+    print_rows(subject, json, &rows(subject, pins, of)?, ["vni", "mac", "vtep id"], |r| {
         [r.vni.to_string(), r.mac.to_string(), r.vtep_id.to_string()]
     })
 }
 
-fn endpoints(state: &DatapathState, json: bool) -> anyhow::Result<()> {
-    let row = |((_, address), e): (&(NetworkId, IpAddr), &vxlan_ebpf_common::maps::Endpoint)| EndpointRow {
-        address: *address,
-        interface: name(e.ifindex),
-        ifindex: e.ifindex,
-        mac: Mac(e.mac),
-        gateway_mac: Mac(e.gateway_mac),
-        bridge: (e.bridge != 0).then(|| name(e.bridge)),
-        mtu: e.mtu,
-        kernel: left_to_kernel(e.flags),
+fn endpoints(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+    let of = |state: &DatapathState| {
+        let row = |((_, address), e): (&(NetworkId, IpAddr), &Endpoint)| EndpointRow {
+            address: *address,
+            interface: name(e.ifindex),
+            ifindex: e.ifindex,
+            mac: Mac(e.mac),
+            gateway_mac: Mac(e.gateway_mac),
+            bridge: (e.bridge != 0).then(|| name(e.bridge)),
+            mtu: e.mtu,
+            kernel: left_to_kernel(e.flags),
+        };
+        state.endpoints.iter().map(row).collect()
     };
-    let rows: Vec<_> = state.endpoints.iter().map(row).collect();
-    print_rows(json, &rows, ["address", "interface", "mac", "gateway", "bridge", "mtu", "kernel's"], |r| {
+    let head = ["address", "interface", "mac", "gateway", "bridge", "mtu", "kernel's"];
+    print_rows(subject, json, &rows(subject, pins, of)?, head, |r| {
         let bridge = r.bridge.clone().unwrap_or_else(|| "-".to_owned());
         let macs = [r.mac, r.gateway_mac].map(|mac| mac.to_string());
         let [mac, gateway] = macs;
@@ -142,7 +165,7 @@ fn left_to_kernel(flags: u8) -> Vec<&'static str> {
     names.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, name)| name).collect()
 }
 
-fn counters(counters: Vec<(Hook, Reason, Counter)>, json: bool) -> anyhow::Result<()> {
+fn counters(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
     let row = |(hook, reason, counter): (Hook, Reason, Counter)| CounterRow {
         hook: hook.label(),
         reason: reason.label(),
@@ -151,8 +174,17 @@ fn counters(counters: Vec<(Hook, Reason, Counter)>, json: bool) -> anyhow::Resul
         bytes: counter.bytes,
         meaning: reason.describe().trim(),
     };
-    let rows: Vec<_> = counters.into_iter().map(row).collect();
-    print_rows(json, &rows, ["hook", "reason", "what", "packets", "bytes", "meaning"], |r| {
+    let mut rows = vec![];
+    for name in subject.networks() {
+        let counted = pins.counters(pins.network(name)?)?.into_iter();
+        rows.extend(counted.map(|counter| Of { network: name.to_owned(), row: row(counter) }));
+    }
+    if subject.all {
+        // Packets of no network.
+        let counted = pins.counters(NO_NETWORK)?.into_iter();
+        rows.extend(counted.map(|counter| Of { network: "-".to_owned(), row: row(counter) }));
+    }
+    print_rows(subject, json, &rows, ["hook", "reason", "what", "packets", "bytes", "meaning"], |r| {
         let numbers = [r.packets, r.bytes].map(|n| n.to_string());
         let [packets, bytes] = numbers;
         [r.hook.into(), r.reason.into(), r.disposition.into(), packets, bytes, r.meaning.into()]

@@ -1,5 +1,6 @@
 //! `flows`: what bypasses the host stack, and how to stop it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use nix::time::{ClockId, clock_gettime};
@@ -7,9 +8,7 @@ use serde::Serialize;
 use vxlan_ebpf_common::flow::{closing, seen};
 use vxlan_ebpf_common::maps::{Flow, FlowKey};
 
-use super::{print, print_json, print_rows};
-use crate::config::Config;
-use crate::datapath::Pins;
+use super::{Of, Subject, print, print_json, print_rows};
 
 #[derive(Serialize)]
 struct FlowRow {
@@ -31,26 +30,34 @@ struct FlowRow {
     bytes: u64,
 }
 
-pub(super) fn list(config: &Config, json: bool) -> anyhow::Result<()> {
-    let pins = Pins::open(&config.pins())?;
-    let network = pins.network(&config.network.name)?;
-    let (flows, generation) = (pins.flows(), pins.generation(network)?);
+pub(super) fn list(subject: &Subject, json: bool) -> anyhow::Result<()> {
+    let pins = subject.pins()?;
+    let mut networks = BTreeMap::new();
+    for name in subject.networks() {
+        let id = pins.network(name)?;
+        networks.insert(id, (name, pins.generation(id)?));
+    }
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let now = now.tv_sec() as f64 + now.tv_nsec() as f64 / 1e9;
-    let current =
-        flows.iter().filter(|(key, flow)| u32::from(key.network) == network && flow.generation == generation);
-    let rows = current.map(|(key, flow)| row(key, flow, now));
+    let current = |(key, flow): (FlowKey, Flow)| {
+        let (name, generation) = networks.get(&u32::from(key.network))?;
+        let row = || Of { network: (*name).to_owned(), row: row(&key, &flow, now) };
+        (flow.generation == *generation).then(row)
+    };
     // What is over keeps its place until another needs it.
-    let mut rows: Vec<FlowRow> = rows.filter(|row| row.idle <= lifetime(row.state)).collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
+    let is_listed = |of: &Of<FlowRow>| of.row.idle <= lifetime(of.row.state);
+    let mut rows: Vec<_> = pins.flows().into_iter().filter_map(current).filter(is_listed).collect();
+    rows.sort_by_key(|of| std::cmp::Reverse(of.row.bytes));
     let head = ["proto", "local", "remote", "state", "out", "in", "age s", "idle s", "packets", "bytes"];
-    print_rows(json, &rows, head, cells)
+    print_rows(subject, json, &rows, head, cells)
 }
 
-pub(super) fn flush(config: &Config, json: bool) -> anyhow::Result<()> {
-    let mut pins = Pins::open(&config.pins())?;
-    let network = pins.network(&config.network.name)?;
-    pins.flush_flows(network)?;
+pub(super) fn flush(subject: &Subject, json: bool) -> anyhow::Result<()> {
+    let mut pins = subject.pins()?;
+    for name in subject.networks() {
+        let id = pins.network(name)?;
+        pins.flush_flows(id)?;
+    }
     if json {
         return print_json(&serde_json::json!({ "flushed": true }));
     }

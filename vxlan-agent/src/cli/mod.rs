@@ -38,6 +38,9 @@ struct Common {
     /// Configuration file; without it /etc/vxlan-agent/config.toml, or where there is none, flannel's.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Only this network, instead of all.
+    #[arg(long, global = true, value_name = "NAME")]
+    network: Option<String>,
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
@@ -137,7 +140,7 @@ fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
     }
     log_to_stderr(json);
     flannel.undone.iter().for_each(|undone| tracing::warn!("{undone}"));
-    run(flannel.config)
+    run(flannel.config.into())
 }
 
 /// The configuration that a command is about.
@@ -147,55 +150,97 @@ fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
         let kubernetes = Path::new(NET_CONF).exists().then(|| "--kube-subnet-mgr".to_owned());
         // In flannel's place without Kubernetes there is no file: that an agent has run has to do.
         if kubernetes.is_some() || default_run_dir(Path::new(DEFAULT_PIN_DIR)).is_dir() {
-            return Ok(Flannel::translate(kubernetes, &ThisMachine).map_err(anyhow::Error::msg)?.config);
+            return Ok(Flannel::translate(kubernetes, &ThisMachine)
+                .map_err(anyhow::Error::msg)?
+                .config
+                .into());
         }
     }
-    Ok(Config::read(given.unwrap_or(ours))?)
+    Config::read(given.unwrap_or(ours))?.runnable()
+}
+
+/// What a command looks at: the configuration, and which of its networks.
+struct Subject {
+    config: Config,
+    /// Whether these are all.
+    all: bool,
+}
+
+impl Subject {
+    /// Leaves `name` alone of the networks in `config`, if there is a name.
+    fn new(mut config: Config, name: Option<&str>) -> anyhow::Result<Self> {
+        let Some(name) = name else { return Ok(Self { config, all: true }) };
+        let known: Vec<String> = config.networks.iter().map(|view| view.network.name.clone()).collect();
+        config.networks.retain(|view| view.network.name == name);
+        if config.networks.is_empty() {
+            anyhow::bail!("there is no network '{name}' in the configuration: it has {}", known.join(", "));
+        }
+        Ok(Self { config, all: false })
+    }
+
+    fn pins(&self) -> anyhow::Result<Pins> {
+        Pins::open(&self.config.node.pins())
+    }
+
+    fn networks(&self) -> impl Iterator<Item = &str> {
+        self.config.networks.iter().map(|view| view.network.name.as_str())
+    }
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {
-    let json = cli.common.json;
-    let config = || configuration(cli.common.config.as_deref());
+    let (json, name) = (cli.common.json, cli.common.network.as_deref());
+    let subject = || Subject::new(configuration(cli.common.config.as_deref())?, name);
+    // What one agent runs, it runs together.
+    let whole = || match name {
+        Some(_) => anyhow::bail!(
+            "--network is for looking and switching: take a network out of the configuration to remove it"
+        ),
+        None => configuration(cli.common.config.as_deref()),
+    };
     match &cli.command {
         Command::Flannel { flags } => run_as_flannel(flags, json),
         Command::Features => features::show(json),
         Command::Run => {
             log_to_stderr(json);
-            run(config()?)
+            run(whole()?)
         }
-        Command::Status => status::show(&config()?, json),
-        Command::Dump { what } => dump::show(&config()?, *what, json),
-        Command::Fastpath { to } => switch(&config()?, *to, json),
-        Command::Flows { what: Flows::List } => flows::list(&config()?, json),
-        Command::Flows { what: Flows::Flush } => flows::flush(&config()?, json),
+        Command::Status => status::show(&subject()?, json),
+        Command::Dump { what } => dump::show(&subject()?, *what, json),
+        Command::Fastpath { to } => switch(&subject()?, *to, json),
+        Command::Flows { what: Flows::List } => flows::list(&subject()?, json),
+        Command::Flows { what: Flows::Flush } => flows::flush(&subject()?, json),
         Command::Detach => {
             log_to_stderr(json);
-            runtime()?.block_on(detach::run(&config()?, json))
+            runtime()?.block_on(detach::run(&whole()?, json))
         }
         Command::Release => {
             log_to_stderr(json);
-            runtime()?.block_on(detach::release(&config()?, json))
+            runtime()?.block_on(detach::release(&whole()?, json))
         }
     }
 }
 
-fn switch(config: &Config, to: OnOff, json: bool) -> anyhow::Result<()> {
-    let on = to == OnOff::On;
-    let network = config.network.name.as_str();
-    let mut pins = Pins::open(&config.pins())?;
-    let id = pins.network(network)?;
-    pins.switch(id, on)?;
-    if json {
-        return print_json(&serde_json::json!({ "network": network, "switched_on": on }));
-    }
+fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
+    let (on, mut pins) = (to == OnOff::On, subject.pins()?);
     let how = if on { "on" } else { "off: every packet is the kernel's" };
-    print(&format!("fast path of network {network} is {how}\n"))
+    let (mut lines, mut report) = (String::new(), vec![]);
+    for network in subject.networks() {
+        let id = pins.network(network)?;
+        pins.switch(id, on)?;
+        lines += &format!("fast path of network {network} is {how}\n");
+        report.push(serde_json::json!({ "network": network, "switched_on": on }));
+    }
+    match report.as_slice() {
+        _ if !json => print(&lines),
+        [one] => print_json(one),
+        several => print_json(&several),
+    }
 }
 
 /// Runs the agent, and does not wait for a file that somebody reads for it.
 fn run(config: Config) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    let ended = runtime.block_on(agent::run(config.node.clone(), vec![config]));
+    let ended = runtime.block_on(agent::run(config));
     runtime.shutdown_background();
     ended
 }
@@ -226,17 +271,33 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// Rows of one kind: as JSON, or as a table of their cells.
+/// A row, and the network that it is about.
+#[derive(Serialize)]
+struct Of<R> {
+    network: String,
+    #[serde(flatten)]
+    row: R,
+}
+
+/// Rows of one kind: as JSON, or as a table of their cells. The table says which network a row is about if there
+/// are several.
 fn print_rows<R: Serialize, const N: usize>(
+    subject: &Subject,
     json: bool,
-    rows: &[R],
+    rows: &[Of<R>],
     head: [&str; N],
     cells: impl Fn(&R) -> [String; N],
 ) -> anyhow::Result<()> {
     if json {
         return print_json(&rows);
     }
-    print(&table::table(head, &rows.iter().map(cells).collect::<Vec<_>>()))
+    let several = subject.config.networks.len() > 1;
+    let line = |row: &Of<R>| {
+        let network = several.then(|| row.network.clone());
+        network.into_iter().chain(cells(&row.row)).collect::<Vec<_>>()
+    };
+    let head: Vec<&str> = several.then_some("network").into_iter().chain(head).collect();
+    print(&table::table(&head, &rows.iter().map(line).collect::<Vec<_>>()))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Serialize;
 use vxlan_ebpf_common::maps::endpoint;
 
 use super::table::table;
-use super::{print, print_json};
-use crate::config::{Config, Fastpath};
+use super::{Subject, print, print_json};
+use crate::config::Fastpath;
 use crate::datapath::{DatapathState, Pins};
 use crate::status::{self, NetworkStatus, Status};
 
@@ -55,23 +56,26 @@ struct AttachmentReport {
     ifindex: u32,
 }
 
-pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<()> {
-    let holder = status::holder(&config.node.run_dir)?;
-    let status = status::read(&config.node.run_dir)?;
-    let (fastpath, fastpath_of) = fastpath(config);
+pub(super) fn show(subject: &Subject, json: bool) -> anyhow::Result<()> {
+    let node = &subject.config.node;
+    let holder = status::holder(&node.run_dir)?;
+    let mut status = status::read(&node.run_dir)?;
+    let is_asked_for = |name: &str| subject.all || subject.networks().any(|network| network == name);
+    status.iter_mut().for_each(|status| status.networks.retain(|network| is_asked_for(&network.name)));
+    let (fastpath, mut fastpath_of) = fastpath(&node.pins());
+    fastpath_of.retain(|name, _| is_asked_for(name));
     let pid = holder.as_ref().and_then(|holder| holder.pid);
     let report = Report { running: holder.is_some(), pid, status, fastpath, fastpath_of };
-    if json { print_json(&report) } else { print(&text(config, &report)) }
+    if json { print_json(&report) } else { print(&text(&node.run_dir, &report)) }
 }
 
 /// Pins that cannot be read are something to report, not a reason to report nothing.
-fn fastpath(config: &Config) -> (FastpathReport, BTreeMap<String, FastpathReport>) {
-    let dir = config.pins();
+fn fastpath(dir: &Path) -> (FastpathReport, BTreeMap<String, FastpathReport>) {
     if !dir.is_dir() {
         return (report(None, &DatapathState::default()), BTreeMap::new());
     }
     let read = || {
-        let pins = Pins::open(&dir)?;
+        let pins = Pins::open(dir)?;
         let (state, mut each, mut all_on) = (pins.state()?, BTreeMap::new(), true);
         for (id, network) in &state.networks {
             let on = pins.switched_on(*id)?;
@@ -103,7 +107,7 @@ fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
     }
 }
 
-fn text(config: &Config, report: &Report) -> String {
+fn text(run_dir: &Path, report: &Report) -> String {
     let mut out = String::new();
     let agent = match report.pid {
         Some(pid) => format!("running, pid {pid}"),
@@ -112,7 +116,7 @@ fn text(config: &Config, report: &Report) -> String {
     };
     let _ = writeln!(out, "agent      {agent}");
     let Some(status) = &report.status else {
-        let _ = writeln!(out, "           no status in {}", config.node.run_dir.display());
+        let _ = writeln!(out, "           no status in {}", run_dir.display());
         return out;
     };
     let _ = writeln!(out, "node       {}, Linux {}", status.node, status.kernel);
@@ -172,9 +176,9 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     out.push_str(&meters_text(network));
     let rows = network.nodes.iter().map(|node| {
         let subnets: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
-        [node.name.clone(), node.vtep.to_string(), node.mac.to_string(), subnets.join(", ")]
+        vec![node.name.clone(), node.vtep.to_string(), node.mac.to_string(), subnets.join(", ")]
     });
-    let _ = write!(out, "\n{}", table(["node", "vtep", "mac", "subnets"], &rows.collect::<Vec<_>>()));
+    let _ = write!(out, "\n{}", table(&["node", "vtep", "mac", "subnets"], &rows.collect::<Vec<_>>()));
 }
 
 /// Rules that the fast path would not keep, and what becomes of it.

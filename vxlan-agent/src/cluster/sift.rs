@@ -18,7 +18,7 @@ impl ClusterState {
     pub fn sift(candidates: Vec<Candidate>, viewer: &Viewer) -> Result<(Self, LeftOut), Invalid> {
         let mut sieve = Sieve::default();
         for (index, candidate) in candidates.iter().enumerate() {
-            let node = complete(candidate.clone(), viewer.vni);
+            let node = complete(candidate.clone(), viewer);
             let checked = check_node(&node).and_then(|()| sieve.take(index, &node));
             if let Err(reason) = checked {
                 sieve.leave_out(index, &candidate.name, reason)?;
@@ -120,12 +120,18 @@ mod tests {
     use crate::net::Vni;
 
     fn viewer() -> Viewer {
-        Viewer { node: "n0".into(), vni: Vni::try_from(1).expect("in range") }
+        Viewer {
+            node: "n0".into(),
+            network: "pods".into(),
+            l2: false,
+            vni: Vni::try_from(1).expect("in range"),
+        }
     }
 
     fn candidate(name: &str, vtep: u32, subnet: &str) -> Candidate {
         let vtep = IpAddr::V4((0xc000_0000 + vtep).into());
-        Candidate { name: name.into(), vtep, mac: None, subnets: vec![subnet.parse().expect("a subnet")] }
+        let subnets = vec![subnet.parse().expect("a subnet")];
+        Candidate { name: name.into(), vtep, mac: None, subnets, stations: vec![] }
     }
 
     fn left_out(candidates: &[Candidate]) -> Vec<String> {

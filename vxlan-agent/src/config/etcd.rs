@@ -170,12 +170,13 @@ pub(super) fn check_endpoints(endpoints: &[String]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, StateConfig};
+    use super::super::{Config, StateConfig, View};
     use super::*;
 
-    fn parse(section: &str) -> Result<Config, Refused> {
+    fn parse(section: &str) -> Result<View, Refused> {
         let text = format!("[state]\nsource = \"etcd\"\n{section}[[network]]\nname = \"pods\"\nvni = 1\n");
         Config::parse(&Text::new("c", text), Path::new("/etc"), &|| Some("box".into()))
+            .map(|config| config.networks.into_iter().next().expect("a network"))
     }
 
     fn etcd(section: &str) -> EtcdConfig {

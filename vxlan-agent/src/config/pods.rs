@@ -1,11 +1,13 @@
 //! `[pods]`: what pods need of their node besides the overlay. All of it is off unless asked for.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
 
+use super::values::{self, file, some_file};
 use crate::text::{Refused, Text};
 
 /// Where flannel writes down the node's subnet, and its CNI plugin looks for it.
@@ -15,20 +17,25 @@ pub const DEFAULT_SUBNET_FILE: &str = "/run/flannel/subnet.env";
 pub const DEFAULT_CNI_FILE: &str = "/etc/cni/net.d/10-flannel.conflist";
 
 /// What pods need of their node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct PodsConfig {
     /// Networks that all pods of the cluster are in, at most one of each IP version. Empty: the
     /// state source knows them.
+    #[serde(deserialize_with = "networks")]
     pub networks: Vec<IpNetwork>,
     /// Where to write down the node's subnet.
+    #[serde(deserialize_with = "some_file")]
     pub subnet_file: Option<PathBuf>,
     /// Which CNI configuration to write.
     pub cni: Cni,
     /// Where to write it.
+    #[serde(deserialize_with = "file")]
     pub cni_file: PathBuf,
     /// Whether packets from pods to the world outside get an address of the node.
     pub masquerade: bool,
     /// Whether it also gets a port at random, which two connections at a time seldom agree on.
+    #[serde(skip)]
     pub random_ports: bool,
 }
 
@@ -45,19 +52,6 @@ pub enum Cni {
     Flannel,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PodsSection {
-    #[serde(default)]
-    networks: Vec<Spanned<IpNetwork>>,
-    subnet_file: Option<Spanned<PathBuf>>,
-    #[serde(default)]
-    cni: Cni,
-    cni_file: Option<Spanned<PathBuf>>,
-    #[serde(default)]
-    masquerade: bool,
-}
-
 impl Default for PodsConfig {
     fn default() -> Self {
         Self {
@@ -71,54 +65,58 @@ impl Default for PodsConfig {
     }
 }
 
-/// Checks the section.
-pub(super) fn check(text: &Text, section: PodsSection) -> Result<PodsConfig, Refused> {
-    let subnet_file = section.subnet_file.map(|path| absolute(text, path)).transpose()?;
-    let cni_file = section.cni_file.map(|path| absolute(text, path)).transpose()?;
-    let flannel_file = || (section.cni == Cni::Flannel).then(|| PathBuf::from(DEFAULT_SUBNET_FILE));
-    Ok(PodsConfig {
-        networks: check_networks(text, &section.networks)?,
-        // Flannel's plugin is of no use without it.
-        subnet_file: subnet_file.or_else(flannel_file),
-        cni: section.cni,
-        cni_file: cni_file.unwrap_or_else(|| DEFAULT_CNI_FILE.into()),
-        masquerade: section.masquerade,
-        random_ports: true,
-    })
-}
-
-fn check_networks(text: &Text, networks: &[Spanned<IpNetwork>]) -> Result<Vec<IpNetwork>, Refused> {
-    let mut checked: Vec<IpNetwork> = vec![];
-    for spanned in networks {
-        let network = *spanned.get_ref();
-        let refuse = |reason: String| Err(text.refuse(Some(spanned.span()), reason));
-        if network.ip() != network.network() {
-            return refuse(format!("pod network {network} has host bits set"));
-        }
-        let mapped = matches!(network, IpNetwork::V6(n) if n.ip().to_ipv4_mapped().is_some());
-        if network.prefix() == 0 || network.ip().is_multicast() || network.ip().is_loopback() || mapped {
-            return refuse(format!("pod network {network} cannot hold pods: it is not unicast"));
-        }
-        if checked.iter().any(|other| other.is_ipv4() == network.is_ipv4()) {
-            return refuse(format!("pod network {network} is the second of its IP version"));
-        }
-        checked.push(network);
-    }
-    Ok(checked)
-}
-
-fn absolute(text: &Text, path: Spanned<PathBuf>) -> Result<PathBuf, Refused> {
-    let plain = path.get_ref().is_absolute() && path.get_ref().file_name().is_some();
-    if !plain {
-        let reason = format!("{:?} is not the absolute path of a file", path.get_ref());
-        return Err(text.refuse(Some(path.span()), reason));
-    }
-    Ok(path.into_inner())
-}
-
 impl PodsConfig {
     /// Whether anything of this needs to know the pod networks.
     pub fn needs_networks(&self) -> bool {
         self.masquerade || self.subnet_file.is_some()
     }
+
+    /// Finds what was left out of `text`, and refuses what does not fit together.
+    pub(super) fn complete(mut self, text: &Text) -> Result<Self, Refused> {
+        // Flannel's plugin is of no use without it.
+        if self.cni == Cni::Flannel && self.subnet_file.is_none() {
+            self.subnet_file = Some(DEFAULT_SUBNET_FILE.into());
+        }
+        if self.needs_networks() && self.networks.is_empty() {
+            let reason = "[pods] networks is missing: give the networks that all pods of the cluster are in";
+            return Err(text.refuse(None, reason));
+        }
+        Ok(self)
+    }
+}
+
+/// A network that can hold pods.
+struct PodNetwork(IpNetwork);
+
+impl<'de> Deserialize<'de> for PodNetwork {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        values::text(deserializer)
+    }
+}
+
+impl FromStr for PodNetwork {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let network: IpNetwork = text.parse().map_err(|e| format!("'{}': {e}", text.escape_debug()))?;
+        if network.ip() != network.network() {
+            return Err(format!("pod network {network} has host bits set"));
+        }
+        let mapped = matches!(network, IpNetwork::V6(n) if n.ip().to_ipv4_mapped().is_some());
+        if network.prefix() == 0 || network.ip().is_multicast() || network.ip().is_loopback() || mapped {
+            return Err(format!("pod network {network} cannot hold pods: it is not unicast"));
+        }
+        Ok(Self(network))
+    }
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNetwork>, D::Error> {
+    let mut checked: Vec<IpNetwork> = vec![];
+    for PodNetwork(network) in Vec::deserialize(deserializer)? {
+        if checked.iter().any(|other| other.is_ipv4() == network.is_ipv4()) {
+            return Err(D::Error::custom(format!("pod network {network} is the second of its IP version")));
+        }
+        checked.push(network);
+    }
+    Ok(checked)
 }

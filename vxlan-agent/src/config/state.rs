@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::etcd::{EtcdConfig, EtcdKeys};
+use super::values::{DeviceName, is_device_name};
 use crate::local::Choice;
 use crate::net::Vni;
 use crate::source::kubernetes::annotations::Names;
@@ -99,23 +100,23 @@ impl KubernetesConfig {
 /// Flannel's name for the device over IPv4, cut where a VNI makes it longer than the kernel takes.
 pub(super) fn flannel_device(vni: Vni) -> String {
     let name = format!("flannel.{vni}");
-    if super::is_device_name(&name) { name } else { format!("fl.{vni}") }
+    if is_device_name(&name) { name } else { format!("fl.{vni}") }
 }
 
 /// Flannel's name for the device over IPv6, cut likewise.
 pub(super) fn flannel_device6(vni: Vni) -> String {
     let name = format!("flannel-v6.{vni}");
-    if super::is_device_name(&name) { name } else { format!("fl-v6.{vni}") }
+    if is_device_name(&name) { name } else { format!("fl-v6.{vni}") }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StateSection {
     source: Spanned<SourceKind>,
     path: Option<Spanned<PathBuf>>,
     kubeconfig: Option<Spanned<PathBuf>>,
     annotation_prefix: Option<Spanned<String>>,
-    device6: Option<Spanned<String>>,
+    device6: Option<Spanned<DeviceName>>,
     ipv4: Option<Spanned<bool>>,
     ipv6: Option<Spanned<bool>>,
     public_ip: Option<Spanned<IpAddr>>,
@@ -156,7 +157,7 @@ impl StateSection {
         *self.source.get_ref() != SourceKind::File
     }
 
-    /// Checks the section; a relative path counts from `base`.
+    /// Checks the section, for the network with `vni`; a relative path counts from `base`.
     pub(super) fn check(
         self,
         text: &Text,
@@ -234,7 +235,7 @@ impl StateSection {
         };
         let mut config = keys.check(text, base, vni, self.source.span())?;
         if let Some(device) = self.device6 {
-            config.device6 = super::device_name(text, &device)?;
+            config.device6 = device.into_inner().0;
         }
         config.public = check_public(text, self.public_ip, self.public_ipv6)?;
         config.interfaces.extend(underlay.map(|name| Choice::Name(name.to_owned())));
@@ -255,7 +256,7 @@ impl StateSection {
             config.names = Names::new(prefix.get_ref()).map_err(refuse)?;
         }
         if let Some(device) = self.device6 {
-            config.device6 = super::device_name(text, &device)?;
+            config.device6 = device.into_inner().0;
         }
         config.public = check_public(text, self.public_ip, self.public_ipv6)?;
         let yes = |flag: Option<Spanned<bool>>| flag.is_none_or(Spanned::into_inner);

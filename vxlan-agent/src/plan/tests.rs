@@ -12,7 +12,7 @@ use vxlan_ebpf_common::maps::Addr;
 /// The network's number.
 const NETWORK: NetworkId = 3;
 
-fn config(fastpath: Fastpath) -> Config {
+fn config(fastpath: Fastpath) -> View {
     let node = NodeConfig {
         name: "a".into(),
         underlay: None,
@@ -25,6 +25,7 @@ fn config(fastpath: Fastpath) -> Config {
     };
     let network = NetworkConfig {
         name: "pods".into(),
+        kind: crate::config::Kind::L3,
         vni: Vni::try_from(7).expect("in range"),
         port: 8472,
         mtu: None,
@@ -36,7 +37,7 @@ fn config(fastpath: Fastpath) -> Config {
         other_vni: Guard::Kernel,
         notrack: false,
     };
-    Config { node, network, pods: PodsConfig::default(), state: StateConfig::File("/".into()) }
+    View { node: node.into(), network, pods: PodsConfig::default(), state: StateConfig::File("/".into()) }
 }
 
 /// Nodes 192.0.2.n with subnets 10.n.0.0/24 and fd00:n::/64, seen from node 1, called 'a'.
@@ -45,12 +46,18 @@ fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
         name: if n == 1 { "a".into() } else { format!("node-{n}") },
         vtep: IpAddr::from([192, 0, 2, n]),
         mac: None,
+        stations: vec![],
         subnets: vec![
             format!("10.{n}.0.0/24").parse().expect("subnet"),
             format!("fd00:{n}::/64").parse().expect("subnet"),
         ],
     };
-    let viewer = Viewer { node: "a".into(), vni: Vni::try_from(7).expect("in range") };
+    let viewer = Viewer {
+        node: "a".into(),
+        network: "pods".into(),
+        l2: false,
+        vni: Vni::try_from(7).expect("in range"),
+    };
     let nodes = std::iter::once(1).chain(numbers.iter().copied().filter(|n| *n != 1)).map(node).collect();
     ClusterState::new(nodes, &viewer).expect("valid")
 }
@@ -66,7 +73,7 @@ fn ids(cluster: &ClusterState, previous: &DatapathState) -> BTreeMap<Key6, VtepI
 }
 
 struct World {
-    config: Config,
+    config: View,
     tables: Tables,
     underlay: Underlay,
     next_hops: BTreeMap<IpAddr, Option<NextHop>>,
@@ -292,11 +299,17 @@ proptest! {
 
 #[test]
 fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
-    let viewer = Viewer { node: "a".into(), vni: Vni::try_from(7).expect("in range") };
+    let viewer = Viewer {
+        node: "a".into(),
+        network: "pods".into(),
+        l2: false,
+        vni: Vni::try_from(7).expect("in range"),
+    };
     let node = |name: &str, vtep: &str, mac, to: &str| Candidate {
         name: name.into(),
         vtep: vtep.parse().expect("address"),
         mac: Some(Mac([2, 0, 0, 0, 0, mac])),
+        stations: vec![],
         subnets: vec![subnet(to)],
     };
     let over = |nodes| ClusterState::new(nodes, &viewer).expect("valid");

@@ -1,21 +1,20 @@
 //! Cluster state from a TOML file that is the same on every node, watched with inotify.
 
-use std::net::IpAddr;
+mod sections;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ipnetwork::IpNetwork;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
-use toml::Spanned;
 
 use super::{Snapshot, Source};
-use crate::cluster::{Candidate, ClusterState, Viewer};
-use crate::net::Mac;
-use crate::text::{Refused, Text};
+use crate::cluster::Viewer;
+use crate::text::Text;
+
+pub use sections::{StateFile, parse_state};
 
 /// How long a changed directory is left to settle: editors write, rename and remove in a row.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -25,39 +24,6 @@ const SETTLE: Duration = Duration::from_millis(20);
 pub struct FileSource {
     path: PathBuf,
     viewer: Viewer,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StateSections {
-    policy: Option<u32>,
-    #[serde(default)]
-    node: Vec<Spanned<NodeSection>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NodeSection {
-    name: String,
-    vtep: IpAddr,
-    mac: Option<Mac>,
-    #[serde(default)]
-    subnets: Vec<IpNetwork>,
-}
-
-/// Reads cluster state out of a state file's text; errors name the line of the node to blame.
-pub fn parse_state(text: &Text, viewer: &Viewer) -> Result<ClusterState, Refused> {
-    let sections: StateSections = text.parse()?;
-    let spans: Vec<_> = sections.node.iter().map(Spanned::span).collect();
-    let candidates = sections.node.into_iter().map(|section| {
-        let NodeSection { name, vtep, mac, subnets } = section.into_inner();
-        Candidate { name, vtep, mac, subnets }
-    });
-    let cluster = ClusterState::new(candidates.collect(), viewer).map_err(|invalid| {
-        let span = invalid.candidate.and_then(|index| spans.get(index).cloned());
-        text.refuse(span, invalid.reason.to_string())
-    })?;
-    Ok(ClusterState { policy: sections.policy.map(u64::from), ..cluster })
 }
 
 impl FileSource {
@@ -145,48 +111,16 @@ mod tests {
     use crate::net::Vni;
 
     fn viewer() -> Viewer {
-        Viewer { node: "a".into(), vni: Vni::try_from(1).expect("in range") }
-    }
-
-    fn parse(content: &str) -> Result<ClusterState, Refused> {
-        parse_state(&Text::new("cluster.toml", content), &viewer())
+        Viewer {
+            node: "a".into(),
+            network: "pods".into(),
+            l2: false,
+            vni: Vni::try_from(1).expect("in range"),
+        }
     }
 
     const A: &str =
         "[[node]]\nname = \"a\"\nvtep = \"192.0.2.1\"\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\n";
-
-    #[test]
-    fn a_state_file_lists_nodes() {
-        let cluster =
-            parse(&format!("{A}[[node]]\nname = \"b\"\nvtep = \"192.0.2.2\"\nmac = \"02:00:00:00:00:02\"\n"))
-                .expect("valid");
-        assert_eq!(cluster.own.subnets.len(), 2);
-        assert_eq!(cluster.remotes["b"].mac, Mac([2, 0, 0, 0, 0, 2]));
-    }
-
-    #[test]
-    fn a_refusal_is_one_sentence_with_the_line_of_the_node() {
-        for (more, line, word) in [
-            ("[[node]]\nname = \"b\"\nvtep = \"192.0.2.2\"\nsubnets = [\"10.1.0.0/16\"]\n", 5, "overlaps"),
-            ("[[node]]\nname = \"b\"\nvtep = \"192.0.2.1\"\n", 5, "same VTEP"),
-            ("[[node]]\nname = \"b\"\nvtep = \"192.0.2\"\n", 7, "invalid"),
-            ("[[node]]\nname = \"b\"\nvtep = \"192.0.2.2\"\nmac = \"02:00\"\n", 8, "02:00"),
-            ("[[node]]\nname = \"b\"\nvtep = \"192.0.2.2\"\nsubnets = [\"10.2.0.0/33\"]\n", 8, "invalid"),
-            ("[[node]]\nname = \"b\"\n", 5, "vtep"),
-            ("[[node]]\nname = \"b\"\nvtep = \"192.0.2.2\"\ncolour = 1\n", 8, "colour"),
-            ("[[node]\n", 5, ""),
-        ] {
-            let refused = parse(&format!("{A}{more}")).expect_err(more);
-            assert_eq!(refused.line, Some(line), "{refused}");
-            assert!(refused.reason.contains(word), "{refused}");
-            assert_eq!(refused.to_string().lines().count(), 1, "{refused}");
-        }
-    }
-
-    #[test]
-    fn an_empty_file_misses_the_own_node() {
-        assert!(parse("").expect_err("empty").reason.contains("this node, 'a'"));
-    }
 
     async fn next(receiver: &mut watch::Receiver<Snapshot>) -> Snapshot {
         tokio::time::timeout(Duration::from_secs(5), receiver.changed())

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::cluster::ClusterState;
 
 pub use etcd::EtcdSource;
-pub use file::{FileSource, parse_state};
+pub use file::{FileSource, StateFile, parse_state};
 pub use kubernetes::KubernetesSource;
 
 /// What a source last saw: a checked cluster, or one sentence why what it saw was refused.

@@ -15,7 +15,7 @@ use super::nodes::{self, NODES};
 use super::storm::{self, CHANGES, Storm};
 use super::usage::{cpu_seconds, peak_mebibytes};
 use crate::lab::kubernetes::Stub;
-use crate::lab::{Agent, Lab, LabSpec, Overlay, VNI, wait_until};
+use crate::lab::{Agent, Lab, LabSpec, Overlay, wait_until};
 
 /// The lab's other nodes: two, over two IP versions.
 const OTHERS: usize = 4;
@@ -120,7 +120,8 @@ impl Cluster {
         let stub = self.stub().context("only the stub takes that many changes")?;
         let (pid, macs) = (self.pid()?, self.macs()?);
         let cpu = cpu_seconds(pid)?;
-        let known = |n, version| macs.get(&MacKey::new(VNI, nodes::mac(n, version)), 0).is_ok();
+        let network = Pins::open(&self.agent()?.pins()?)?.network(crate::lab::agent::NETWORK)?;
+        let known = |n, version| macs.get(&MacKey::new(network, nodes::mac(n, version)), 0).is_ok();
         let blown = storm::blow(stub, first, known).inspect_err(|_| self.print_log())?;
         Ok(Storm::of(&blown, cpu_seconds(pid)? - cpu, peak_mebibytes(pid)?))
     }
@@ -162,7 +163,7 @@ impl Cluster {
         status.networks.first().is_some_and(|network| {
             // Not the pod's addresses: a pod that has said nothing for minutes is not known.
             network.nodes.len() == NODES as usize + OTHERS
-                && network.retrying.is_empty()
+                && status.retrying.is_empty()
                 && network.plan_error.is_none()
                 && network.pods_attached == 1
         })

@@ -7,15 +7,16 @@ pub(crate) mod net_conf;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
-use toml::Spanned;
 
+use super::values::Flows;
 use super::{
-    Config, DEFAULT_PORT, DEFAULT_SUBNET_FILE, Fastpath, Guard, KubernetesConfig, NetworkConfig, NodeSection,
-    PodsConfig, SourceCheck, StateConfig,
+    DEFAULT_PORT, DEFAULT_SUBNET_FILE, Fastpath, Guard, Kind, KubernetesConfig, NetworkConfig, NodeConfig,
+    PodsConfig, SourceCheck, StateConfig, View,
 };
-use super::{check_flows, check_node, state};
+use super::{node, state};
 use crate::local::Choice;
 use crate::net::Vni;
 use crate::source::kubernetes::annotations::Names;
@@ -36,7 +37,7 @@ const NETWORK: &str = "flannel";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flannel {
     /// What the agent runs with.
-    pub config: Config,
+    pub config: View,
     /// `--version`: only the version is asked for.
     pub only_version: bool,
     /// What is given and not done, one sentence each.
@@ -47,10 +48,10 @@ pub struct Flannel {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Extras {
-    node: NodeSection,
+    node: NodeConfig,
     fastpath: Fastpath,
     source_check: SourceCheck,
-    flows: Option<Spanned<u32>>,
+    flows: Flows,
     malformed: Guard,
     other_vni: Guard,
     notrack: bool,
@@ -87,7 +88,7 @@ impl Machine for ThisMachine {
     }
 
     fn hostname(&self) -> Option<String> {
-        super::hostname()
+        node::hostname()
     }
 }
 
@@ -130,7 +131,7 @@ fn config(
     text: &Text,
     environment: &[(String, String)],
     machine: &dyn Machine,
-) -> Result<Config, String> {
+) -> Result<View, String> {
     let extras: Extras = text.parse().map_err(|refused| refused.to_string())?;
     let variable = |name: &str| {
         let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
@@ -139,8 +140,8 @@ fn config(
     let name = variable("NODE_NAME");
     let pod = variable("POD_NAMESPACE")
         .zip(variable("POD_NAME"))
-        .filter(|_| name.is_none() && extras.node.name.is_none());
-    let node = check_node(text, extras.node, &|| name.clone().or_else(|| machine.hostname()));
+        .filter(|_| name.is_none() && !extras.node.is_named());
+    let node = extras.node.complete(text, &|| name.clone().or_else(|| machine.hostname()));
     let mut node = node.map_err(|refused| refused.to_string())?;
     node.healthz = node.healthz.or(healthz(flags)?);
     // Flannel's, until etcd says otherwise.
@@ -155,18 +156,19 @@ fn config(
     }
     let network = NetworkConfig {
         name: NETWORK.to_owned(),
+        kind: Kind::L3,
         vni,
         port,
         mtu,
         device: state::flannel_device(vni),
         fastpath: extras.fastpath,
         source_check: extras.source_check,
-        flows: check_flows(text, extras.flows.as_ref()).map_err(|refused| refused.to_string())?,
+        flows: extras.flows.0,
         malformed: extras.malformed,
         other_vni: extras.other_vni,
         notrack: extras.notrack,
     };
-    Ok(Config { node, network, pods: pods(flags, net_conf)?, state })
+    Ok(View { node: Arc::new(node), network, pods: pods(flags, net_conf)?, state })
 }
 
 fn kubernetes(

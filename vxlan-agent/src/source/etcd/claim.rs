@@ -211,7 +211,12 @@ mod tests {
     impl World {
         /// Node 1 among `entries`.
         fn of(entries: impl IntoIterator<Item = (String, Entry)>) -> Self {
-            let viewer = Viewer { node: "n1".into(), vni: Vni::try_from(1).expect("in range") };
+            let viewer = Viewer {
+                node: "n1".into(),
+                network: "pods".into(),
+                l2: false,
+                vni: Vni::try_from(1).expect("in range"),
+            };
             let (network, now) = (network("").expect("valid"), Instant::now());
             let (entries, local) = (entries.into_iter().collect(), local(1));
             Self { viewer, local, entries, previous: None, written: None, lease: None, network, now }

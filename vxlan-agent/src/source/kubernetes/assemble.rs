@@ -156,7 +156,8 @@ pub(in crate::source) fn assemble(
 }
 
 fn candidate(name: &str, side: &Side) -> Candidate {
-    Candidate { name: name.to_owned(), vtep: side.vtep, mac: Some(side.mac), subnets: vec![side.subnet] }
+    let (mac, subnets) = (Some(side.mac), vec![side.subnet]);
+    Candidate { name: name.to_owned(), vtep: side.vtep, mac, subnets, stations: vec![] }
 }
 
 /// Leaves out what cannot be right. The first candidate is this node.
@@ -178,7 +179,12 @@ mod tests {
     use crate::source::kubernetes::node::tests::flannel_node;
 
     fn settings() -> Settings {
-        Settings::new(Viewer { node: "n1".into(), vni: Vni::try_from(1).expect("in range") })
+        Settings::new(Viewer {
+            node: "n1".into(),
+            network: "pods".into(),
+            l2: false,
+            vni: Vni::try_from(1).expect("in range"),
+        })
     }
 
     fn local() -> Local {

@@ -56,7 +56,7 @@ mod tests {
             vni: Vni::try_from(1).expect("in range"),
             vteps: vec![([192, 0, 2, 1].into(), Mac([0x0e, 0x11, 0, 0, 0, 1]))],
         };
-        let viewer = Viewer { node: "n1".into(), vni: published.vni };
+        let viewer = Viewer { node: "n1".into(), network: "pods".into(), l2: false, vni: published.vni };
         patch(own, &published, &Settings::new(viewer), "2026-01-01T00:00:00Z")
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use vxlan_agent::datapath::Pins;
 use vxlan_ebpf_common::{Hook, Reason};
+use vxlan_tests::lab::NETWORK;
 use vxlan_tests::lab::traffic::{Capture, Frame, Injector};
 use vxlan_tests::lab::{Family, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI, xdp};
 
@@ -187,7 +188,8 @@ impl Arena {
             From::Pod => &self.pins[0],
         };
         let Some(pins) = pins else { return Vec::new() };
-        let counters = pins.counters().expect("counters").into_iter();
+        let network = pins.network(NETWORK).expect("the network");
+        let counters = pins.counters(network).expect("counters").into_iter();
         let watched = counters.filter_map(|(hook, reason, count)| {
             let hook = watched(from, hook, reason)?;
             Some(vec![(hook, reason); count.packets as usize])

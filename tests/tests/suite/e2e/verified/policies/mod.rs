@@ -151,10 +151,10 @@ impl Arena {
     fn evict(&self) {
         let (lab, ports) = (&self.lab, Session::ports(self.cases));
         let known = |n| {
-            let flows = lab.agent(n).and_then(Agent::pins).and_then(|pins| Pins::open(&pins)?.flows());
+            let flows = lab.agent(n).and_then(Agent::pins).and_then(|pins| Ok(Pins::open(&pins)?.flows()));
             let ours =
                 |key: &FlowKey| ports.iter().any(|port| [key.local_port, key.remote_port].contains(port));
-            flows.expect("flows").0.iter().any(|(key, _)| ours(key))
+            flows.expect("flows").iter().any(|(key, _)| ours(key))
         };
         let gone = || {
             flood(lab.pod(1, 2), lab.pod(2, 2).ip4.into());

@@ -1,0 +1,133 @@
+//! The section `[node]`: what is particular to this node.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+
+use crate::ownership;
+use crate::text::{Refused, Text};
+
+/// What is particular to this node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Name of the own entry in the cluster state.
+    #[serde(deserialize_with = "name")]
+    pub name: String,
+    /// Name of the underlay interface; detected from the own VTEP address otherwise.
+    pub underlay: Option<String>,
+    /// Underlay address to send from, where it differs from the one that others send to (NAT).
+    pub address: Option<IpAddr>,
+    /// Directory on a BPF file system.
+    #[serde(deserialize_with = "pin_dir")]
+    pub pin_dir: PathBuf,
+    /// Status file and lock.
+    pub run_dir: PathBuf,
+    /// How programs are attached.
+    pub attach: Attach,
+    /// Whether packets are taken out of the tunnel before the stack sees them.
+    pub xdp: Xdp,
+    /// Where to answer health checks.
+    pub healthz: Option<SocketAddr>,
+}
+
+/// Whether packets are taken out of the tunnel before the stack sees them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Xdp {
+    /// With the drivers that are known to gain from it.
+    #[default]
+    Auto,
+    /// With any driver that has XDP of its own.
+    Native,
+    /// Never.
+    Off,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// With TCX where the kernel has it, otherwise with clsact.
+    #[default]
+    Auto,
+    /// With clsact, even where the kernel has TCX.
+    Clsact,
+}
+
+/// A node without a name and a run directory: [`NodeConfig::complete`] finds them.
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            underlay: None,
+            address: None,
+            pin_dir: ownership::DEFAULT_PIN_DIR.into(),
+            run_dir: PathBuf::new(),
+            attach: Attach::default(),
+            xdp: Xdp::default(),
+            healthz: None,
+        }
+    }
+}
+
+impl NodeConfig {
+    /// Where the pins of all networks lie.
+    pub fn pins(&self) -> PathBuf {
+        ownership::node_pin_dir(&self.pin_dir)
+    }
+
+    /// Whether somebody has named the node.
+    pub(super) fn is_named(&self) -> bool {
+        !self.name.is_empty()
+    }
+
+    /// Finds what was left out of `text`.
+    pub(super) fn complete(
+        mut self,
+        text: &Text,
+        hostname: &dyn Fn() -> Option<String>,
+    ) -> Result<Self, Refused> {
+        if !self.is_named() {
+            let missing = "[node] name is missing and this machine has no host name";
+            self.name = hostname().ok_or_else(|| text.refuse(None, missing))?;
+        }
+        if self.run_dir.as_os_str().is_empty() {
+            self.run_dir = ownership::default_run_dir(&self.pin_dir);
+        }
+        Ok(self)
+    }
+}
+
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name.is_empty() {
+        return Err(D::Error::custom("the node's name is empty: leave it out for the host name"));
+    }
+    if name.contains(char::is_control) {
+        return Err(D::Error::custom("the node's name has control characters in it"));
+    }
+    Ok(name)
+}
+
+fn pin_dir<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let dir = PathBuf::deserialize(deserializer)?;
+    if dir.is_relative() {
+        return Err(D::Error::custom("pin_dir is not an absolute path"));
+    }
+    if dir.as_os_str().as_encoded_bytes().contains(&b'.') {
+        return Err(D::Error::custom("pin_dir has a dot in it, which bpffs refuses"));
+    }
+    Ok(dir)
+}
+
+/// The name that Kubernetes has for the node, if it says so, or the host name without its domain.
+pub(super) fn hostname() -> Option<String> {
+    if let Some(name) = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()) {
+        return Some(name);
+    }
+    let full = nix::sys::utsname::uname().ok()?.nodename().to_str()?.to_owned();
+    full.split('.').next().filter(|n| !n.is_empty()).map(str::to_owned)
+}
