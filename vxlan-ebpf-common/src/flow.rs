@@ -131,11 +131,15 @@ pub(crate) fn admit<P: Packet, T: Tables, H: Inner>(
     at: (&H, usize),
     way: Way,
 ) -> Result<(), Reason> {
-    let refused = recognise(p, t, network, at, way);
-    if refused == Err(Reason::Unverified) {
-        announce(p, t, network, at, way);
+    if network.mode != Mode::Verified as u8 {
+        return Ok(());
     }
-    refused
+    let tuple = candidate(p, network, at, way)?;
+    if bypass(p, t, network, &tuple, way) {
+        return Ok(());
+    }
+    note(p, t, network, &tuple, way);
+    Err(Reason::Unverified)
 }
 
 /// Lets a packet bypass the stack, or says why not. For a packet that is still in its tunnel, and
@@ -145,24 +149,41 @@ pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
     p: &P,
     t: &T,
     network: &Network,
-    (ip, offset): (&H, usize),
+    at: (&H, usize),
     way: Way,
 ) -> Result<(), Reason> {
     if network.mode != Mode::Verified as u8 {
         return Ok(());
     }
+    let tuple = candidate(p, network, at, way)?;
+    let mut flow = t.flow(&tuple.key).ok_or(Reason::Unverified)?;
+    let generation = t.generation(network.id);
+    if flow.bypass(t, (&tuple, way), generation, p.length()) { Ok(()) } else { Err(Reason::Unverified) }
+}
+
+/// The tuple of a packet that may bypass the stack if its flow does.
+#[inline(always)]
+fn candidate<P: Packet, H: Inner>(
+    p: &P,
+    network: &Network,
+    at: (&H, usize),
+    way: Way,
+) -> Result<Tuple, Reason> {
     if network.flags & NO_BYPASS != 0 {
         return Err(Reason::Limited);
     }
-    let tuple = tuple(p, network.id, (ip, offset), way).ok_or(Reason::Unverified)?;
+    let tuple = tuple(p, network.id, at, way).ok_or(Reason::Unverified)?;
     if network.flags & NO_TCP_BYPASS != 0 && tuple.key.protocol == protocol::TCP {
         return Err(Reason::Limited);
     }
-    let mut flow = t.flow(&tuple.key).ok_or(Reason::Unverified)?;
-    if flow.bypass(t, (&tuple, way), t.generation(network.id), p.length()) {
-        Ok(())
-    } else {
-        Err(Reason::Unverified)
+    Ok(tuple)
+}
+
+#[inline(always)]
+fn bypass<P: Packet, T: Tables>(p: &P, t: &T, network: &Network, tuple: &Tuple, way: Way) -> bool {
+    match t.flow(&tuple.key) {
+        Some(mut flow) => flow.bypass(t, (tuple, way), t.generation(network.id), p.length()),
+        None => false,
     }
 }
 
@@ -172,16 +193,22 @@ pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(
     p: &P,
     t: &T,
     network: &Network,
-    (ip, offset): (&H, usize),
+    at: (&H, usize),
     way: Way,
 ) {
-    let Some(tuple) = tuple(p, network.id, (ip, offset), way) else { return };
+    if let Some(tuple) = tuple(p, network.id, at, way) {
+        note(p, t, network, &tuple, way);
+    }
+}
+
+#[inline(always)]
+fn note<P: Packet, T: Tables>(p: &P, t: &T, network: &Network, tuple: &Tuple, way: Way) {
     let (now, generation, hash) = (t.now(), t.generation(network.id), p.flow_hash());
     if let Some(mut flow) = t.flow(&tuple.key) {
-        return flow.note(&tuple, way, hash, now, generation);
+        return flow.note(tuple, way, hash, now, generation);
     }
     let mut flow = Flow::new(generation, now);
-    flow.note(&tuple, way, hash, now, generation);
+    flow.note(tuple, way, hash, now, generation);
     t.insert_flow(&tuple.key, &flow);
 }
 
