@@ -134,7 +134,13 @@ pub(crate) fn admit<P: Packet, T: Tables, H: Inner>(
     if network.mode != Mode::Verified as u8 {
         return Ok(());
     }
-    let tuple = candidate(p, network, at, way)?;
+    if network.flags & NO_BYPASS != 0 {
+        return Err(Reason::Limited);
+    }
+    let tuple = tuple(p, network.id, at, way).ok_or(Reason::Unverified)?;
+    if stays(network, &tuple) {
+        return Err(Reason::Limited);
+    }
     if bypass(p, t, network, &tuple, way) {
         return Ok(());
     }
@@ -155,28 +161,22 @@ pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
     if network.mode != Mode::Verified as u8 {
         return Ok(());
     }
-    let tuple = candidate(p, network, at, way)?;
+    if network.flags & NO_BYPASS != 0 {
+        return Err(Reason::Limited);
+    }
+    let tuple = tuple(p, network.id, at, way).ok_or(Reason::Unverified)?;
+    if stays(network, &tuple) {
+        return Err(Reason::Limited);
+    }
     let mut flow = t.flow(&tuple.key).ok_or(Reason::Unverified)?;
     let generation = t.generation(network.id);
     if flow.bypass(t, (&tuple, way), generation, p.length()) { Ok(()) } else { Err(Reason::Unverified) }
 }
 
-/// The tuple of a packet that may bypass the stack if its flow does.
+/// Whether no connection of the tuple's protocol bypasses the stack, because conntrack would not take it back.
 #[inline(always)]
-fn candidate<P: Packet, H: Inner>(
-    p: &P,
-    network: &Network,
-    at: (&H, usize),
-    way: Way,
-) -> Result<Tuple, Reason> {
-    if network.flags & NO_BYPASS != 0 {
-        return Err(Reason::Limited);
-    }
-    let tuple = tuple(p, network.id, at, way).ok_or(Reason::Unverified)?;
-    if network.flags & NO_TCP_BYPASS != 0 && tuple.key.protocol == protocol::TCP {
-        return Err(Reason::Limited);
-    }
-    Ok(tuple)
+const fn stays(network: &Network, tuple: &Tuple) -> bool {
+    network.flags & NO_TCP_BYPASS != 0 && tuple.key.protocol == protocol::TCP
 }
 
 #[inline(always)]
