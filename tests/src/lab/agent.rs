@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
+use vxlan_agent::ownership::node_pin_dir;
 
 use super::cmd::{self, wait_until};
 use super::{
@@ -41,6 +42,8 @@ pub struct AgentOptions {
     pub sections: String,
     /// A command that runs the agent in its place, with the agent's command line behind it.
     pub wrapper: Vec<String>,
+    /// Another agent than [`agent_binary`].
+    pub program: Option<PathBuf>,
 }
 
 impl Default for AgentOptions {
@@ -52,6 +55,7 @@ impl Default for AgentOptions {
             network: String::new(),
             sections: String::new(),
             wrapper: vec![],
+            program: None,
         }
     }
 }
@@ -82,6 +86,7 @@ pub struct Agent {
     /// fast path off.
     pods: usize,
     wrapper: Vec<String>,
+    program: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -159,8 +164,17 @@ impl Agent {
         let ns = Netns::open(lab.node(n).namespace())?;
         let log = lab.run_dir().join(format!("{node}.log"));
         let pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
-        let wrapper = options.wrapper.clone();
-        Ok(Self { node, ns, config, command, environment, log, pin_dir, pods, wrapper, child: None })
+        let (wrapper, program) = (options.wrapper.clone(), options.program.clone());
+        Ok(Self { node, ns, config, command, environment, log, pin_dir, pods, wrapper, program, child: None })
+    }
+
+    /// Runs another agent from the next start on; `None`: [`agent_binary`].
+    pub fn set_program(&mut self, program: Option<PathBuf>) {
+        self.program = program;
+    }
+
+    fn program(&self) -> Result<PathBuf> {
+        self.program.clone().map_or_else(agent_binary, Ok)
     }
 
     /// Starts the process and returns at once.
@@ -171,7 +185,7 @@ impl Agent {
         ensure!(self.child.is_none(), "the agent of {} runs already", self.node);
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let errors = log.try_clone()?;
-        let program = agent_binary()?;
+        let program = self.program()?;
         // From a thread inside the namespace: `ip netns exec` would hide bpffs. In a process group
         // of its own: Ctrl-C is for the lab, which then ends its agents.
         let child = self.ns.run(|| {
@@ -270,7 +284,7 @@ impl Agent {
     /// # Errors
     /// It ends with a status other than zero: the error quotes what it said.
     pub fn cli(&self, args: &[&str]) -> Result<String> {
-        let program = agent_binary()?;
+        let program = self.program()?;
         self.ns.run(|| cmd::run(Command::new(program).args(args).arg("--config").arg(&self.config)))
     }
 
@@ -296,12 +310,19 @@ impl Agent {
         &self.config
     }
 
+    /// The directory that its configuration names for pins.
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
     /// The directory of its network's pins: maps by name, links.
     ///
     /// # Errors
     /// There is no such directory (yet).
     pub fn pins(&self) -> Result<PathBuf> {
-        find_pins(&self.pin_dir).with_context(|| format!("no pinned maps below {}", self.pin_dir.display()))
+        let pins = node_pin_dir(&self.pin_dir);
+        ensure!(pins.join("NODE").exists(), "nothing is pinned at {}", pins.display());
+        Ok(pins)
     }
 
     /// Everything it has printed.
@@ -333,7 +354,8 @@ impl Agent {
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
             && network["plan_error"].is_null()
-            && status["retrying"].as_array().is_some_and(Vec::is_empty);
+            // An older agent says so of its network.
+            && [&status["retrying"], &network["retrying"]].iter().filter_map(|all| all.as_array()).all(Vec::is_empty);
         let fastpath = &status["fastpath"];
         let attached = fastpath["attachments"].as_array().map_or(0, Vec::len);
         // One program per pod, two on the device, one on the underlay; two addresses per pod.
@@ -395,13 +417,4 @@ fn target_dir() -> Result<PathBuf> {
     let profile = own.ancestors().skip(1).find(|dir| !dir.ends_with("deps"));
     let target = profile.and_then(Path::parent).context("this program is in no target directory")?;
     Ok(target.to_owned())
-}
-
-/// The first directory at or below `dir` that has a map named NODE.
-fn find_pins(dir: &Path) -> Option<PathBuf> {
-    if dir.join("NODE").exists() {
-        return Some(dir.to_owned());
-    }
-    let entries = std::fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    entries.filter(|path| path.is_dir()).find_map(|path| find_pins(&path))
 }
