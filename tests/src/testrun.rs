@@ -213,7 +213,7 @@ fn state(maps: &Maps) -> DatapathState {
         routes: maps.routes4.iter().map(prefix4).chain(maps.routes6.iter().map(prefix6)).collect(),
         vteps: maps.vteps.clone(),
         vtep_ids: maps.vtep_ids.clone(),
-        macs: maps.macs.clone(),
+        stations: maps.stations.clone(),
         endpoints: endpoints4.chain(endpoints6).collect(),
         links: maps.links.iter().map(|(index, link)| (IfIndex(*index), *link)).collect(),
         ..DatapathState::default()

@@ -8,8 +8,8 @@ use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{self, NO_NETWORK};
 use vxlan_ebpf_common::maps::{
     DROP_MALFORMED, DROP_OTHER_VNI, Endpoint, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MARKS_ROUTE,
-    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, TOLERATE_VIOLATIONS,
-    VniKey, Vtep, VtepId, endpoint, local, name_bytes, vtep,
+    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
+    TOLERATE_VIOLATIONS, VniKey, Vtep, VtepId, endpoint, local, name_bytes, vtep,
 };
 
 use crate::cluster::{ClusterState, Node};
@@ -184,7 +184,7 @@ impl Input<'_> {
             state.routes.extend(node.subnets.iter().map(|subnet| ((id, *subnet), vtep)));
             state.vteps.insert(vtep, self.vtep(node, hooked));
             state.vtep_ids.insert(key, vtep);
-            state.macs.insert(MacKey::new(id, node.mac.0), vtep);
+            state.stations.insert(MacKey::new(id, node.mac.0), Station::vtep(vtep));
         }
         state.attachments = self.attachments(&pods.veths);
         state.endpoints = pods.endpoints.into_iter().map(|(ip, endpoint)| ((id, ip), endpoint)).collect();

@@ -20,11 +20,13 @@ pub enum Hook {
     StrippedIngress = 5,
     /// XDP on the underlay interface.
     UnderlayXdp = 6,
+    /// TC ingress on a port of a segment's bridge.
+    PortIngress = 7,
 }
 
 impl Hook {
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PodEgress,
         Self::TunnelEgress,
         Self::UnderlayIngress,
@@ -32,6 +34,7 @@ impl Hook {
         Self::PodIngress,
         Self::StrippedIngress,
         Self::UnderlayXdp,
+        Self::PortIngress,
     ];
 
     /// The hook's name; also the name of its program.
@@ -44,6 +47,7 @@ impl Hook {
             Self::PodIngress => "pod_ingress",
             Self::StrippedIngress => "stripped_ingress",
             Self::UnderlayXdp => "underlay_xdp",
+            Self::PortIngress => "port_ingress",
         }
     }
 }
@@ -187,6 +191,17 @@ reasons! {
     Marked = 41, "marked", Kernel;
     /// A pod sent a tunnel's packet to a node.
     PodTunnels = 42, "pod_tunnels", Violation;
+
+    /// A segment's frame for all stations or for several.
+    Flooded = 43, "flooded", Kernel;
+    /// A station of a segment is not known: the kernel's bridge learns, and floods.
+    UnknownStation = 44, "unknown_station", Kernel;
+    /// A station's frame came from elsewhere than its last: the kernel's bridge decides where it is now.
+    Moved = 45, "moved", Kernel;
+    /// About once a second the kernel's bridge is given a frame of each station, so that it knows them.
+    Unconfirmed = 46, "unconfirmed", Kernel;
+    /// Both stations are behind the same port.
+    SamePort = 47, "same_port", Kernel;
 }
 
 /// Cells of COUNTERS per hook.

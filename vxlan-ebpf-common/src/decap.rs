@@ -14,7 +14,7 @@ use crate::underlay::{self, OuterIp, Underlay};
 
 /// A header that could not be loaded: the frame ends before it, or a program cannot get at it.
 #[inline(always)]
-fn missing<P: Packet>(p: &P, end: usize) -> Reason {
+pub(crate) fn missing<P: Packet>(p: &P, end: usize) -> Reason {
     if p.length() < end as u32 { Reason::Truncated } else { Reason::Scattered }
 }
 
@@ -62,13 +62,43 @@ pub(crate) fn inner_type<P: Packet, U: Underlay>(
     if inner.dst != own || inner.src == own {
         return Err(Reason::OtherMac);
     }
+    check_lengths::<P, U>(p, outer)?;
+    Ok(inner.ether_type)
+}
+
+/// Checks that the outer headers say how long the packet is, unless the kernel has taken several together.
+#[inline(always)]
+pub(crate) fn check_lengths<P: Packet, U: Underlay>(p: &P, outer: &OuterIp) -> Result<(), Reason> {
     if p.segment_size() == 0 && !outer.fragment {
         let udp: Udp = p.load(U::UDP).ok_or(Reason::Truncated)?;
         let whole = p.length() - ETH_LEN as u32 - U::IP_LEN as u32;
         fills(outer.payload, whole, underlay::TUNNEL_LEN)?;
         fills(u32::from(udp.len.get()), whole, underlay::TUNNEL_LEN)?;
     }
-    Ok(inner.ether_type)
+    Ok(())
+}
+
+/// Why a packet from `sender` stays in its tunnel for the kernel, whatever is in it.
+#[inline(always)]
+pub(crate) fn check_whole<P: Packet, U: Underlay>(
+    p: &P,
+    network: &Network,
+    outer: &OuterIp,
+    sender: &Vtep,
+) -> Result<(), Reason> {
+    if sender.flags & vtep::IPSEC_IN != 0 {
+        return Err(Reason::Ipsec);
+    }
+    if network.local(U::FAMILY).flags & local::HOOKED_DECAP != 0 {
+        return Err(Reason::Hooked);
+    }
+    if outer.fragment {
+        return Err(Reason::Fragment);
+    }
+    if p.segment_size() != 0 {
+        return Err(Reason::Aggregate);
+    }
+    Ok(())
 }
 
 /// Takes the inner packet out of the tunnel, ready for the pod that is returned.
@@ -128,18 +158,7 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     let ip: H = p.load(U::INNER_IP).ok_or_else(|| missing(p, U::INNER_IP + H::LEN))?;
     ip.check_version()?;
     let sender = sender::<T, U, H>(t, network.id, &outer.source, ip.source()).ok_or(Reason::ForeignSource)?;
-    if sender.flags & vtep::IPSEC_IN != 0 {
-        return Err(Reason::Ipsec);
-    }
-    if network.local(U::FAMILY).flags & local::HOOKED_DECAP != 0 {
-        return Err(Reason::Hooked);
-    }
-    if outer.fragment {
-        return Err(Reason::Fragment);
-    }
-    if p.segment_size() != 0 {
-        return Err(Reason::Aggregate);
-    }
+    check_whole::<P, U>(p, network, outer, sender)?;
     let len = p.length() - U::INNER_IP as u32;
     ip.check(len)?;
     let endpoint = receiver::<P, T, H>(p, t, network.id, ip.destination())?;

@@ -3,19 +3,22 @@
 use crate::checksum::Sum;
 use crate::counters::Reason;
 use crate::ecn;
+use crate::headers::{Eth, Mac};
 use crate::inner::{self, Inner, largest_packet};
 use crate::maps::{Family, MARKS_ROUTE, Network, Vtep, VtepId};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, Encap, Underlay, V4, V6};
 
-/// Encapsulates `p`, whose IP header is `old` and shall be `new`, for the VTEP `id`.
+/// Encapsulates `p`, whose IP header is `old` and shall be `new`, for the VTEP `id`. In the tunnel it has the
+/// Ethernet header `frame`, or else that of the VTEPs.
 #[inline(always)]
 pub(crate) fn encapsulate<'t, P: Packet, T: Tables, H: Inner>(
     p: &mut P,
     t: &'t T,
     network: &Network,
     id: VtepId,
+    frame: Option<&Eth>,
     (old, new): (&H, &H),
 ) -> Result<&'t Vtep, Reason> {
     let vtep = t.vtep(id).ok_or(Reason::NoVtep)?;
@@ -23,8 +26,8 @@ pub(crate) fn encapsulate<'t, P: Packet, T: Tables, H: Inner>(
         return Err(Reason::Marked);
     }
     match vtep.family {
-        4 => over::<P, H, V4>(p, network, vtep, old, new),
-        6 => over::<P, H, V6>(p, network, vtep, old, new),
+        4 => over::<P, H, V4>(p, network, vtep, frame, (old, new)),
+        6 => over::<P, H, V6>(p, network, vtep, frame, (old, new)),
         _ => Err(Reason::NoVtep),
     }?;
     Ok(vtep)
@@ -35,8 +38,8 @@ fn over<P: Packet, H: Inner, U: Underlay>(
     p: &mut P,
     network: &Network,
     vtep: &Vtep,
-    old: &H,
-    new: &H,
+    frame: Option<&Eth>,
+    (old, new): (&H, &H),
 ) -> Result<(), Reason> {
     let local = network.local(U::FAMILY);
     if let Some(reason) = local.refuses_encap().or(vtep.refuses_encap()) {
@@ -50,7 +53,14 @@ fn over<P: Packet, H: Inner, U: Underlay>(
     let hash = p.flow_hash();
     let encap = Encap {
         inner_len,
-        inner_type: H::ETHER_TYPE,
+        eth: match frame {
+            Some(frame) => *frame,
+            None => Eth {
+                dst: Mac::from_bytes(&vtep.mac),
+                src: Mac::from_bytes(&local.mac),
+                ether_type: H::ETHER_TYPE,
+            },
+        },
         tos: ecn::encapsulate(new.tos()),
         source_port: underlay::source_port(hash, network.port_min, network.port_max),
         id: match U::FAMILY {

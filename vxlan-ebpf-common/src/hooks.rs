@@ -7,9 +7,10 @@ use crate::flow::{self, Way};
 use crate::headers::{Be16, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac, protocol};
 use crate::inner::{Inner, largest_packet};
 use crate::maps::{
-    Endpoint, LOCAL_VTEP, MacKey, Mode, NO_NETWORK, Network, NetworkId, Vtep, endpoint, local,
+    Endpoint, Kind, LOCAL_VTEP, MacKey, Mode, NO_NETWORK, Network, NetworkId, Station, Vtep, endpoint, local,
 };
 use crate::packet::{ETH_LEN, Packet};
+use crate::segment;
 use crate::tables::Tables;
 use crate::underlay::{self, Underlay, V4, V6};
 
@@ -28,6 +29,19 @@ pub enum Forward<'t> {
     Routed(&'t Endpoint),
     /// From a pod into this one, switched: not rewritten.
     Switched(&'t Endpoint),
+    /// Encapsulated nowhere or decapsulated by now, out of the port of this station.
+    Bridged(&'t Station, Bridged),
+}
+
+/// How a segment's frame came to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bridged {
+    /// Out of its tunnel.
+    Decapsulated,
+    /// Out of its tunnel before.
+    Delivered,
+    /// From another port.
+    Switched,
 }
 
 impl Forward<'_> {
@@ -40,6 +54,9 @@ impl Forward<'_> {
             Self::Delivered(_) => Reason::Delivered,
             Self::Routed(_) => Reason::Routed,
             Self::Switched(_) => Reason::Switched,
+            Self::Bridged(_, Bridged::Decapsulated) => Reason::Decapsulated,
+            Self::Bridged(_, Bridged::Delivered) => Reason::Delivered,
+            Self::Bridged(_, Bridged::Switched) => Reason::Switched,
         }
     }
 }
@@ -81,6 +98,7 @@ pub fn run<'t, P: Packet, T: Tables>(hook: Hook, p: &mut P, t: &'t T) -> Verdict
         Hook::PodIngress => pod_ingress(p, t),
         Hook::StrippedIngress => stripped_ingress(p, t),
         Hook::UnderlayXdp => underlay_xdp(p, t),
+        Hook::PortIngress => port_ingress(p, t),
     }
 }
 
@@ -134,6 +152,10 @@ fn routed_to_tunnel<'t, P: Packet, T: Tables>(
     network: &Network,
 ) -> Result<Forward<'t>, Reason> {
     let eth = untagged(p)?;
+    if network.kind == Kind::L2 as u8 {
+        // From the bridge, for the vxlan device to note that it is in use.
+        return Err(Reason::Unconfirmed);
+    }
     match eth.ether_type {
         ETH_P_IP => from_host::<P, T, Ipv4>(p, t, network, &eth),
         ETH_P_IPV6 => from_host::<P, T, Ipv6>(p, t, network, &eth),
@@ -228,6 +250,9 @@ fn out_of_device<'t, P: Packet, T: Tables>(
     network: &Network,
 ) -> Result<Forward<'t>, Reason> {
     let eth = untagged(p)?;
+    if network.kind == Kind::L2 as u8 {
+        return segment::from_tunnel(p, t, network, &eth);
+    }
     if !decap::is_local_vtep(network, eth.dst) {
         return Err(Reason::OtherMac);
     }
@@ -266,6 +291,17 @@ fn passed_to_pod<'t, P: Packet, T: Tables>(
     }
 }
 
+/// What a station behind a port of a segment's bridge sent.
+#[inline(always)]
+pub fn port_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdict<'t> {
+    let id = network_behind(p, t);
+    let outcome = match running(t, id) {
+        Ok(network) => segment::from_port(p, t, network),
+        Err(reason) => Err(reason),
+    };
+    Verdict { network: id, outcome }
+}
+
 /// The network, if its fast path is on.
 #[inline(always)]
 fn running<T: Tables>(t: &T, id: NetworkId) -> Result<&Network, Reason> {
@@ -301,7 +337,7 @@ fn tunnel_of<P: Packet, T: Tables>(p: &mut P, t: &T) -> Result<(NetworkId, Be16)
 }
 
 #[inline(always)]
-fn untagged<P: Packet>(p: &mut P) -> Result<Eth, Reason> {
+pub(crate) fn untagged<P: Packet>(p: &mut P) -> Result<Eth, Reason> {
     if p.tagged() {
         return Err(Reason::NotIp);
     }
@@ -323,7 +359,7 @@ fn bare<P: Packet, H: Inner>(p: &mut P) -> Result<H, Reason> {
 
 /// The checked IP header of a bare packet.
 #[inline(always)]
-fn checked<P: Packet, H: Inner>(p: &mut P) -> Result<H, Reason> {
+pub(crate) fn checked<P: Packet, H: Inner>(p: &mut P) -> Result<H, Reason> {
     let ip: H = bare(p)?;
     ip.check(p.length() - ETH_LEN as u32)?;
     Ok(ip)
@@ -363,7 +399,7 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
     }
     let forwarded = ip.forwarded()?;
     flow::admit(p, t, network, (&ip, ETH_LEN), Way::Egress)?;
-    encap::encapsulate(p, t, network, id, (&ip, &forwarded)).map(Forward::Encapsulated)
+    encap::encapsulate(p, t, network, id, None, (&ip, &forwarded)).map(Forward::Encapsulated)
 }
 
 /// Why a pod's packet that leaves the overlay is not forwarded.
@@ -463,10 +499,10 @@ fn from_host<'t, P: Packet, T: Tables, H: Inner>(
     network: &Network,
     eth: &Eth,
 ) -> Result<Forward<'t>, Reason> {
-    let id = t.mac(&MacKey::of(network.id, eth.dst)).ok_or(Reason::OtherMac)?;
+    let id = t.station(&MacKey::of(network.id, eth.dst)).ok_or(Reason::OtherMac)?.vtep;
     let ip: H = checked(p)?;
     flow::passed(p, t, network, (&ip, ETH_LEN), Way::Egress);
-    encap::encapsulate(p, t, network, id, (&ip, &ip)).map(Forward::Encapsulated)
+    encap::encapsulate(p, t, network, id, None, (&ip, &ip)).map(Forward::Encapsulated)
 }
 
 #[inline(always)]
@@ -476,6 +512,10 @@ fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     network: &Network,
 ) -> Result<Forward<'t>, Reason> {
     let outer = decap::outer::<P, U>(p, network)?;
+    if network.kind == Kind::L2 as u8 {
+        return segment::from_underlay::<P, T, U>(p, t, network, &outer)
+            .map_err(|reason| decap::refusal(t, network, &outer, reason));
+    }
     match decap::inner_type::<P, U>(p, network, &outer) {
         Ok(ETH_P_IP) => decap::decapsulate::<P, T, U, Ipv4>(p, t, network, &outer),
         Ok(ETH_P_IPV6) => decap::decapsulate::<P, T, U, Ipv6>(p, t, network, &outer),
@@ -492,6 +532,10 @@ fn strip<'t, P: Packet, T: Tables, U: Underlay>(
     t: &'t T,
     network: &Network,
 ) -> Result<Forward<'t>, Reason> {
+    if network.kind == Kind::L2 as u8 {
+        // TC's: the kernel takes a frame for a station for somebody else's.
+        return Err(Reason::OtherMac);
+    }
     let outer = decap::outer::<P, U>(p, network)?;
     match decap::inner_type::<P, U>(p, network, &outer) {
         Ok(ETH_P_IP) => decap::strip::<P, T, U, Ipv4>(p, t, network, &outer),

@@ -30,8 +30,8 @@ pub mod names {
     /// Hash: [`Key6`](super::Key6) of an underlay address → [`VtepId`](super::VtepId): who may send us
     /// anything.
     pub const VTEP_IDS: &str = "VTEP_IDS";
-    /// Hash: [`MacKey`](super::MacKey) → [`VtepId`](super::VtepId).
-    pub const MACS: &str = "MACS";
+    /// Hash: [`MacKey`](super::MacKey) → [`Station`](super::Station).
+    pub const STATIONS: &str = "STATIONS";
     /// Hash: [`Key4`](super::Key4) of a local pod → [`Endpoint`](super::Endpoint).
     pub const ENDPOINTS4: &str = "ENDPOINTS4";
     /// Hash: [`Key6`](super::Key6) of a local pod → [`Endpoint`](super::Endpoint).
@@ -43,8 +43,8 @@ pub mod names {
     pub const FLOWS: &str = "FLOWS";
     /// All of them.
     pub const ALL: [&str; 14] = [
-        NODE, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, MACS, ENDPOINTS4, ENDPOINTS6,
-        COUNTERS, FLOWS,
+        NODE, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, STATIONS, ENDPOINTS4,
+        ENDPOINTS6, COUNTERS, FLOWS,
     ];
 }
 
@@ -327,8 +327,8 @@ pub struct Network {
     pub port: [u8; 2],
     /// A [`Mode`].
     pub mode: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// A [`Kind`].
+    pub kind: u8,
     /// UDP source ports lie in `port_min..port_max`, as the kernel's device chooses them.
     pub port_min: u16,
     /// See `port_min`.
@@ -392,6 +392,16 @@ impl Network {
             Family::V6 => &self.local6,
         }
     }
+}
+
+/// Values of [`Network::kind`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nodes have subnets, and packets are routed: what is in a tunnel has the VTEPs' MACs.
+    L3 = 0,
+    /// One Ethernet segment: what is in a tunnel are its stations' frames.
+    L2 = 1,
 }
 
 /// Values of [`Network::mode`].
@@ -465,23 +475,23 @@ impl Vtep {
     }
 }
 
-/// Key of MACS.
+/// Key of STATIONS.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacKey {
     /// Which network.
     pub network: NetworkId,
-    /// MAC of a remote VTEP.
+    /// MAC of the station.
     pub mac: [u8; 6],
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// VLAN within the segment; 0: untagged.
+    pub vlan: u16,
 }
 
 impl MacKey {
     /// The key of `mac` in `network`.
     #[inline(always)]
     pub const fn new(network: NetworkId, mac: [u8; 6]) -> Self {
-        Self { network, mac, reserved: [0; 2] }
+        Self { network, mac, vlan: 0 }
     }
 
     /// The key of `mac` in `network`.
@@ -489,6 +499,52 @@ impl MacKey {
     pub const fn of(network: NetworkId, Mac(words): Mac) -> Self {
         // SAFETY: same size, no padding, valid for any bytes.
         Self::new(network, unsafe { core::mem::transmute::<[Be16; 3], [u8; 6]>(words) })
+    }
+}
+
+/// Who has a MAC: in a routed network a remote VTEP, in a segment a station behind a remote VTEP or behind a
+/// port of this node's bridge.
+///
+/// Where a station is, the kernel says, which learns from frames. So the kernel gets frames, too: one of each
+/// station about once a second ([`CONFIRM`](crate::segment::CONFIRM)), and all that come from elsewhere.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Station {
+    /// The VTEP that it is behind; [`LOCAL_VTEP`]: this node's.
+    pub vtep: VtepId,
+    /// The port that it is behind; 0: none of this node's.
+    pub ifindex: u32,
+    /// Largest IP packet that the port takes, in bytes.
+    pub mtu: u16,
+    /// Or of [`station`]'s bits.
+    pub flags: u8,
+    /// A program's note: 1 if a frame of it has come from elsewhere since the agent wrote the entry.
+    pub moved: u8,
+    /// A program's note: the tick, its low bits, when [`confirmed`](Self::confirmed) was last compared.
+    pub tick: u32,
+    /// A program's note: when the kernel was last given a frame of it, `CLOCK_MONOTONIC` in nanoseconds.
+    pub confirmed: u64,
+}
+
+/// Bits of [`Station::flags`].
+pub mod station {
+    /// The port is one end of a veth whose other end takes frames right away.
+    pub const PEER: u8 = 1 << 0;
+    /// What its port would skip of somebody else's keeps frames to it with the kernel.
+    pub const HOOKED_IN: u8 = 1 << 1;
+    /// The same of frames from it.
+    pub const HOOKED_OUT: u8 = 1 << 2;
+}
+
+impl Station {
+    /// A remote VTEP itself.
+    pub const fn vtep(vtep: VtepId) -> Self {
+        Self { vtep, ifindex: 0, mtu: 0, flags: 0, moved: 0, tick: 0, confirmed: 0 }
+    }
+
+    /// The entry as the agent writes it, without programs' notes.
+    pub const fn written(self) -> Self {
+        Self { moved: 0, tick: 0, confirmed: 0, ..self }
     }
 }
 
@@ -697,6 +753,8 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for MacKey {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for Station {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as above.
     unsafe impl aya::Pod for LinkEntry {}
@@ -718,6 +776,7 @@ const _: () = {
     assert!(size_of::<VniKey>() == 4 + 2 + 2);
     assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 2);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
+    assert!(size_of::<Station>() == 4 + 4 + 2 + 1 + 1 + 4 + 8);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1 + 4);
     assert!(size_of::<LinkEntry>() == 8);
     assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);

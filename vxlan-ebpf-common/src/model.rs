@@ -11,7 +11,7 @@ use crate::counters::{Hook, Reason};
 use crate::headers::Be32;
 use crate::maps::{
     Addr, Endpoint, Family, Flow, FlowKey, Key4, Key6, LinkEntry, MacKey, NETWORK_BITS, Network, NetworkId,
-    Node, VniKey, Vtep, VtepId,
+    Node, Station, VniKey, Vtep, VtepId,
 };
 use crate::packet::{ETH_LEN, Packet, Wire};
 use crate::tables::Tables;
@@ -134,6 +134,15 @@ impl Packet for Frame {
     fn replace_in_sum(&mut self, _from: u32, _to: u32) {}
 }
 
+/// What a program notes of a station.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// It is elsewhere, or back.
+    Moved(bool),
+    /// The kernel was given a frame of it.
+    Confirmed,
+}
+
 /// Packets and bytes by network, program and reason.
 pub type Counted = BTreeMap<(NetworkId, Hook, Reason), (u64, u64)>;
 
@@ -158,8 +167,10 @@ pub struct Maps {
     pub vteps: BTreeMap<VtepId, Vtep>,
     /// VTEP_IDS.
     pub vtep_ids: BTreeMap<Key6, VtepId>,
-    /// MACS.
-    pub macs: BTreeMap<MacKey, VtepId>,
+    /// STATIONS.
+    pub stations: BTreeMap<MacKey, Station>,
+    /// What programs have noted of stations, by the rest of the entry.
+    pub notes: RefCell<Vec<(Station, Note)>>,
     /// ENDPOINTS4.
     pub endpoints4: BTreeMap<Key4, Endpoint>,
     /// ENDPOINTS6.
@@ -251,9 +262,19 @@ impl Tables for Maps {
         self.vtep_ids.get(&Key6::new(network, *address)).copied()
     }
 
-    fn mac(&self, key: &MacKey) -> Option<VtepId> {
-        self.macs.get(key).copied()
+    fn station(&self, key: &MacKey) -> Option<&Station> {
+        self.stations.get(key)
     }
+
+    fn note_moved(&self, station: &Station, moved: bool) {
+        self.notes.borrow_mut().push((station.written(), Note::Moved(moved)));
+    }
+
+    fn note_confirmed(&self, station: &Station, _now: u64) {
+        self.notes.borrow_mut().push((station.written(), Note::Confirmed));
+    }
+
+    fn note_tick(&self, _station: &Station, _tick: u32) {}
 
     fn endpoint4(&self, network: NetworkId, address: Be32) -> Option<&Endpoint> {
         self.endpoints4.get(&Key4::new(network, address))

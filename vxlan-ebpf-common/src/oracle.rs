@@ -23,6 +23,7 @@ mod flow;
 mod local;
 mod recipe;
 mod roundtrip;
+mod segment;
 mod tunnel;
 mod view;
 
@@ -76,7 +77,9 @@ pub fn check(hook: Hook, frame: &Frame, maps: &Maps) -> Reason {
     assert_eq!(unchanged, *frame, "more than bytes changed");
     let step = Step { hook, frame, after: &after.bytes, maps };
     match forward {
+        Forward::Encapsulated(vtep) if hook == Hook::PortIngress => segment::encapsulated(&step, vtep),
         Forward::Encapsulated(vtep) => tunnel::encapsulated(&step, vtep),
+        Forward::Bridged(station, way) => segment::bridged(&step, station, way),
         Forward::Decapsulated(endpoint) => tunnel::decapsulated(&step, endpoint),
         Forward::Stripped => stripped(frame, &after, maps),
         Forward::Delivered(endpoint) | Forward::Routed(endpoint) => local::routed(&step, endpoint),

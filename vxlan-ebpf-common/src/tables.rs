@@ -5,7 +5,7 @@ use core::ops::DerefMut;
 use crate::counters::{Hook, Reason};
 use crate::headers::Be32;
 use crate::maps::{
-    Addr, Endpoint, Flow, FlowKey, LinkEntry, MacKey, Network, NetworkId, Node, VniKey, Vtep, VtepId,
+    Addr, Endpoint, Flow, FlowKey, LinkEntry, MacKey, Network, NetworkId, Node, Station, VniKey, Vtep, VtepId,
 };
 
 /// Look-ups and counters of a node.
@@ -27,8 +27,14 @@ pub trait Tables {
     fn vtep(&self, id: VtepId) -> Option<&Vtep>;
     /// VTEP_IDS.
     fn vtep_id(&self, network: NetworkId, address: &Addr) -> Option<VtepId>;
-    /// MACS.
-    fn mac(&self, key: &MacKey) -> Option<VtepId>;
+    /// STATIONS.
+    fn station(&self, key: &MacKey) -> Option<&Station>;
+    /// Notes in an entry of STATIONS whether its station is elsewhere now.
+    fn note_moved(&self, station: &Station, moved: bool);
+    /// Notes in an entry of STATIONS when the kernel was given a frame of it.
+    fn note_confirmed(&self, station: &Station, now: u64);
+    /// Notes in an entry of STATIONS the tick in which that was looked at.
+    fn note_tick(&self, station: &Station, tick: u32);
     /// ENDPOINTS4.
     fn endpoint4(&self, network: NetworkId, address: Be32) -> Option<&Endpoint>;
     /// ENDPOINTS6.

@@ -12,7 +12,7 @@ use crate::counters::Hook;
 use crate::headers::Be16;
 use crate::maps::{
     Addr, Endpoint, Key4, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MacKey, Mode, Network, NetworkId, NextHop,
-    Node, VniKey, Vtep, VtepId,
+    Node, Station, VniKey, Vtep, VtepId,
 };
 use crate::model::{Frame, Maps};
 
@@ -91,7 +91,7 @@ pub fn maps() -> Maps {
     for (id, addr) in [(REMOTE4, IpAddr::from(node4(2))), (REMOTE6, IpAddr::from(node6(3)))] {
         maps.vteps.insert(id, vtep(id, addr));
         maps.vtep_ids.insert(key6(addr), id);
-        maps.macs.insert(MacKey::new(NETWORK, vtep_mac(id)), id);
+        maps.stations.insert(MacKey::new(NETWORK, vtep_mac(id)), Station::vtep(id));
     }
     for pod in 1..=3 {
         maps.endpoints4.insert(key4(pod4(1, pod)), endpoint(pod));

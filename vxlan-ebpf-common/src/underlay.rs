@@ -39,8 +39,8 @@ pub struct OuterIp {
 pub struct Encap {
     /// Length of the inner IP packet in bytes.
     pub inner_len: u32,
-    /// EtherType of the inner packet.
-    pub inner_type: Be16,
+    /// Ethernet header of the inner packet.
+    pub eth: Eth,
     /// TOS or traffic class.
     pub tos: u8,
     /// UDP source port.
@@ -224,19 +224,14 @@ pub fn write<P: Packet, U: Underlay>(
     let mut udp =
         Udp { src: encap.source_port, dst: network.port(), len: Be16::new(encap.udp_len()), check: Be16(0) };
     let vxlan = Vxlan::new(network.vni);
-    let inner = Eth {
-        dst: Mac::from_bytes(&vtep.mac),
-        src: Mac::from_bytes(&local.mac),
-        ether_type: encap.inner_type,
-    };
     if U::CHECKSUM {
-        udp.check = nonzero(tunnel_sum::<U>(&ip, &udp, &vxlan, &inner).plus(encap.inner_sum).checksum());
+        udp.check = nonzero(tunnel_sum::<U>(&ip, &udp, &vxlan, &encap.eth).plus(encap.inner_sum).checksum());
     }
     p.store(0, &Eth { ether_type: U::ETHER_TYPE, ..Eth::default() })?;
     p.store(ETH_LEN, &ip)?;
     p.store(U::UDP, &udp)?;
     p.store(U::VXLAN, &vxlan)?;
-    p.store(U::INNER_ETH, &inner)
+    p.store(U::INNER_ETH, &encap.eth)
 }
 
 /// Whether the outer UDP checksum is what a receiver on this underlay wants, judged without reading

@@ -8,12 +8,12 @@ mod skb;
 mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
-use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::error;
 use vxlan_ebpf_common::maps::NetworkId;
-use vxlan_ebpf_common::maps::{Endpoint, NextHop, Vtep};
+use vxlan_ebpf_common::maps::{Endpoint, NextHop, Station, Vtep, station};
 use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, Verdict, hooks};
 
 use crate::maps::Maps;
@@ -76,6 +76,14 @@ fn stripped_ingress(ctx: TcContext) -> i32 {
     finish(&ctx, Hook::StrippedIngress, bytes, hooks::stripped_ingress(&mut skb, &Maps))
 }
 
+/// TC ingress on a port of a segment's bridge.
+#[classifier]
+fn port_ingress(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let bytes = skb.length();
+    finish(&ctx, Hook::PortIngress, bytes, hooks::port_ingress(&mut skb, &Maps))
+}
+
 /// XDP on the underlay interface, over packets of several buffers, too.
 #[xdp(frags)]
 fn underlay_xdp(ctx: XdpContext) -> u32 {
@@ -105,6 +113,7 @@ fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Verdict<'_>) -> i32 
             | Forward::Routed(endpoint)
             | Forward::Switched(endpoint),
         ) => to_pod(endpoint),
+        Ok(Forward::Bridged(station, _)) => to_port(station),
         Ok(Forward::Stripped) => NEXT,
         Err(reason) => give_up(ctx, network, hook, reason),
     }
@@ -140,6 +149,21 @@ fn to_underlay(hook: Hook, vtep: &Vtep) -> i32 {
             bpf_redirect_neigh(vtep.ifindex, core::ptr::null_mut(), 0, 0)
         } else {
             bpf_redirect_neigh(vtep.ifindex, next_hop.cast_mut().cast(), size_of::<NextHop>() as i32, 0)
+        }
+    };
+    action as i32
+}
+
+/// Out of a port of a bridge, as the bridge sends (`br_dev_queue_push_xmit`, v6.18), or right into the other
+/// end of its veth.
+#[inline(always)]
+fn to_port(station: &Station) -> i32 {
+    // SAFETY: no pointers involved.
+    let action = unsafe {
+        if station.flags & station::PEER != 0 {
+            bpf_redirect_peer(station.ifindex, 0)
+        } else {
+            bpf_redirect(station.ifindex, 0)
         }
     };
     action as i32

@@ -11,7 +11,7 @@ use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::maps::{
     Addr, Counter, DEFAULT_FLOWS, DEFAULT_NETWORKS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, Key4, Key6,
     LinkEntry, MAX_ENDPOINTS, MAX_ROUTES, MacKey, NETWORK_BITS, Network, NetworkId, Node, SWITCH_GENERATION,
-    SWITCH_OFF, VniKey, Vtep, VtepId, switch,
+    SWITCH_OFF, Station, VniKey, Vtep, VtepId, switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, Tables};
 
@@ -40,7 +40,7 @@ static VTEPS: Array<Vtep, VTEPS_LEN> = Array::new();
 #[btf_map]
 static VTEP_IDS: HashMap<Key6, VtepId, VTEPS_LEN> = HashMap::new();
 #[btf_map]
-static MACS: HashMap<MacKey, VtepId, VTEPS_LEN> = HashMap::new();
+static STATIONS: HashMap<MacKey, Station, VTEPS_LEN> = HashMap::new();
 #[btf_map]
 static ENDPOINTS4: HashMap<Key4, Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
@@ -103,9 +103,28 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn mac(&self, key: &MacKey) -> Option<VtepId> {
+    fn station(&self, key: &MacKey) -> Option<&Station> {
         // SAFETY: see `Maps`.
-        unsafe { MACS.get(key) }.copied()
+        unsafe { STATIONS.get(key) }
+    }
+
+    #[inline(always)]
+    fn note_moved(&self, station: &Station, moved: bool) {
+        // SAFETY: the entry lies in a map's memory, which any program may write to; what is read of it says
+        // one or the other.
+        unsafe { (&raw const station.moved).cast_mut().write_volatile(u8::from(moved)) };
+    }
+
+    #[inline(always)]
+    fn note_confirmed(&self, station: &Station, now: u64) {
+        // SAFETY: as above; nobody relies on the word.
+        unsafe { (&raw const station.confirmed).cast_mut().write_volatile(now) };
+    }
+
+    #[inline(always)]
+    fn note_tick(&self, station: &Station, tick: u32) {
+        // SAFETY: as above.
+        unsafe { (&raw const station.tick).cast_mut().write_volatile(tick) };
     }
 
     #[inline(always)]

@@ -151,7 +151,7 @@ fn tables() -> impl Strategy<Value = Maps> {
             maps.vtep_ids.retain(|_, id| *id != REMOTE6);
         }
         if absent(2) {
-            maps.macs.retain(|_, id| *id != REMOTE4);
+            maps.stations.retain(|_, station| station.vtep != REMOTE4);
         }
         if absent(3) {
             maps.endpoints4.remove(&testbed::key4(pod4(1, 1 + seed % 3)));

@@ -23,8 +23,11 @@ pub(super) fn describe(change: &Change) -> String {
         Change::DeleteVtepId(addr) => {
             format!("delete the id of VTEP {} in network {}", IpAddr::from(addr.addr), addr.network)
         }
-        Change::PutMac(key, id) => format!("put MAC {} of VTEP {id}", Mac(key.mac)),
-        Change::DeleteMac(key) => format!("delete MAC {} in network {}", Mac(key.mac), key.network),
+        Change::PutStation(key, station) => {
+            let Station { vtep, ifindex, .. } = station;
+            format!("put MAC {} of network {} (VTEP {vtep}, port {ifindex})", Mac(key.mac), key.network)
+        }
+        Change::DeleteStation(key) => format!("delete MAC {} of network {}", Mac(key.mac), key.network),
         Change::PutRoute((_, to), id) => format!("put route {to} to VTEP {id}"),
         Change::DeleteRoute((network, to)) => format!("delete route {to} in network {network}"),
         Change::PutEndpoint((_, ip), endpoint) => format!("put pod {ip} on interface {}", endpoint.ifindex),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use vxlan_ebpf_common::maps::{
-    Counter, Endpoint, LOCAL_VTEP, MacKey, NO_NETWORK, NetworkId, NextHop, Vtep, VtepId,
+    Counter, Endpoint, LOCAL_VTEP, MacKey, NO_NETWORK, NetworkId, NextHop, Station, Vtep, VtepId,
 };
 use vxlan_ebpf_common::{Disposition, Hook, Reason};
 
@@ -125,9 +125,12 @@ fn vteps(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
 fn macs(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
     let of = |state: &DatapathState| {
         let vni = |id: NetworkId| state.networks.get(&id).map_or(0, |network| network.vni);
-        let row =
-            |(key, id): (&MacKey, &VtepId)| MacRow { vni: vni(key.network), mac: Mac(key.mac), vtep_id: *id };
-        state.macs.iter().map(row).collect()
+        let row = |(key, station): (&MacKey, &Station)| MacRow {
+            vni: vni(key.network),
+            mac: Mac(key.mac),
+            vtep_id: station.vtep,
+        };
+        state.stations.iter().map(row).collect()
     };
     print_rows(subject, json, &rows(subject, pins, of)?, ["vni", "mac", "vtep id"], |r| {
         [r.vni.to_string(), r.mac.to_string(), r.vtep_id.to_string()]

@@ -31,7 +31,7 @@ pub(super) struct Maps {
     routes6: LpmTrie<MapData, [u8; 20], VtepId>,
     vteps: Array<MapData, Vtep>,
     vtep_ids: HashMap<MapData, Key6, VtepId>,
-    macs: HashMap<MapData, MacKey, VtepId>,
+    stations: HashMap<MapData, MacKey, Station>,
     endpoints4: HashMap<MapData, Key4, Endpoint>,
     endpoints6: HashMap<MapData, Key6, Endpoint>,
     counters: PerCpuArray<MapData, Counter>,
@@ -41,7 +41,7 @@ pub(super) struct Maps {
 }
 
 /// The maps in which a cluster of many nodes has many entries.
-const BATCHED: [&str; 5] = [names::VTEPS, names::VTEP_IDS, names::MACS, names::ROUTES4, names::ROUTES6];
+const BATCHED: [&str; 5] = [names::VTEPS, names::VTEP_IDS, names::STATIONS, names::ROUTES4, names::ROUTES6];
 
 /// A pinned map.
 fn opened(dir: &Path, name: &str) -> Result<MapData> {
@@ -69,7 +69,7 @@ impl Maps {
             routes6: typed(dir, names::ROUTES6)?,
             vteps: typed(dir, names::VTEPS)?,
             vtep_ids: typed(dir, names::VTEP_IDS)?,
-            macs: typed(dir, names::MACS)?,
+            stations: typed(dir, names::STATIONS)?,
             endpoints4: typed(dir, names::ENDPOINTS4)?,
             endpoints6: typed(dir, names::ENDPOINTS6)?,
             counters: typed(dir, names::COUNTERS)?,
@@ -104,7 +104,8 @@ impl Maps {
             }
         }
         state.vtep_ids = self.vtep_ids.iter().collect::<Result<_, _>>()?;
-        state.macs = self.macs.iter().collect::<Result<_, _>>()?;
+        let stations = self.stations.iter().map(|entry| entry.map(|(key, station)| (key, station.written())));
+        state.stations = stations.collect::<Result<_, _>>()?;
         for entry in self.endpoints4.iter() {
             let (Key4 { network, addr }, endpoint) = entry?;
             state.endpoints.insert((network, addr.into()), endpoint);
@@ -130,8 +131,8 @@ impl Maps {
             Change::DeleteVtep(id) => self.vteps.set(id, &Vtep::default(), 0),
             Change::PutVtepId(addr, id) => self.vtep_ids.insert(&addr, &id, 0),
             Change::DeleteVtepId(addr) => gone(self.vtep_ids.remove(&addr)),
-            Change::PutMac(key, id) => self.macs.insert(&key, &id, 0),
-            Change::DeleteMac(key) => gone(self.macs.remove(&key)),
+            Change::PutStation(key, station) => self.stations.insert(&key, &station, 0),
+            Change::DeleteStation(key) => gone(self.stations.remove(&key)),
             Change::PutRoute(prefix, id) => self.put_route(prefix, id),
             Change::DeleteRoute(prefix) => gone(self.delete_route(prefix)),
             Change::PutEndpoint((network, addr), endpoint) => match addr {
@@ -161,8 +162,8 @@ impl Maps {
                 Change::PutVtepId(addr, id) => Some((addr, id)),
                 _ => None,
             }),
-            [Change::PutMac(..), ..] => self.put(names::MACS, changes, |change| match *change {
-                Change::PutMac(key, id) => Some((key, id)),
+            [Change::PutStation(..), ..] => self.put(names::STATIONS, changes, |change| match *change {
+                Change::PutStation(key, id) => Some((key, id)),
                 _ => None,
             }),
             [Change::PutRoute((_, IpNetwork::V4(_)), _), ..] => {

@@ -40,7 +40,7 @@ impl Sizes {
             (names::COUNTERS, CELLS_PER_NETWORK * self.networks),
             (names::VTEPS, self.vteps),
             (names::VTEP_IDS, self.vteps),
-            (names::MACS, self.vteps),
+            (names::STATIONS, self.vteps),
             (names::ROUTES4, self.routes),
             (names::ROUTES6, self.routes),
         ]

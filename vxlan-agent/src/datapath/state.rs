@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
-    Endpoint, Key6, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, VniKey, Vtep, VtepId,
+    Endpoint, Key6, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, Station, VniKey, Vtep, VtepId,
 };
 
 use crate::net::IfIndex;
@@ -35,8 +35,8 @@ pub struct DatapathState {
     pub vteps: BTreeMap<VtepId, Vtep>,
     /// Underlay address → VTEP.
     pub vtep_ids: BTreeMap<Key6, VtepId>,
-    /// VTEP MAC → VTEP.
-    pub macs: BTreeMap<MacKey, VtepId>,
+    /// Who has which MAC; without what programs note.
+    pub stations: BTreeMap<MacKey, Station>,
     /// Local pods by address.
     pub endpoints: BTreeMap<(NetworkId, IpAddr), Endpoint>,
     /// Whose packets are behind interfaces, and what is known of the pods there.
@@ -66,10 +66,10 @@ pub enum Change {
     PutVtepId(Key6, VtepId),
     /// Delete an entry of VTEP_IDS.
     DeleteVtepId(Key6),
-    /// Write an entry of MACS.
-    PutMac(MacKey, VtepId),
-    /// Delete an entry of MACS.
-    DeleteMac(MacKey),
+    /// Write an entry of STATIONS.
+    PutStation(MacKey, Station),
+    /// Delete an entry of STATIONS.
+    DeleteStation(MacKey),
     /// Write an entry of ROUTES4 or ROUTES6.
     PutRoute((NetworkId, IpNetwork), VtepId),
     /// Delete an entry of ROUTES4 or ROUTES6.
@@ -91,7 +91,7 @@ pub enum Change {
 impl Change {
     /// Whether it writes what says who another node is: without it, its packets look like a stranger's.
     pub const fn is_about_a_node(&self) -> bool {
-        matches!(self, Self::PutVtep(..) | Self::PutVtepId(..) | Self::PutMac(..) | Self::PutRoute(..))
+        matches!(self, Self::PutVtep(..) | Self::PutVtepId(..) | Self::PutStation(..) | Self::PutRoute(..))
     }
 
     /// Whether `other` does the same to another entry of the same map.
@@ -115,7 +115,7 @@ pub fn diff(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
     changes.extend(puts(&o.networks, &d.networks, Change::PutNetwork));
     changes.extend(puts(&o.vteps, &d.vteps, Change::PutVtep));
     changes.extend(puts(&o.vtep_ids, &d.vtep_ids, Change::PutVtepId));
-    changes.extend(puts(&o.macs, &d.macs, Change::PutMac));
+    changes.extend(puts(&o.stations, &d.stations, Change::PutStation));
     changes.extend(puts(&o.endpoints, &d.endpoints, Change::PutEndpoint));
     // After the addresses that a pod gets, before those that it loses: it is not held to addresses that are
     // not there.
@@ -130,7 +130,7 @@ pub fn diff(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
     changes.extend(deletes(&o.routes, &d.routes, Change::DeleteRoute));
     changes.extend(deletes(&o.endpoints, &d.endpoints, Change::DeleteEndpoint));
     changes.extend(deletes(&o.links, &d.links, Change::DeleteLink));
-    changes.extend(deletes(&o.macs, &d.macs, Change::DeleteMac));
+    changes.extend(deletes(&o.stations, &d.stations, Change::DeleteStation));
     changes.extend(deletes(&o.vtep_ids, &d.vtep_ids, Change::DeleteVtepId));
     changes.extend(deletes(&o.vteps, &d.vteps, Change::DeleteVtep));
     changes.extend(deletes(&o.networks, &d.networks, Change::DeleteNetwork));
@@ -158,14 +158,24 @@ fn deletes<K: Ord + Copy, V>(
 impl DatapathState {
     /// Adds the tables of another network.
     pub fn extend(&mut self, other: Self) {
-        let Self { node: _, networks, vnis, routes, vteps, vtep_ids, macs, endpoints, links, attachments } =
-            other;
+        let Self {
+            node: _,
+            networks,
+            vnis,
+            routes,
+            vteps,
+            vtep_ids,
+            stations,
+            endpoints,
+            links,
+            attachments,
+        } = other;
         self.networks.extend(networks);
         self.vnis.extend(vnis);
         self.routes.extend(routes);
         self.vteps.extend(vteps);
         self.vtep_ids.extend(vtep_ids);
-        self.macs.extend(macs);
+        self.stations.extend(stations);
         self.endpoints.extend(endpoints);
         self.links.extend(links);
         self.attachments.extend(attachments);
@@ -195,7 +205,7 @@ impl DatapathState {
             vnis: part(&self.vnis, |_, id| *id == network),
             routes: part(&self.routes, |(id, _), _| *id == network),
             vteps: part(&self.vteps, |id, _| vteps.contains(id)),
-            macs: part(&self.macs, |key, _| key.network == network),
+            stations: part(&self.stations, |key, _| key.network == network),
             endpoints: part(&self.endpoints, |(id, _), _| *id == network),
             attachments: self.attachments.iter().filter(is_attached).copied().collect(),
             networks,
@@ -229,8 +239,8 @@ impl DatapathState {
             Change::DeleteVtep(id) => _ = self.vteps.remove(&id),
             Change::PutVtepId(addr, id) => _ = self.vtep_ids.insert(addr, id),
             Change::DeleteVtepId(addr) => _ = self.vtep_ids.remove(&addr),
-            Change::PutMac(key, id) => _ = self.macs.insert(key, id),
-            Change::DeleteMac(key) => _ = self.macs.remove(&key),
+            Change::PutStation(key, station) => _ = self.stations.insert(key, station),
+            Change::DeleteStation(key) => _ = self.stations.remove(&key),
             Change::PutRoute(prefix, id) => _ = self.routes.insert(prefix, id),
             Change::DeleteRoute(prefix) => _ = self.routes.remove(&prefix),
             Change::PutEndpoint(addr, endpoint) => _ = self.endpoints.insert(addr, endpoint),
@@ -268,7 +278,7 @@ mod tests {
             ),
             btree_map(id.clone(), (0u32..3).prop_map(|ifindex| Vtep { ifindex, ..Vtep::default() }), 0..5),
             btree_map((0u8..6).prop_map(|n| Key6 { network: 1, addr: Addr([n; 16]) }), id.clone(), 0..5),
-            btree_map((0u8..6).prop_map(|n| MacKey::new(1, [n; 6])), id, 0..5),
+            btree_map((0u8..6).prop_map(|n| MacKey::new(1, [n; 6])), id.prop_map(Station::vtep), 0..5),
             btree_map(
                 (0u8..6).prop_map(|n| (1, IpAddr::from([10, 0, 0, n]))),
                 (0u32..3).prop_map(|ifindex| Endpoint { ifindex, ..Endpoint::default() }),
@@ -282,7 +292,7 @@ mod tests {
             btree_set(attachment, 0..5),
         )
             .prop_map(
-                |(node, networks, vnis, routes, vteps, vtep_ids, macs, endpoints, links, attachments)| {
+                |(node, networks, vnis, routes, vteps, vtep_ids, stations, endpoints, links, attachments)| {
                     DatapathState {
                         node,
                         networks,
@@ -290,7 +300,7 @@ mod tests {
                         routes,
                         vteps,
                         vtep_ids,
-                        macs,
+                        stations,
                         endpoints,
                         links,
                         attachments,

@@ -182,7 +182,7 @@ fn the_maps_get_the_network_and_its_vteps() {
     let id = datapath.routes[&(NETWORK, subnet("fd00:2::/64"))];
     assert_eq!(datapath.vteps[&id].addr, Addr::from(IpAddr::from([192, 0, 2, 2])));
     assert_eq!(datapath.vtep_ids[&Key6::new(NETWORK, IpAddr::from([192, 0, 2, 2]).into())], id);
-    assert_eq!(datapath.macs.values().copied().collect::<Vec<_>>(), [id]);
+    assert_eq!(datapath.stations.values().map(|station| station.vtep).collect::<Vec<_>>(), [id]);
     assert_eq!(datapath.attachments.len(), 3);
 }
 
@@ -354,7 +354,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         (datapath.networks[&NETWORK].local4.mac[5], datapath.networks[&NETWORK].local6.mac[5]),
         (1, 3)
     );
-    assert_eq!((datapath.vteps.len(), datapath.macs.len(), datapath.routes.len()), (2, 2, 4));
+    assert_eq!((datapath.vteps.len(), datapath.stations.len(), datapath.routes.len()), (2, 2, 4));
     let devices: BTreeSet<u32> = datapath.attachments.iter().map(|a| a.ifindex).collect();
     assert_eq!(devices, [2, 3, 9, 10].into());
     let delivers = |a: &&Attachment| matches!(a.hook, Hook::StrippedIngress | Hook::UnderlayXdp);

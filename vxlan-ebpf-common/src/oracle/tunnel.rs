@@ -28,17 +28,28 @@ pub(super) fn encapsulated(step: &Step<'_>, vtep: &Vtep) {
     assert_eq!(step.maps.vteps.get(&id), Some(vtep), "for another VTEP");
     assert!(hops == 0 || before.ttl > 1, "TTL {}", before.ttl);
 
-    let outer = View::of(step.after);
-    let local = end(&network, outer.source);
-    let tunnel = outer_headers(step, &outer, &network, vtep);
-    assert!(before.largest(step.frame.segment_size) <= u32::from(local.mtu), "too big");
-    assert_eq!(tunnel[..8], header(network.vni), "VXLAN header");
+    let (tunnel, local) = in_tunnel(step, &before, &network, vtep);
     assert_eq!(tunnel[8..14], vtep.mac, "inner Ethernet destination");
     assert_eq!(tunnel[14..20], local.mac, "inner Ethernet source");
     assert_eq!(tunnel[20..22], step.frame.bytes[12..14], "inner EtherType");
     let expected = view::after_hops(&step.frame.bytes[IP..], hops, before.tos);
     assert_eq!(view::without_checksum(&tunnel[INNER_IP..]), expected, "inner packet");
     View::of(&tunnel[8..]);
+}
+
+/// Checks the outer headers of a frame for `vtep`; what is behind UDP's, and our end of the tunnel.
+pub(super) fn in_tunnel<'a>(
+    step: &Step<'a>,
+    before: &View<'_>,
+    network: &Network,
+    vtep: &Vtep,
+) -> (&'a [u8], LocalVtep) {
+    let outer = View::of(step.after);
+    let local = end(network, outer.source);
+    let tunnel = outer_headers(step, &outer, network, vtep);
+    assert!(before.largest(step.frame.segment_size) <= u32::from(local.mtu), "too big");
+    assert_eq!(tunnel[..8], header(network.vni), "VXLAN header");
+    (tunnel, local)
 }
 
 /// Which VTEP a packet is for, and how many hops it makes at this hook.
@@ -53,7 +64,7 @@ fn destined(step: &Step<'_>, before: &View<'_>, network: &Network) -> (VtepId, u
         }
         Hook::TunnelEgress => {
             let key = MacKey::new(network.id, before.eth.destination);
-            (*step.maps.macs.get(&key).expect("the MAC of a VTEP"), 0)
+            (step.maps.stations.get(&key).expect("the MAC of a VTEP").vtep, 0)
         }
         hook => panic!("{} encapsulates nothing", hook.label()),
     }
@@ -89,14 +100,41 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
     assert!(!step.frame.rigid && step.frame.segment_size == 0, "room, or an aggregate");
     assert!(!step.frame.stray, "for another host");
     let network = step.maps.network();
-    let outer = View::of(&step.frame.bytes);
-    let (udp, tunnel) = outer.udp();
+    let (outer, inner, tunnel) = out_of_tunnel(step, &network);
     let local = end(&network, outer.destination);
-    assert_eq!(udp.destination_port, u16::from_be_bytes(network.port), "not the VXLAN port");
-    assert_eq!(tunnel[..8], header(network.vni), "a VNI other than ours, or reserved bits");
     assert_eq!(tunnel[8..14], local.mac, "inner frame for another MAC");
     assert_ne!(tunnel[14..20], local.mac, "inner frame from our own MAC");
+    let from = Addr::from(outer.source);
+    let owner = view::route(step.maps, inner.source).and_then(|id| step.maps.vteps.get(&id));
+    let speaks_for = owner.is_some_and(|vtep| vtep.family != 0 && vtep.addr == from)
+        || inner.source == outer.source && step.maps.vtep_ids.contains_key(&Key6::new(network.id, from));
+    assert!(speaks_for, "{} may not send from {}", outer.source, inner.source);
+    for source in [outer.source, inner.source] {
+        // Linux drops what carries one (`ip6_rcv_core`, v6.18), and the tables take it for IPv4.
+        assert_eq!(IpAddr::from(Addr::from(source)), source, "a mapped IPv4 address");
+    }
+    assert_eq!(view::endpoint(step.maps, inner.destination), Some(to), "for somebody else");
+    assert!(inner.len() <= u32::from(to.mtu), "too big");
+    assert!(inner.ttl > 1, "TTL {}", inner.ttl);
 
+    local::readdressed(step.after, to);
+    let expected = view::after_hops(&tunnel[INNER_IP..], 1, tos(&outer, &inner));
+    assert_eq!(view::without_checksum(&step.after[IP..]), expected, "inner packet");
+}
+
+/// The TOS or traffic class with which a packet leaves its tunnel.
+pub(super) fn tos(outer: &View<'_>, inner: &View<'_>) -> u8 {
+    let ecn = ECN[usize::from(inner.tos & 3)][usize::from(outer.tos & 3)];
+    inner.tos & !3 | ecn.expect("a mark that RFC 6040 lets through")
+}
+
+/// Checks what `step` came in: outer and inner packet, and all behind the outer UDP header.
+pub(super) fn out_of_tunnel<'a>(step: &Step<'a>, network: &Network) -> (View<'a>, View<'a>, &'a [u8]) {
+    let outer = View::of(&step.frame.bytes);
+    let (udp, tunnel) = outer.udp();
+    end(network, outer.destination);
+    assert_eq!(udp.destination_port, u16::from_be_bytes(network.port), "not the VXLAN port");
+    assert_eq!(tunnel[..8], header(network.vni), "a VNI other than ours, or reserved bits");
     let inner = View::of(&tunnel[8..]);
     match udp.checksum {
         0 => assert!(outer.v4.is_some(), "no checksum over IPv6"),
@@ -108,24 +146,7 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
             assert_eq!(outer.payload_is_good(), inner.payload_is_good(), "outer UDP checksum");
         }
     }
-    for source in [outer.source, inner.source] {
-        // Linux drops what carries one (`ip6_rcv_core`, v6.18), and the tables take it for IPv4.
-        assert_eq!(IpAddr::from(Addr::from(source)), source, "a mapped IPv4 address");
-    }
-    let from = Addr::from(outer.source);
-    let owner = view::route(step.maps, inner.source).and_then(|id| step.maps.vteps.get(&id));
-    let speaks_for = owner.is_some_and(|vtep| vtep.family != 0 && vtep.addr == from)
-        || inner.source == outer.source && step.maps.vtep_ids.contains_key(&Key6::new(network.id, from));
-    assert!(speaks_for, "{} may not send from {}", outer.source, inner.source);
-    assert_eq!(view::endpoint(step.maps, inner.destination), Some(to), "for somebody else");
-    assert!(inner.len() <= u32::from(to.mtu), "too big");
-    assert!(inner.ttl > 1, "TTL {}", inner.ttl);
-
-    local::readdressed(step.after, to);
-    let ecn = ECN[usize::from(inner.tos & 3)][usize::from(outer.tos & 3)];
-    let tos = inner.tos & !3 | ecn.expect("a mark that RFC 6040 lets through");
-    let expected = view::after_hops(&tunnel[INNER_IP..], 1, tos);
-    assert_eq!(view::without_checksum(&step.after[IP..]), expected, "inner packet");
+    (outer, inner, tunnel)
 }
 
 /// Our end of the tunnel, which must have the address `ip`.

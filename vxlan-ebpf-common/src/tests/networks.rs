@@ -4,7 +4,7 @@ use super::*;
 use crate::counters::Hook;
 use crate::headers::Be16;
 use crate::hooks::{self, Forward, pod_egress, stripped_ingress, underlay_ingress, underlay_xdp};
-use crate::maps::{Key4, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, VniKey};
+use crate::maps::{Key4, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Station, VniKey};
 use crate::testbed::*;
 
 /// The other tenant: the same subnets and MACs, another VNI and port.
@@ -31,7 +31,7 @@ fn two() -> Maps {
     let remote = maps.vteps[&REMOTE4];
     maps.vteps.insert(TENANT_REMOTE, remote);
     maps.vtep_ids.insert(crate::maps::Key6 { network: TENANT, ..key6(node4(2)) }, TENANT_REMOTE);
-    maps.macs.insert(MacKey::new(TENANT, vtep_mac(REMOTE4)), TENANT_REMOTE);
+    maps.stations.insert(MacKey::new(TENANT, vtep_mac(REMOTE4)), Station::vtep(TENANT_REMOTE));
     let pod = crate::maps::Endpoint { ifindex: TENANT_POD, ..endpoint(1) };
     maps.endpoints4.insert(Key4 { network: TENANT, ..key4(pod4(1, 1)) }, pod);
     maps

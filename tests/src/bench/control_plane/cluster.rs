@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use vxlan_agent::datapath::Pins;
 use vxlan_agent::status::{self, Status};
-use vxlan_ebpf_common::maps::{MacKey, VtepId, names};
+use vxlan_ebpf_common::maps::{MacKey, Station, names};
 
 use super::nodes::{self, NODES};
 use super::storm::{self, CHANGES, Storm};
@@ -134,8 +134,8 @@ impl Cluster {
         self.agent()?.pid().context("the agent does not run")
     }
 
-    fn macs(&self) -> Result<HashMap<MapData, MacKey, VtepId>> {
-        let map = MapData::from_pin(self.agent()?.pins()?.join(names::MACS))?;
+    fn macs(&self) -> Result<HashMap<MapData, MacKey, Station>> {
+        let map = MapData::from_pin(self.agent()?.pins()?.join(names::STATIONS))?;
         Ok(Map::from_map_data(map)?.try_into()?)
     }
 
@@ -150,7 +150,7 @@ impl Cluster {
         let state = Pins::open(&self.agent()?.pins()?)?.state()?;
         let nodes = NODES as usize + OTHERS;
         ensure!(state.routes.len() == nodes + OWN_SUBNETS, "{} routes", state.routes.len());
-        ensure!((state.vteps.len(), state.macs.len()) == (nodes, nodes), "not all VTEPs are there");
+        ensure!((state.vteps.len(), state.stations.len()) == (nodes, nodes), "not all VTEPs are there");
         Ok(())
     }
 

@@ -1,0 +1,227 @@
+//! Frames of a segment: the stations that send and receive them, and the ways between.
+//!
+//! Only frames from a known station to a known station take the fast path; who that is, and behind what, the
+//! kernel's bridge and vxlan device learn. So what they have to see is theirs: a station's first frame, one that
+//! comes from elsewhere, and one of each station in [`CONFIRM`].
+
+use crate::counters::Reason;
+use crate::decap;
+use crate::ecn;
+use crate::encap;
+use crate::headers::{ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
+use crate::hooks::{self, Bridged, Forward};
+use crate::inner::{self, Inner, largest_packet};
+use crate::maps::{LOCAL_VTEP, MacKey, Network, Station, station};
+use crate::packet::{ETH_LEN, Packet};
+use crate::tables::Tables;
+use crate::underlay::{self, OuterIp, Underlay};
+
+/// After how long the kernel gets a frame of a station again, in nanoseconds.
+pub const CONFIRM: u64 = 1_000_000_000;
+
+/// Whether a MAC stands for several stations (the lowest bit of its first byte, IEEE 802).
+#[inline(always)]
+const fn is_group(Mac([first, _, _]): Mac) -> bool {
+    first.first() & 1 != 0
+}
+
+/// What a station behind a port sent.
+#[inline(always)]
+pub(crate) fn from_port<'t, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+) -> Result<Forward<'t>, Reason> {
+    let eth = hooks::untagged(p)?;
+    let sender = sender(t, network, &eth)?;
+    if sender.ifindex != p.ifindex() {
+        return Err(elsewhere(t, sender));
+    }
+    if sender.flags & station::HOOKED_OUT != 0 {
+        return Err(Reason::Hooked);
+    }
+    confirm(t, sender)?;
+    let receiver = receiver(t, network, &eth)?;
+    match eth.ether_type {
+        ETH_P_IP => switch::<P, T, Ipv4>(p, t, network, &eth, receiver),
+        ETH_P_IPV6 => switch::<P, T, Ipv6>(p, t, network, &eth, receiver),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn switch<'t, P: Packet, T: Tables, H: Inner>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+    eth: &Eth,
+    receiver: &'t Station,
+) -> Result<Forward<'t>, Reason> {
+    let ip: H = hooks::checked(p)?;
+    if receiver.vtep != LOCAL_VTEP {
+        return encap::encapsulate(p, t, network, receiver.vtep, Some(eth), (&ip, &ip))
+            .map(Forward::Encapsulated);
+    }
+    if receiver.ifindex == p.ifindex() {
+        return Err(Reason::SamePort);
+    }
+    to_port(p, &ip, receiver)?;
+    Ok(Forward::Bridged(receiver, Bridged::Switched))
+}
+
+/// What the kernel's vxlan device took out of a tunnel. It has learnt who sent it.
+#[inline(always)]
+pub(crate) fn from_tunnel<'t, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+    eth: &Eth,
+) -> Result<Forward<'t>, Reason> {
+    let sender = sender(t, network, eth)?;
+    if sender.ifindex != 0 {
+        return Err(elsewhere(t, sender));
+    }
+    confirm(t, sender)?;
+    let receiver = behind_port(t, network, eth)?;
+    match eth.ether_type {
+        ETH_P_IP => deliver::<P, Ipv4>(p, receiver),
+        ETH_P_IPV6 => deliver::<P, Ipv6>(p, receiver),
+        _ => Err(Reason::NotIp),
+    }?;
+    Ok(Forward::Bridged(receiver, Bridged::Delivered))
+}
+
+#[inline(always)]
+fn deliver<P: Packet, H: Inner>(p: &mut P, receiver: &Station) -> Result<(), Reason> {
+    let ip: H = hooks::checked(p)?;
+    to_port(p, &ip, receiver)
+}
+
+/// What arrived in a tunnel.
+#[inline(always)]
+pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+    outer: &OuterIp,
+) -> Result<Forward<'t>, Reason> {
+    decap::check_lengths::<P, U>(p, outer)?;
+    let eth: Eth = p.load(U::INNER_ETH).ok_or_else(|| decap::missing(p, U::INNER_IP))?;
+    let sender = sender(t, network, &eth)?;
+    let vtep = t.vtep(sender.vtep).ok_or(Reason::NoVtep)?;
+    if sender.vtep == LOCAL_VTEP || vtep.family == 0 || vtep.addr != outer.source {
+        return Err(elsewhere(t, sender));
+    }
+    decap::check_whole::<P, U>(p, network, outer, vtep)?;
+    // It is confirmed behind the vxlan device, where the bridge is next.
+    if is_due(t, sender).is_some() {
+        return Err(Reason::Unconfirmed);
+    }
+    let receiver = behind_port(t, network, &eth)?;
+    match eth.ether_type {
+        ETH_P_IP => extract::<P, U, Ipv4>(p, outer, &eth, receiver),
+        ETH_P_IPV6 => extract::<P, U, Ipv6>(p, outer, &eth, receiver),
+        _ => Err(Reason::NotIp),
+    }?;
+    Ok(Forward::Bridged(receiver, Bridged::Decapsulated))
+}
+
+/// Takes the frame out of its tunnel, as it is but for congestion marks.
+#[inline(always)]
+fn extract<P: Packet, U: Underlay, H: Inner>(
+    p: &mut P,
+    outer: &OuterIp,
+    eth: &Eth,
+    receiver: &Station,
+) -> Result<(), Reason> {
+    p.linearize(U::INNER_IP + H::READ);
+    let ip: H = p.load(U::INNER_IP).ok_or_else(|| decap::missing(p, U::INNER_IP + H::LEN))?;
+    let len = p.length() - U::INNER_IP as u32;
+    ip.check(len)?;
+    if len > u32::from(receiver.mtu) {
+        return Err(Reason::TooBig);
+    }
+    let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
+    underlay::check_sum::<P, U>(p, || inner::sum(p, &ip, U::INNER_IP, len))?;
+    p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
+    p.store(0, eth).ok_or(Reason::WriteFailed)?;
+    if tos != ip.tos() {
+        ip.replace(&ip.with_tos(tos), p, ETH_LEN).ok_or(Reason::WriteFailed)?;
+    }
+    Ok(())
+}
+
+/// Who sent a frame, if that is known.
+#[inline(always)]
+fn sender<'t, T: Tables>(t: &'t T, network: &Network, eth: &Eth) -> Result<&'t Station, Reason> {
+    t.station(&MacKey::of(network.id, eth.src)).ok_or(Reason::UnknownStation)
+}
+
+/// Notes that `station` is elsewhere: the kernel's bridge is given the frame, and says where.
+#[inline(always)]
+fn elsewhere<T: Tables>(t: &T, station: &Station) -> Reason {
+    t.note_moved(station, true);
+    Reason::Moved
+}
+
+/// Gives the kernel a frame of `station`, which comes from where it is known to be, if it is time to, or if
+/// there was one from elsewhere since.
+#[inline(always)]
+fn confirm<T: Tables>(t: &T, station: &Station) -> Result<(), Reason> {
+    if station.moved != 0 {
+        t.note_moved(station, false);
+        return Err(Reason::Moved);
+    }
+    match is_due(t, station) {
+        Some(now) => {
+            t.note_confirmed(station, now);
+            Err(Reason::Unconfirmed)
+        }
+        None => Ok(()),
+    }
+}
+
+/// The time, if the kernel has had no frame of `station` for long enough.
+#[inline(always)]
+fn is_due<T: Tables>(t: &T, station: &Station) -> Option<u64> {
+    let tick = t.tick() as u32;
+    if station.tick == tick && station.confirmed != 0 {
+        return None;
+    }
+    let now = t.now();
+    if station.confirmed == 0 || now.wrapping_sub(station.confirmed) >= CONFIRM {
+        return Some(now.max(1));
+    }
+    t.note_tick(station, tick);
+    None
+}
+
+/// Whom a frame is for, if that is known.
+#[inline(always)]
+fn receiver<'t, T: Tables>(t: &'t T, network: &Network, eth: &Eth) -> Result<&'t Station, Reason> {
+    if is_group(eth.dst) {
+        return Err(Reason::Flooded);
+    }
+    let receiver = t.station(&MacKey::of(network.id, eth.dst)).ok_or(Reason::UnknownStation)?;
+    if receiver.moved != 0 {
+        return Err(Reason::Moved);
+    }
+    if receiver.flags & station::HOOKED_IN != 0 {
+        return Err(Reason::Hooked);
+    }
+    Ok(receiver)
+}
+
+/// As [`receiver`], if that is behind a port of this node.
+#[inline(always)]
+fn behind_port<'t, T: Tables>(t: &'t T, network: &Network, eth: &Eth) -> Result<&'t Station, Reason> {
+    let receiver = receiver(t, network, eth)?;
+    if receiver.ifindex == 0 { Err(Reason::NoEndpoint) } else { Ok(receiver) }
+}
+
+/// Whether a bare frame fits the receiver's port.
+#[inline(always)]
+fn to_port<P: Packet, H: Inner>(p: &P, ip: &H, receiver: &Station) -> Result<(), Reason> {
+    let largest = largest_packet(p, ip, ETH_LEN, p.length() - ETH_LEN as u32)?;
+    if largest > u32::from(receiver.mtu) { Err(Reason::TooBig) } else { Ok(()) }
+}
