@@ -12,7 +12,7 @@ use crate::maps::{
 use crate::packet::{ETH_LEN, Packet};
 use crate::segment;
 use crate::tables::Tables;
-use crate::underlay::{self, Underlay, V4, V6};
+use crate::underlay::{self, OuterIp, Underlay, V4, V6};
 
 /// Where a rewritten packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -512,18 +512,30 @@ fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     network: &Network,
 ) -> Result<Forward<'t>, Reason> {
     let outer = decap::outer::<P, U>(p, network)?;
-    if network.kind == Kind::L2 as u8 {
-        return segment::from_underlay::<P, T, U>(p, t, network, &outer)
-            .map_err(|reason| decap::refusal(t, network, &outer, reason));
+    let outcome = if network.kind == Kind::L2 as u8 {
+        segment::from_underlay::<P, T, U>(p, t, network, &outer)
+    } else {
+        to_local_pod::<P, T, U>(p, t, network, &outer)
+    };
+    match outcome {
+        Ok(forward) => Ok(forward),
+        Err(reason) => Err(decap::refusal(t, network, &outer, reason)),
     }
-    match decap::inner_type::<P, U>(p, network, &outer) {
-        Ok(ETH_P_IP) => decap::decapsulate::<P, T, U, Ipv4>(p, t, network, &outer),
-        Ok(ETH_P_IPV6) => decap::decapsulate::<P, T, U, Ipv6>(p, t, network, &outer),
-        Ok(_) => Err(Reason::NotIp),
-        Err(reason) => Err(reason),
+}
+
+#[inline(always)]
+fn to_local_pod<'t, P: Packet, T: Tables, U: Underlay>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+    outer: &OuterIp,
+) -> Result<Forward<'t>, Reason> {
+    match decap::inner_type::<P, U>(p, network, outer)? {
+        ETH_P_IP => decap::decapsulate::<P, T, U, Ipv4>(p, t, network, outer),
+        ETH_P_IPV6 => decap::decapsulate::<P, T, U, Ipv6>(p, t, network, outer),
+        _ => Err(Reason::NotIp),
     }
     .map(Forward::Decapsulated)
-    .map_err(|reason| decap::refusal(t, network, &outer, reason))
 }
 
 #[inline(always)]

@@ -106,7 +106,8 @@ pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     outer: &OuterIp,
 ) -> Result<Forward<'t>, Reason> {
     decap::check_lengths::<P, U>(p, outer)?;
-    let eth: Eth = p.load(U::INNER_ETH).ok_or_else(|| decap::missing(p, U::INNER_IP))?;
+    let Some(eth) = p.load(U::INNER_ETH) else { return Err(decap::missing(p, U::INNER_IP)) };
+    let eth: Eth = eth;
     let sender = sender(t, network, &eth)?;
     let vtep = t.vtep(sender.vtep).ok_or(Reason::NoVtep)?;
     if sender.vtep == LOCAL_VTEP || vtep.family == 0 || vtep.addr != outer.source {
@@ -135,7 +136,8 @@ fn extract<P: Packet, U: Underlay, H: Inner>(
     receiver: &Station,
 ) -> Result<(), Reason> {
     p.linearize(U::INNER_IP + H::READ);
-    let ip: H = p.load(U::INNER_IP).ok_or_else(|| decap::missing(p, U::INNER_IP + H::LEN))?;
+    let Some(ip) = p.load(U::INNER_IP) else { return Err(decap::missing(p, U::INNER_IP + H::LEN)) };
+    let ip: H = ip;
     let len = p.length() - U::INNER_IP as u32;
     ip.check(len)?;
     if len > u32::from(receiver.mtu) {

@@ -44,8 +44,9 @@ fn tunnel_egress(ctx: TcContext) -> i32 {
     finish(&ctx, Hook::TunnelEgress, bytes, hooks::tunnel_egress(&mut skb, &Maps))
 }
 
-/// TC ingress on the underlay interface.
+/// TC ingress on the underlay interface. Inlined like [`pod_egress`].
 #[classifier]
+#[inline(always)]
 fn underlay_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use vxlan_ebpf_common::maps::Station;
+
 use crate::datapath::Change;
 use crate::net::Mac;
 

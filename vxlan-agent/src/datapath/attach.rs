@@ -43,7 +43,8 @@ const fn direction(hook: Hook) -> TcAttachType {
         | Hook::UnderlayIngress
         | Hook::TunnelIngress
         | Hook::StrippedIngress
-        | Hook::UnderlayXdp => TcAttachType::Ingress,
+        | Hook::UnderlayXdp
+        | Hook::PortIngress => TcAttachType::Ingress,
     }
 }
 

@@ -12,7 +12,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, Pe
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use vxlan_ebpf_common::maps::{
     Addr, Counter, Endpoint, Flow, FlowKey, Key4, Key6, LinkEntry, MacKey, NETWORK_BITS, NO_NETWORK, Network,
-    NetworkId, Node, SWITCH_GENERATION, SWITCH_OFF, VniKey, Vtep, VtepId, names, switch,
+    NetworkId, Node, SWITCH_GENERATION, SWITCH_OFF, Station, VniKey, Vtep, VtepId, names, switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, counters};
 
