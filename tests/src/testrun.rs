@@ -10,6 +10,7 @@ use std::time::Duration;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp};
 use aya_obj::programs::XdpAttachType;
 use ipnetwork::IpNetwork;
+use nix::time::{ClockId, clock_gettime};
 use vxlan_agent::datapath::{self, Datapath, DatapathState, Options, Pins, Sizes};
 use vxlan_agent::net::IfIndex;
 use vxlan_agent::ownership;
@@ -27,6 +28,16 @@ pub struct Kernel {
     dir: PathBuf,
     datapath: Datapath,
     pins: Pins,
+}
+
+/// `CLOCK_MONOTONIC` as programs see it, in nanoseconds.
+///
+/// # Panics
+///
+/// If there is no such clock.
+pub fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
+    Duration::from(now).as_nanos() as u64
 }
 
 /// What a program made of a frame.

@@ -11,8 +11,8 @@ use etherparse::PacketBuilder;
 use crate::counters::Hook;
 use crate::headers::Be16;
 use crate::maps::{
-    Addr, Endpoint, Key4, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MacKey, Mode, Network, NetworkId, NextHop,
-    Node, Station, VniKey, Vtep, VtepId,
+    Addr, Endpoint, Key4, Key6, Kind, LOCAL_VTEP, LinkEntry, LocalVtep, MacKey, Mode, Network, NetworkId,
+    NextHop, Node, Station, VniKey, Vtep, VtepId,
 };
 use crate::model::{Frame, Maps};
 
@@ -98,6 +98,57 @@ pub fn maps() -> Maps {
         maps.endpoints6.insert(key6(pod6(1, pod)), endpoint(pod));
     }
     maps
+}
+
+/// MAC of a station of the segment behind remote node `id`.
+pub const fn station_mac(id: VtepId) -> [u8; 6] {
+    [2, 0, 0, 9, 0, id as u8]
+}
+
+/// The maps of this node if the network is a segment: pods 1 and 2 are stations behind ports of its bridge, and
+/// each remote node has one. The kernel was given a frame of each at the time `now`.
+pub fn segment(now: u64) -> Maps {
+    let mut maps = Maps { now, ..maps() };
+    maps.networks.values_mut().for_each(|network| network.kind = Kind::L2 as u8);
+    let ports = (1..=2).map(|pod| {
+        let ifindex = u32::from(pod);
+        (pod_mac(pod), Station { vtep: LOCAL_VTEP, ifindex, mtu: MTU, ..Station::default() })
+    });
+    let remote = [REMOTE4, REMOTE6].map(|id| (station_mac(id), Station::vtep(id)));
+    let stations = ports.chain(remote);
+    maps.stations =
+        stations.map(|(mac, at)| (MacKey::new(NETWORK, mac), Station { confirmed: now, ..at })).collect();
+    maps
+}
+
+/// A frame to the station `to` from that of pod 1. It has one hop left.
+pub fn frame_to(to: [u8; 6], v6: bool) -> Inner {
+    let ip = if v6 { pod6(2, 9).into() } else { pod4(2, 9).into() };
+    Inner { from_mac: pod_mac(1), to_mac: to, ttl: 1, ..Inner::from_pod(ip) }
+}
+
+/// A frame from the station behind remote node `id` to that of pod 1, and that in its tunnel.
+pub fn frame_from(id: VtepId, v6: bool) -> (Inner, Frame) {
+    let inner = Inner { from_mac: station_mac(id), to_mac: pod_mac(1), ttl: 1, ..Inner::from_remote(id, v6) };
+    let frame = Outer::from_remote(id, inner.build()).frame();
+    (inner, frame)
+}
+
+/// Frames that the programs forward in a [`segment`], of every kind.
+pub fn segment_seeds() -> Vec<(Hook, Frame)> {
+    let mut seeds = Vec::new();
+    for payload in Payload::ALL {
+        for v6 in [false, true] {
+            seeds.push((Hook::PortIngress, Inner { payload, ..frame_to(pod_mac(2), v6) }.frame()));
+            for id in [REMOTE4, REMOTE6] {
+                seeds.push((Hook::PortIngress, Inner { payload, ..frame_to(station_mac(id), v6) }.frame()));
+                let inner = Inner { payload, ..frame_from(id, v6).0 };
+                seeds.push((Hook::TunnelIngress, inner.frame()));
+                seeds.push((Hook::UnderlayIngress, Outer::from_remote(id, inner.build()).frame()));
+            }
+        }
+    }
+    seeds
 }
 
 /// The key of an address in the network.

@@ -11,7 +11,7 @@ use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, FlowStep};
 use vxlan_ebpf_common::testbed::{self, Inner, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
 use vxlan_ebpf_common::{Disposition, Hook, Reason, hooks};
-use vxlan_tests::testrun::{Kernel, Verdict};
+use vxlan_tests::testrun::{self, Kernel, Verdict};
 
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
@@ -93,6 +93,41 @@ fn kernel_and_model_forward_the_same_bytes() {
             continue;
         }
         assert!(forwarded, "{hook:?} did not forward a valid frame: {reason:?}");
+    }
+}
+
+#[test]
+fn kernel_and_model_forward_the_same_frames_of_segments() {
+    let mut kernel = Kernel::load();
+    let stray = Inner { to_mac: testbed::station_mac(9), ..testbed::frame_to([0; 6], false) }.frame();
+    let group = Inner { to_mac: [0xff; 6], ..testbed::frame_to([0; 6], false) }.frame();
+    let elsewhere = Frame { ifindex: 2, ..testbed::frame_to(testbed::pod_mac(2), false).frame() };
+    let others = [stray, group, elsewhere].map(|frame| (Hook::PortIngress, frame));
+    for (hook, frame) in testbed::segment_seeds().into_iter().chain(others) {
+        // All stations are known, and one after the other they have moved, or are unknown or to be confirmed.
+        let maps = testbed::segment(testrun::now());
+        kernel.fill(&maps);
+        let reason = compare(&kernel, &maps, hook, &frame);
+        let keys: Vec<_> = maps.stations.keys().copied().collect();
+        for key in keys {
+            let mut changed = maps.clone();
+            changed.stations.remove(&key);
+            kernel.fill(&changed);
+            compare(&kernel, &changed, hook, &frame);
+            for (moved, confirmed) in [(1, maps.now), (0, 0)] {
+                let mut changed = maps.clone();
+                changed.stations.entry(key).and_modify(|station| {
+                    (station.moved, station.confirmed) = (moved, confirmed);
+                });
+                kernel.fill(&changed);
+                compare(&kernel, &changed, hook, &frame);
+            }
+        }
+        if reason == Reason::NoRoom && takes_off_one_family_only() {
+            continue;
+        }
+        let is_valid = testbed::segment_seeds().contains(&(hook, frame));
+        assert_eq!(reason.disposition() == Disposition::Forwarded, is_valid, "{hook:?}: {reason:?}");
     }
 }
 

@@ -3,49 +3,18 @@
 use super::*;
 use crate::counters::Hook;
 use crate::hooks::{port_ingress, tunnel_egress, tunnel_ingress, underlay_ingress, underlay_xdp};
-use crate::maps::{Kind, LOCAL_VTEP, MacKey, Station, station};
+use crate::maps::{MacKey, Station, station};
 use crate::model::Note;
 use crate::oracle;
 use crate::segment::CONFIRM;
-use crate::testbed::*;
+use crate::testbed::{self, *};
 
 const HERE: [u8; 6] = pod_mac(1);
 const NEIGHBOUR: [u8; 6] = pod_mac(2);
 const NOW: u64 = 50 * CONFIRM;
 
-/// The MAC of a station behind a remote node.
-const fn remote(id: u32) -> [u8; 6] {
-    [2, 0, 0, 9, 0, id as u8]
-}
-
 fn segment() -> Maps {
-    let mut maps = maps();
-    maps.network_mut().expect("the network").kind = Kind::L2 as u8;
-    maps.now = NOW;
-    maps.stations.clear();
-    let confirmed = NOW - 1;
-    for (mac, ifindex) in [(HERE, POD_IFINDEX), (NEIGHBOUR, 2)] {
-        let station = Station { vtep: LOCAL_VTEP, ifindex, mtu: MTU, confirmed, ..Station::default() };
-        maps.stations.insert(MacKey::new(NETWORK, mac), station);
-    }
-    for id in [REMOTE4, REMOTE6] {
-        let station = Station { confirmed, ..Station::vtep(id) };
-        maps.stations.insert(MacKey::new(NETWORK, remote(id)), station);
-    }
-    maps
-}
-
-/// A frame from the station here to the one with `to`.
-fn to(to: [u8; 6], v6: bool) -> Inner {
-    let ip = if v6 { pod6(2, 9).into() } else { pod4(2, 9).into() };
-    Inner { from_mac: HERE, to_mac: to, ttl: 1, ..Inner::from_pod(ip) }
-}
-
-/// A frame from the station behind `id` to the one here, in its tunnel.
-fn from(id: u32, v6: bool) -> (Inner, Frame) {
-    let inner = Inner { from_mac: remote(id), to_mac: HERE, ttl: 1, ..Inner::from_remote(id, v6) };
-    let frame = Outer::from_remote(id, inner.build()).frame();
-    (inner, frame)
+    testbed::segment(NOW)
 }
 
 fn change(maps: &mut Maps, mac: [u8; 6], edit: impl FnOnce(&mut Station)) {
@@ -55,7 +24,7 @@ fn change(maps: &mut Maps, mac: [u8; 6], edit: impl FnOnce(&mut Station)) {
 #[test]
 fn a_frame_goes_to_a_station_behind_another_node_as_it_is() {
     for (id, v6) in [(REMOTE4, false), (REMOTE4, true), (REMOTE6, false), (REMOTE6, true)] {
-        let frame = to(remote(id), v6).frame();
+        let frame = frame_to(station_mac(id), v6).frame();
         assert_eq!(oracle::check(Hook::PortIngress, &frame, &segment()), Reason::Encapsulated);
     }
 }
@@ -63,7 +32,7 @@ fn a_frame_goes_to_a_station_behind_another_node_as_it_is() {
 #[test]
 fn a_frame_comes_from_a_station_behind_another_node_as_it_was() {
     for (id, v6) in [(REMOTE4, false), (REMOTE4, true), (REMOTE6, false), (REMOTE6, true)] {
-        let (inner, frame) = from(id, v6);
+        let (inner, frame) = frame_from(id, v6);
         assert_eq!(oracle::check(Hook::UnderlayIngress, &frame, &segment()), Reason::Decapsulated);
         let mut out = frame;
         underlay_ingress(&mut out, &segment()).outcome.expect("decapsulated");
@@ -73,7 +42,7 @@ fn a_frame_comes_from_a_station_behind_another_node_as_it_was() {
 
 #[test]
 fn congestion_on_the_way_is_noted_inside() {
-    let inner = Inner { tos: 2, ..from(REMOTE4, false).0 };
+    let inner = Inner { tos: 2, ..frame_from(REMOTE4, false).0 };
     let mut frame = Outer { tos: 3, ..Outer::from_remote(REMOTE4, inner.build()) }.frame();
     underlay_ingress(&mut frame, &segment()).outcome.expect("decapsulated");
     assert_eq!(frame.bytes, Inner { tos: 3, ..inner }.build());
@@ -81,7 +50,7 @@ fn congestion_on_the_way_is_noted_inside() {
 
 #[test]
 fn a_frame_is_switched_between_ports_but_not_back() {
-    let frame = to(NEIGHBOUR, false).frame();
+    let frame = frame_to(NEIGHBOUR, false).frame();
     assert_eq!(oracle::check(Hook::PortIngress, &frame, &segment()), Reason::Switched);
     let mut maps = segment();
     change(&mut maps, NEIGHBOUR, |station| station.ifindex = POD_IFINDEX);
@@ -90,7 +59,7 @@ fn a_frame_is_switched_between_ports_but_not_back() {
 
 #[test]
 fn what_the_device_took_out_of_a_tunnel_is_delivered() {
-    let (inner, _) = from(REMOTE4, true);
+    let (inner, _) = frame_from(REMOTE4, true);
     let frame = inner.frame();
     assert_eq!(oracle::check(Hook::TunnelIngress, &frame, &segment()), Reason::Delivered);
     // What the bridge sends, the device shall know of.
@@ -100,7 +69,7 @@ fn what_the_device_took_out_of_a_tunnel_is_delivered() {
 #[test]
 fn stations_that_are_not_known_and_groups_are_the_kernels() {
     let (maps, stranger) = (segment(), [2, 0, 0, 9, 9, 9]);
-    let frame = |from_mac, to_mac| Inner { from_mac, to_mac, ..to(HERE, false) };
+    let frame = |from_mac, to_mac| Inner { from_mac, to_mac, ..frame_to(HERE, false) };
     for (from_mac, to_mac, reason) in [
         (HERE, stranger, Reason::UnknownStation),
         (stranger, NEIGHBOUR, Reason::UnknownStation),
@@ -111,28 +80,28 @@ fn stations_that_are_not_known_and_groups_are_the_kernels() {
         assert_eq!(run_with(port_ingress, &frame, &maps), (reason, frame.clone()));
     }
     let arp = Frame {
-        bytes: [&to(NEIGHBOUR, false).build()[..12], &[8, 6], &[0; 46]].concat(),
-        ..to(HERE, false).frame()
+        bytes: [&frame_to(NEIGHBOUR, false).build()[..12], &[8, 6], &[0; 46]].concat(),
+        ..frame_to(HERE, false).frame()
     };
     assert_eq!(run_with(port_ingress, &arp, &maps).0, Reason::NotIp);
-    let tagged = Frame { tagged: true, ..to(NEIGHBOUR, false).frame() };
+    let tagged = Frame { tagged: true, ..frame_to(NEIGHBOUR, false).frame() };
     assert_eq!(run_with(port_ingress, &tagged, &maps).0, Reason::NotIp);
-    assert_eq!(run_with(underlay_xdp, &from(REMOTE4, false).1, &maps).0, Reason::OtherMac);
+    assert_eq!(run_with(underlay_xdp, &frame_from(REMOTE4, false).1, &maps).0, Reason::OtherMac);
 }
 
 #[test]
 fn who_sends_from_elsewhere_is_the_kernels_to_find() {
     // From another port, from behind a node, from behind another node, from behind none.
-    let other_port = Inner { from_mac: NEIGHBOUR, ..to(remote(REMOTE4), false) }.frame();
-    let behind_node = Inner { from_mac: remote(REMOTE4), ..to(NEIGHBOUR, false) }.frame();
-    let other_node = Inner { from_mac: remote(REMOTE6), to_mac: HERE, ..from(REMOTE4, false).0 };
+    let other_port = Inner { from_mac: NEIGHBOUR, ..frame_to(station_mac(REMOTE4), false) }.frame();
+    let behind_node = Inner { from_mac: station_mac(REMOTE4), ..frame_to(NEIGHBOUR, false) }.frame();
+    let other_node = Inner { from_mac: station_mac(REMOTE6), to_mac: HERE, ..frame_from(REMOTE4, false).0 };
     let other_node = Outer::from_remote(REMOTE4, other_node.build()).frame();
-    let from_here = Inner { from_mac: NEIGHBOUR, to_mac: HERE, ..from(REMOTE4, false).0 };
+    let from_here = Inner { from_mac: NEIGHBOUR, to_mac: HERE, ..frame_from(REMOTE4, false).0 };
     let from_here = Outer::from_remote(REMOTE4, from_here.build()).frame();
     for (hook, frame, mac) in [
         (Hook::PortIngress, other_port, NEIGHBOUR),
-        (Hook::PortIngress, behind_node, remote(REMOTE4)),
-        (Hook::UnderlayIngress, other_node, remote(REMOTE6)),
+        (Hook::PortIngress, behind_node, station_mac(REMOTE4)),
+        (Hook::UnderlayIngress, other_node, station_mac(REMOTE6)),
         (Hook::UnderlayIngress, from_here, NEIGHBOUR),
     ] {
         let maps = segment();
@@ -145,7 +114,7 @@ fn who_sends_from_elsewhere_is_the_kernels_to_find() {
 #[test]
 fn a_broadcast_from_elsewhere_says_that_a_station_has_moved() {
     let maps = segment();
-    let frame = Inner { from_mac: NEIGHBOUR, to_mac: [0xff; 6], ..to(HERE, false) }.frame();
+    let frame = Inner { from_mac: NEIGHBOUR, to_mac: [0xff; 6], ..frame_to(HERE, false) }.frame();
     assert_eq!(run_with(port_ingress, &frame, &maps).0, Reason::Moved);
 }
 
@@ -153,9 +122,9 @@ fn a_broadcast_from_elsewhere_says_that_a_station_has_moved() {
 fn a_station_that_has_moved_gets_and_sends_by_the_kernel_until_it_is_heard_where_it_was() {
     let mut maps = segment();
     change(&mut maps, NEIGHBOUR, |station| station.moved = 1);
-    assert_eq!(run_with(port_ingress, &to(NEIGHBOUR, false).frame(), &maps).0, Reason::Moved);
+    assert_eq!(run_with(port_ingress, &frame_to(NEIGHBOUR, false).frame(), &maps).0, Reason::Moved);
     assert!(maps.notes.borrow().is_empty());
-    let mut back = Inner { from_mac: NEIGHBOUR, ..to(HERE, false) }.frame();
+    let mut back = Inner { from_mac: NEIGHBOUR, ..frame_to(HERE, false) }.frame();
     back.ifindex = 2;
     assert_eq!(run_with(port_ingress, &back, &maps).0, Reason::Moved);
     let station = maps.stations[&MacKey::new(NETWORK, NEIGHBOUR)].written();
@@ -167,11 +136,11 @@ fn the_kernel_gets_a_frame_of_each_station_again_after_a_while() {
     for confirmed in [0, NOW - CONFIRM] {
         let mut maps = segment();
         change(&mut maps, HERE, |station| station.confirmed = confirmed);
-        change(&mut maps, remote(REMOTE4), |station| station.confirmed = confirmed);
-        assert_eq!(run_with(port_ingress, &to(NEIGHBOUR, false).frame(), &maps).0, Reason::Unconfirmed);
+        change(&mut maps, station_mac(REMOTE4), |station| station.confirmed = confirmed);
+        assert_eq!(run_with(port_ingress, &frame_to(NEIGHBOUR, false).frame(), &maps).0, Reason::Unconfirmed);
         assert_eq!(maps.notes.take().len(), 1);
         // Behind the device comes the bridge, which has to see it, too.
-        let (inner, frame) = from(REMOTE4, false);
+        let (inner, frame) = frame_from(REMOTE4, false);
         assert_eq!(run_with(underlay_ingress, &frame, &maps).0, Reason::Unconfirmed);
         assert_eq!(maps.notes.take(), []);
         assert_eq!(run_with(tunnel_ingress, &inner.frame(), &maps).0, Reason::Unconfirmed);
@@ -181,7 +150,7 @@ fn the_kernel_gets_a_frame_of_each_station_again_after_a_while() {
 
 #[test]
 fn strangers_are_dropped_and_large_or_hooked_frames_are_the_kernels() {
-    let (_, mut frame) = from(REMOTE4, false);
+    let (_, mut frame) = frame_from(REMOTE4, false);
     frame.bytes[29] = 77;
     let sum =
         etherparse::Ipv4Header::from_slice(&frame.bytes[14..]).expect("a header").0.calc_header_checksum();
@@ -191,10 +160,13 @@ fn strangers_are_dropped_and_large_or_hooked_frames_are_the_kernels() {
     for mac in [HERE, NEIGHBOUR] {
         change(&mut maps, mac, |station| station.mtu = 100);
     }
-    assert_eq!(run_with(underlay_ingress, &from(REMOTE4, false).1, &maps).0, Reason::TooBig);
-    assert_eq!(run_with(port_ingress, &to(NEIGHBOUR, false).frame(), &maps).0, Reason::TooBig);
+    assert_eq!(run_with(underlay_ingress, &frame_from(REMOTE4, false).1, &maps).0, Reason::TooBig);
+    assert_eq!(run_with(port_ingress, &frame_to(NEIGHBOUR, false).frame(), &maps).0, Reason::TooBig);
     change(&mut maps, NEIGHBOUR, |station| station.flags = station::HOOKED_IN);
-    assert_eq!(run_with(port_ingress, &to(NEIGHBOUR, false).frame(), &maps).0, Reason::Hooked);
+    assert_eq!(run_with(port_ingress, &frame_to(NEIGHBOUR, false).frame(), &maps).0, Reason::Hooked);
     change(&mut maps, HERE, |station| station.flags = station::HOOKED_OUT);
-    assert_eq!(run_with(port_ingress, &to(remote(REMOTE4), false).frame(), &maps).0, Reason::Hooked);
+    assert_eq!(
+        run_with(port_ingress, &frame_to(station_mac(REMOTE4), false).frame(), &maps).0,
+        Reason::Hooked
+    );
 }
