@@ -151,6 +151,7 @@ impl Input<'_> {
             mac: own.mac,
             mtu: side.underlay.inner_mtu,
             ready: true,
+            segment: None,
         }
     }
 
