@@ -128,13 +128,22 @@ fn bridge_changes(observed: &KernelState, desired: &KernelState) -> Vec<KernelCh
         Some(Some(_)) => vec![KernelChange::SetBridge(name.clone(), want.clone())],
         None => vec![KernelChange::CreateBridge(name.clone(), want.clone())],
     };
-    let none = BTreeSet::new();
-    let there = have.map_or(&none, |_| &observed.bridge_addresses);
-    let new = desired.bridge_addresses.difference(there);
+    let mut there = have.map_or_else(BTreeSet::new, |_| observed.bridge_addresses.clone());
+    // First, because one of them may take along what is new.
+    for old in observed.bridge_addresses.difference(&desired.bridge_addresses).filter(|_| have.is_some()) {
+        changes.push(KernelChange::RemoveBridgeAddress(name.clone(), *old));
+        remove_address(&mut there, old);
+    }
+    let new = desired.bridge_addresses.difference(&there);
     changes.extend(new.map(|ip| KernelChange::AddBridgeAddress(name.clone(), *ip)));
-    let old = there.difference(&desired.bridge_addresses);
-    changes.extend(old.map(|ip| KernelChange::RemoveBridgeAddress(name.clone(), *ip)));
     changes
+}
+
+/// What the removal of an address leaves: with the first IPv4 address of a network the kernel removes the
+/// others of that network, unless told otherwise (`promote_secondaries`). Which is the first nobody says.
+fn remove_address(addresses: &mut BTreeSet<IpNetwork>, gone: &IpNetwork) {
+    let network = |ip: &IpNetwork| (ip.network(), ip.prefix());
+    addresses.retain(|ip| ip != gone && (gone.is_ipv6() || network(ip) != network(gone)));
 }
 
 /// Bridges of ours that serve nobody.
@@ -279,7 +288,7 @@ impl KernelState {
                 }
             }
             KernelChange::AddBridgeAddress(_, ip) => drop(self.bridge_addresses.insert(*ip)),
-            KernelChange::RemoveBridgeAddress(_, ip) => drop(self.bridge_addresses.remove(ip)),
+            KernelChange::RemoveBridgeAddress(_, ip) => remove_address(&mut self.bridge_addresses, ip),
             _ => {}
         }
     }

@@ -135,7 +135,10 @@ fn segment(operators: bool) -> impl Strategy<Value = KernelState> {
     let port =
         (any::<bool>(), prop::option::of(ip()), prop::option::of(Just("br1".to_owned())), any::<bool>())
             .prop_map(|(learning, group, bridge, suppress)| Segment { learning, group, bridge, suppress });
-    let addresses = btree_set(ip().prop_map(|ip| IpNetwork::new(ip, 24).expect("prefix")), 0..4);
+    // Several to a network.
+    let address = (0..3_u8, 0..3_u8)
+        .prop_map(|(net, host)| IpNetwork::new(IpAddr::from([10, 0, net, host]), 24).expect("prefix"));
+    let addresses = btree_set(address, 0..6);
     let content = (btree_map(mac(), ip(), 0..6), btree_set(ip(), 0..4));
     let bridge = (prop::option::of(own), addresses);
     (prop::option::of((device(), port)), bridge, content).prop_map(
