@@ -192,7 +192,7 @@ fn stations_are_where_bridge_and_device_have_them() {
         let desired = world.desired(true).await;
         world.reach(&desired).await;
         sh("ip link add port0 type veth peer name pod0");
-        sh("ip link set pod0 up");
+        sh("ip link set pod0 up addrgenmode none");
         sh("ip link set port0 up master br1");
         sh("bridge fdb add 02:00:00:00:01:07 dev port0 master dynamic");
         sh("bridge fdb add 02:00:00:00:01:08 dev vxlan1 dst 192.0.2.5 self dynamic");
@@ -218,21 +218,23 @@ fn stations_are_where_bridge_and_device_have_them() {
 }
 
 /// Applies notifications until `done`.
-async fn follow(events: &mut Events, tables: &mut Tables, done: impl Fn(&Tables) -> bool) {
+async fn follow(what: &str, events: &mut Events, tables: &mut Tables, done: impl Fn(&Tables) -> bool) {
     let mut touched = Touched::default();
     let all = async {
         while !done(tables) {
             events.next(tables, &mut touched).await.expect("notifications");
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), all).await.expect("notified in time");
+    tokio::time::timeout(Duration::from_secs(10), all)
+        .await
+        .unwrap_or_else(|_| panic!("not heard of: {what}"));
 }
 
 #[test]
 fn what_changes_on_bridge_ports_and_entries_is_heard_of() {
     World::run(|mut world| async move {
         sh("ip link add port0 type veth peer name pod0");
-        sh("ip link set pod0 up");
+        sh("ip link set pod0 up addrgenmode none");
         let desired = world.desired(true).await;
         world.reach(&desired).await;
         sh("ip link set port0 up master br1");
@@ -242,38 +244,38 @@ fn what_changes_on_bridge_ports_and_entries_is_heard_of() {
         let mut tables = world.tables().await;
         let reasons =
             |tables: &Tables| -> BTreeSet<Reason> { why_not(tables, bridge, false).into_iter().collect() };
-        follow(&mut events, &mut tables, |tables| reasons(tables).is_empty()).await;
+        follow("port0 up", &mut events, &mut tables, |tables| reasons(tables).is_empty()).await;
         for (line, scope, feature) in [
             ("bridge link set dev port0 isolated on", Scope::Port(port), Feature::Isolated),
             ("bridge link set dev port0 hairpin on", Scope::Port(port), Feature::Hairpin),
             ("ip link set port0 type bridge_slave learning off", Scope::Port(port), Feature::NoLearning),
             (
-                "bridge link set dev port0 state 4",
+                "bridge link set dev port0 state 0",
                 Scope::Port(port),
-                Feature::NotForwarding(PortState::Blocking),
+                Feature::NotForwarding(PortState::Disabled),
             ),
         ] {
             sh(line);
             let reason = Reason { scope, feature };
-            follow(&mut events, &mut tables, |tables| reasons(tables).contains(&reason)).await;
+            follow(line, &mut events, &mut tables, |tables| reasons(tables).contains(&reason)).await;
         }
         let settings =
             |tables: &Tables| tables.bridges.get(&bridge).map(|bridge| (bridge.stp, bridge.ageing));
         sh("ip link set br1 type bridge stp_state 1 ageing_time 12300");
-        follow(&mut events, &mut tables, |tables| settings(tables) == Some((true, 12_300))).await;
-        sh("bridge fdb add 02:00:00:00:01:07 dev port0 master dynamic");
+        follow("settings", &mut events, &mut tables, |tables| settings(tables) == Some((true, 12_300))).await;
+        sh("bridge fdb add 02:00:00:00:01:07 dev port0 master static");
         sh("bridge fdb append 00:00:00:00:00:00 dev vxlan1 dst 192.0.2.9 self permanent");
         sh("bridge fdb del 00:00:00:00:00:00 dev vxlan1 dst 192.0.2.2 self");
         let now = world.tables().await;
         let same = |tables: &Tables| {
             tables.flood == now.flood && tables.remotes == now.remotes && tables.fdb == now.fdb
         };
-        follow(&mut events, &mut tables, same).await;
+        follow("entries", &mut events, &mut tables, same).await;
         assert_eq!(stations(&tables, device, bridge).get(&(mac(7), 0)), Some(&Place::Port(port)));
         sh("ip link set port0 nomaster");
-        follow(&mut events, &mut tables, |tables| !tables.ports.contains_key(&port)).await;
+        follow("nomaster", &mut events, &mut tables, |tables| !tables.ports.contains_key(&port)).await;
         sh("ip link delete br1");
-        follow(&mut events, &mut tables, |tables| !tables.bridges.contains_key(&bridge)).await;
+        follow("delete", &mut events, &mut tables, |tables| !tables.bridges.contains_key(&bridge)).await;
         assert!(tables.fdb.is_empty() && tables.ports.is_empty());
     });
 }

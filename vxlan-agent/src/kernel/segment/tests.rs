@@ -89,7 +89,7 @@ fn an_operators_bridge_is_used_as_it_is() {
 fn a_bridge_of_ours_goes_with_the_network_unless_others_use_it() {
     let mut tables = ours();
     let device = KernelChange::DeleteDevice("vxlan1".into());
-    assert_eq!(diff(&look(&tables), &KernelState::default()), [device.clone()]);
+    assert_eq!(diff(&look(&tables), &KernelState::default()), std::slice::from_ref(&device));
     tables.links.remove(&PORT);
     let bridge = KernelChange::RemoveBridge("br1".into());
     assert_eq!(diff(&look(&tables), &KernelState::default()), [device, bridge]);
