@@ -2,7 +2,10 @@
 //!
 //! - Devices carry an alias (`ip link show`: `alias vxlan-agent …`) with the network's name.
 //! - On our vxlan device, every permanent neighbour, every forwarding entry and every single-address
-//!   assignment is ours; a route is ours when it also carries [`ROUTE_PROTOCOL`].
+//!   assignment is ours; a route is ours when it also carries [`ROUTE_PROTOCOL`]. Where the device is a
+//!   bridge's port, forwarding entries that go by themselves are not.
+//! - On a bridge with our alias, every address is ours that neither goes by itself nor is link-local. Of a
+//!   bridge without it nothing is ours but the port that our device is.
 //! - Programs, links and maps of all networks lie in one pin directory per layout version.
 //! - Status and lock lie in one run directory per pin directory.
 
@@ -37,6 +40,11 @@ pub fn device6_alias(network: &str) -> String {
 /// Alias of the devices that give a bridge's ports head-room.
 pub fn headroom_alias(network: &str) -> String {
     format!("vxlan-agent head-room {network}")
+}
+
+/// Alias of the bridge of `network`, where the network made it.
+pub fn bridge_alias(network: &str) -> String {
+    format!("vxlan-agent bridge {network}")
 }
 
 /// Name of the nf_tables table of `network`.

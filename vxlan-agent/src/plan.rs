@@ -165,6 +165,7 @@ impl Input<'_> {
             mac: own.mac,
             mtu: side.underlay.inner_mtu,
             ready: true,
+            segment: None,
         }
     }
 
