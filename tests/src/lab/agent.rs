@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 
 use super::cmd::{self, wait_until};
+use super::site::Site;
 use super::{
     Counters, DEVICE, Etcd, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cleanup, etcd, kubernetes,
 };
@@ -89,78 +91,91 @@ impl Agent {
     /// Writes the configuration for node `n`; starts nothing.
     pub(super) fn new(lab: &Lab, spec: &LabSpec, n: u8, options: &AgentOptions) -> Result<Self> {
         let node = format!("n{n}");
-        let run_dir = lab.run_dir().join(&node);
-        std::fs::create_dir_all(&run_dir)?;
-        let config = lab.run_dir().join(format!("{node}.toml"));
-        let pin_dir = cleanup::pin_dir(lab.prefix()).join(&node);
-        let mut more = options.node.clone();
-        if let (Some(xdp), false) = (xdp(), more.contains("xdp")) {
-            write!(more, "\nxdp = \"{xdp}\"")?;
-        }
+        let place = Place::of(&lab.site, &node)?;
         let state = match (&lab.kubernetes, &lab.etcd) {
             (Some(kubernetes), _) => {
                 format!("source = \"kubernetes\"\nkubeconfig = {:?}\n", kubernetes.kubeconfig())
             }
             (None, Some(etcd)) => {
                 // It has had its subnet before.
-                std::fs::write(run_dir.join("subnet.env"), etcd::subnet_file(n))?;
-                etcd_section(etcd, &run_dir)
+                std::fs::write(place.run_dir.join("subnet.env"), etcd::subnet_file(n))?;
+                etcd_section(etcd, &place.run_dir)
             }
-            (None, None) => format!("source = \"file\"\npath = {:?}\n", lab.state_path()),
+            (None, None) => file_section(&lab.site),
         };
         // In Kubernetes and etcd the agent finds its addresses, and gives the devices flannel's names.
-        let given = match (&lab.kubernetes, &lab.etcd) {
-            (None, None) => format!("address = \"{}\"\n", addr::underlay(spec.underlay, n)),
-            _ => String::new(),
+        let address = match (&lab.kubernetes, &lab.etcd) {
+            (None, None) => Some(addr::underlay(spec.underlay, n)),
+            _ => None,
         };
         let text = format!(
-            "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\n{given}\
-             pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n{more}\n\n\
+            "{section}\n\
              [[network]]\nname = \"{network}\"\nkind = \"l3\"\nvni = {VNI}\nport = {PORT}\n\
              mtu = \"auto\"\ndevice = \"{DEVICE}\"\nfastpath = \"{mode}\"\n{extra}\n\
              [state]\n{state}\n{sections}",
+            section = place.node_section(address, options),
             mode = options.fastpath,
             extra = options.network,
             sections = options.sections,
             network = if options.flannel.is_some() { "flannel" } else { NETWORK },
         );
+        let mut agent = Self::with_config(&lab.site, place, &text, options)?;
+        agent.pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
+        if let Some(flags) = &options.flannel {
+            agent.run_as_flannel(lab, options, flags)?;
+        }
+        Ok(agent)
+    }
+
+    /// Writes the configuration `text` for the node at `place`; starts nothing.
+    pub(super) fn with_config(site: &Site, place: Place, text: &str, options: &AgentOptions) -> Result<Self> {
+        let Place { node, run_dir: _, pin_dir } = place;
+        let config = site.run_dir().join(format!("{node}.toml"));
         std::fs::write(&config, text)?;
-        let mut environment = vec![];
-        let command = match (&lab.kubernetes, &options.flannel) {
-            (Some(kubernetes), Some(flags)) => {
-                write_flannel_files(&run_dir, &pin_dir, &options.fastpath, &more)?;
+        Ok(Self {
+            ns: site.namespace(&node)?,
+            command: vec!["run".into(), "--config".into(), config.display().to_string()],
+            environment: vec![],
+            log: site.run_dir().join(format!("{node}.log")),
+            pods: 0,
+            wrapper: options.wrapper.clone(),
+            child: None,
+            node,
+            config,
+            pin_dir,
+        })
+    }
+
+    /// Makes it start with flannel's configuration file and flags, where there is a cluster for that.
+    fn run_as_flannel(&mut self, lab: &Lab, options: &AgentOptions, flags: &[String]) -> Result<()> {
+        let run_dir = lab.run_dir().join(&self.node);
+        let net_conf = run_dir.join("net-conf.json");
+        let more = node_lines(options);
+        let usual = match (&lab.kubernetes, &lab.etcd) {
+            (Some(kubernetes), _) => {
+                write_flannel_files(&run_dir, &self.pin_dir, &options.fastpath, &more)?;
                 // As flannel's manifest has it: which node this is, the API server has to say.
-                kubernetes.run_pod(&node)?;
-                environment.push(("POD_NAMESPACE", kubernetes::NAMESPACE.to_owned()));
-                environment.push(("POD_NAME", format!("{}{node}", kubernetes::POD_PREFIX)));
-                let usual = [
-                    "flannel".into(),
+                kubernetes.run_pod(&self.node)?;
+                self.environment.push(("POD_NAMESPACE", kubernetes::NAMESPACE.to_owned()));
+                self.environment.push(("POD_NAME", format!("{}{}", kubernetes::POD_PREFIX, self.node)));
+                vec![
                     "--kube-subnet-mgr".into(),
-                    format!("--net-config-path={}", run_dir.join("net-conf.json").display()),
                     format!("--kubeconfig-file={}", kubernetes.kubeconfig().display()),
-                    format!("--iface={UNDERLAY}"),
-                ];
-                usual.into_iter().chain(flags.iter().cloned()).collect()
+                ]
             }
-            (None, Some(flags)) => {
-                write_flannel_files(&run_dir, &pin_dir, &options.fastpath, &more)?;
-                std::fs::remove_file(run_dir.join("net-conf.json"))?;
-                environment.push(("FLANNELD_ETCD_ENDPOINTS", lab.etcd().endpoint()));
-                let usual = [
-                    "flannel".into(),
-                    format!("--net-config-path={}", run_dir.join("net-conf.json").display()),
-                    format!("--subnet-file={}", run_dir.join("subnet.env").display()),
-                    format!("--iface={UNDERLAY}"),
-                ];
-                usual.into_iter().chain(flags.iter().cloned()).collect()
+            (None, Some(etcd)) => {
+                write_flannel_files(&run_dir, &self.pin_dir, &options.fastpath, &more)?;
+                std::fs::remove_file(&net_conf)?;
+                self.environment.push(("FLANNELD_ETCD_ENDPOINTS", etcd.endpoint()));
+                vec![format!("--subnet-file={}", run_dir.join("subnet.env").display())]
             }
-            _ => vec!["run".into(), "--config".into(), config.display().to_string()],
+            (None, None) => return Ok(()),
         };
-        let ns = Netns::open(lab.node(n).namespace())?;
-        let log = lab.run_dir().join(format!("{node}.log"));
-        let pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
-        let wrapper = options.wrapper.clone();
-        Ok(Self { node, ns, config, command, environment, log, pin_dir, pods, wrapper, child: None })
+        self.command = vec!["flannel".into(), format!("--net-config-path={}", net_conf.display())];
+        self.command.push(format!("--iface={UNDERLAY}"));
+        self.command.extend(usual);
+        self.command.extend_from_slice(flags);
+        Ok(())
     }
 
     /// Starts the process and returns at once.
@@ -329,11 +344,12 @@ impl Agent {
 
     fn is_ready(&self) -> bool {
         let Ok(status) = self.json(&["status"]) else { return false };
-        let network = &status["networks"][0];
+        let planned = |network: &serde_json::Value| {
+            network["plan_error"].is_null() && network["retrying"].as_array().is_some_and(Vec::is_empty)
+        };
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
-            && network["plan_error"].is_null()
-            && network["retrying"].as_array().is_some_and(Vec::is_empty);
+            && status["networks"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(planned));
         let fastpath = &status["fastpath"];
         let attached = fastpath["attachments"].as_array().map_or(0, Vec::len);
         // One program per pod, two on the device, one on the underlay; two addresses per pod.
@@ -347,6 +363,47 @@ impl Agent {
         let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
     }
+}
+
+/// Where a node's agent keeps its files and pins.
+pub(super) struct Place {
+    node: String,
+    run_dir: PathBuf,
+    pin_dir: PathBuf,
+}
+
+impl Place {
+    /// Those of the node `node`; makes the run directory.
+    pub(super) fn of(site: &Site, node: &str) -> Result<Self> {
+        let run_dir = site.run_dir().join(node);
+        std::fs::create_dir_all(&run_dir)?;
+        let pin_dir = cleanup::pin_dir(site.prefix()).join(node);
+        Ok(Self { node: node.to_owned(), run_dir, pin_dir })
+    }
+
+    /// The section `[node]`, with the underlay address if it is given.
+    pub(super) fn node_section(&self, address: Option<IpAddr>, options: &AgentOptions) -> String {
+        let Self { node, run_dir, pin_dir } = self;
+        let address = address.map_or_else(String::new, |ip| format!("address = \"{ip}\"\n"));
+        format!(
+            "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\n{address}\
+             pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n{}\n",
+            node_lines(options)
+        )
+    }
+}
+
+/// Further lines of `[node]`: what `options` have, and what [`XDP`] asks for.
+fn node_lines(options: &AgentOptions) -> String {
+    match xdp() {
+        Some(xdp) if !options.node.contains("xdp") => format!("{}\nxdp = \"{xdp}\"", options.node),
+        _ => options.node.clone(),
+    }
+}
+
+/// `[state]` of a node that finds the others in the lab's state file.
+pub(super) fn file_section(site: &Site) -> String {
+    format!("source = \"file\"\npath = {:?}\n", site.state_path())
 }
 
 /// `[state]` of a node that finds the others in `etcd`.

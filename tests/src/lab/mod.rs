@@ -26,14 +26,16 @@ pub mod kubernetes;
 mod netns;
 mod program;
 mod server;
+mod site;
 mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
 mod topology;
 pub mod traffic;
+mod underlay;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 
@@ -46,6 +48,7 @@ pub use etcd::Etcd;
 pub use kubernetes::Kubernetes;
 pub use netns::Netns;
 pub use program::Dropper;
+use site::Site;
 pub use spec::{Attach, EtcdSpec, LabSpec, Master, NodeSpec, Overlay, Vlan};
 pub use state::{StateFile, StateNode};
 pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI, VRF, VRF_TABLE, WIRE};
@@ -58,8 +61,8 @@ pub struct Lab {
     kubernetes: Option<Kubernetes>,
     etcd: Option<Etcd>,
     state: StateFile,
-    prefix: String,
-    keep: bool,
+    /// Last, because it takes away what the others stand on.
+    site: Site,
 }
 
 impl Lab {
@@ -128,18 +131,19 @@ impl Lab {
     /// # Errors
     /// There is one of that name.
     pub fn add_namespace(&self, name: &str) -> Result<Netns> {
-        topology::add_namespace(&self.prefix, name)
+        self.site.add_namespaces(&[name.to_owned()])?;
+        self.site.namespace(name)
     }
 
     /// What all names of this lab begin with: `vx<pid>`, or `vx<pid>_<k>` for further labs of the
     /// same process.
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        self.site.prefix()
     }
 
     /// Where configuration, state and logs lie.
     pub fn run_dir(&self) -> PathBuf {
-        cleanup::run_dir(&self.prefix)
+        self.site.run_dir()
     }
 
     /// The state that all agents share, as written last.
@@ -149,7 +153,7 @@ impl Lab {
 
     /// Path of the state file.
     pub fn state_path(&self) -> PathBuf {
-        self.run_dir().join("state.toml")
+        self.site.state_path()
     }
 
     /// Replaces the state file in one step; the agents reload it.
@@ -167,15 +171,13 @@ impl Lab {
     /// # Errors
     /// The mark that says so cannot be written.
     pub fn keep(mut self) -> Result<()> {
-        std::fs::write(Path::new(&self.run_dir()).join(cleanup::KEPT), "")?;
-        self.keep = true;
-        Ok(())
+        self.site.keep()
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.keep {
+        if self.site.is_kept() {
             return;
         }
         if std::thread::panicking() {
@@ -184,6 +186,5 @@ impl Drop for Lab {
             }
         }
         self.nodes.iter_mut().filter_map(|node| node.agent.as_mut()).for_each(Agent::reap);
-        cleanup::remove(&self.prefix);
     }
 }
