@@ -10,6 +10,9 @@
 //! # anyhow::Ok(())
 //! ```
 //!
+//! [`SegmentLab`] is the same for bridged segments: a bridge per tenant on every node, and hosts in one
+//! subnet.
+//!
 //! Every name begins with `vx<pid>`: namespaces, the pin directory in `/sys/fs/bpf` and the run
 //! directory in `/run/vxlan-lab`. All of it goes when the [`Lab`] is dropped, when the process
 //! panics or is told to end, and, where nothing of that could run, when the next lab is built.
@@ -25,6 +28,7 @@ mod kernel;
 pub mod kubernetes;
 mod netns;
 mod program;
+pub mod segment;
 mod server;
 mod site;
 mod spec;
@@ -48,6 +52,7 @@ pub use etcd::Etcd;
 pub use kubernetes::Kubernetes;
 pub use netns::Netns;
 pub use program::Dropper;
+pub use segment::{SegmentLab, SegmentSpec};
 use site::Site;
 pub use spec::{Attach, EtcdSpec, LabSpec, Master, NodeSpec, Overlay, Vlan};
 pub use state::{StateFile, StateNode};
