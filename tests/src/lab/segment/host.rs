@@ -48,7 +48,7 @@ impl Host {
     }
 
     /// The address of one family.
-    pub fn ip(&self, family: Family) -> IpAddr {
+    pub fn address(&self, family: Family) -> IpAddr {
         match family {
             Family::V4 => self.ip4.into(),
             Family::V6 => self.ip6.into(),
