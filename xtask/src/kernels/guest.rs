@@ -98,7 +98,7 @@ fn listen(lines: &Receiver<String>, end: Instant) -> Report {
 }
 
 /// The kernel's image in an unpacked package.
-fn kernel(unpacked: &Path) -> Result<PathBuf> {
+pub(super) fn kernel(unpacked: &Path) -> Result<PathBuf> {
     let modules = fs::read_dir(unpacked.join("usr/lib/modules")).into_iter().flatten().flatten();
     let dirs = modules.map(|entry| entry.path()).chain([unpacked.join("boot")]);
     for dir in dirs {
