@@ -26,6 +26,7 @@ mod counters;
 pub mod etcd;
 mod kernel;
 pub mod kubernetes;
+pub mod machine;
 mod netns;
 mod program;
 pub mod segment;

@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail};
 use crate::apt::unpack_once;
 use crate::run::{run, step};
 
-/// Debian's packages of both.
-const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static"];
+/// Debian's packages of both. Those that the emulator's files are spread over are named, because what is
+/// installed here already is not downloaded otherwise, and the emulator looks for them next to itself.
+const PACKAGES: &[&str] =
+    &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios", "busybox-static"];
 
 /// Programs unpacked from packages, with the libraries that they need.
 pub(super) struct Emulator {

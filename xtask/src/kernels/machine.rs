@@ -15,7 +15,7 @@ use crate::run::step;
 /// The kernel's series: one that stays in the archive for long, with a driver for the card.
 const SERIES: &str = "6.1";
 
-/// What runs as process 1: the lines of the second serial line, without a prompt or an echo.
+/// What runs as process 1: the lines that come over the port of the virtual console.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp
 /bin/busybox mount -t proc proc /proc
@@ -26,9 +26,10 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs -o size=90% tmp /tmp
 for module in $(cat /modules/order); do insmod /modules/$module; done
 ip link set lo up
-stty -F /dev/ttyS1 raw -echo
-echo ready > /dev/ttyS1
-cat /dev/ttyS1 | sh > /dev/ttyS1 2>&1
+until port=$(ls /dev/vport*p1 2>/dev/null); do sleep 0.1; done
+exec 3<> "$port"
+echo ready >&3
+cat <&3 | sh >&3 2>&1
 poweroff -f
 "#;
 

@@ -46,8 +46,8 @@ pub(super) const LAB: &[&str] = &[
     "bonding",
 ];
 
-/// What a virtual machine needs for its network card.
-pub(super) const MACHINE: &[&str] = &["virtio_pci", "virtio_net"];
+/// What a virtual machine needs for its network card and its console.
+pub(super) const MACHINE: &[&str] = &["virtio_pci", "virtio_net", "virtio_console"];
 
 /// Writes the modules `wanted`, uncompressed, to `target`, and their file names in order to `target/order`.
 ///

@@ -192,6 +192,17 @@ impl SegmentLab {
         Ok(())
     }
 
+    /// Makes a tap on node `n` for a virtual machine, as a port of a tenant's bridge.
+    ///
+    /// # Errors
+    /// The node has an interface of that name.
+    pub fn add_tap(&self, n: u8, tenant: &str, name: &str) -> Result<()> {
+        let (bridge, mtu) = (self.tenant(tenant).bridge(), self.spec.host_mtu());
+        self.node(n).ip(&format!(
+            "tuntap add {name} mode tap vnet_hdr\nlink set {name} mtu {mtu} master {bridge} up\n"
+        ))
+    }
+
     fn index_of(&self, n: u8, tenant: &str, h: u8) -> usize {
         let name = build::host_name(n, tenant, h);
         let found = self.hosts.iter().position(|host| host.name == name);

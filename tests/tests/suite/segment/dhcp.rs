@@ -16,11 +16,11 @@ use super::{BLUE, RED, assert_answered, build, over_all, two_tenants};
 const ON_LEASE: &str = "#!/bin/sh\n[ \"$1\" = bound ] && ip addr add \"$ip/16\" dev \"$interface\"\nexit 0\n";
 
 /// dnsmasq on a host; ended when dropped.
-struct Server(Child);
+pub(super) struct Server(Child);
 
 impl Server {
     /// Gives out the addresses `10.66.<third>.1` to `.9`.
-    fn start(host: &Host, dir: &Path, third: u8) -> Self {
+    pub(super) fn start(host: &Host, dir: &Path, third: u8) -> Self {
         let log = dir.join(format!("{}.dnsmasq", host.name));
         let out = File::create(&log).expect("a log");
         let range = format!("--dhcp-range=10.66.{third}.1,10.66.{third}.9,255.255.0.0,1h");

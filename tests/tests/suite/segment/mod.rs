@@ -12,6 +12,7 @@ mod reach;
 mod streams;
 mod tags;
 mod tenants;
+mod vm;
 
 use std::net::IpAddr;
 
