@@ -15,8 +15,8 @@ const LONGEST_NAME: usize = 8;
 
 /// Settings of a bridge that snoops, in hundredths of seconds: a bridge floods until its querier has waited
 /// for answers, 10 s unless told otherwise.
-const SNOOPING: &str = "mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 50 \
-                        mcast_startup_query_interval 50 mcast_query_interval 300";
+const SNOOPING: &str = "mcast_snooping 1 mcast_query_response_interval 50 mcast_startup_query_interval 50 \
+                        mcast_query_interval 300";
 
 /// Builds what `spec` says. See [`SegmentSpec::build`].
 pub(super) fn build(spec: &SegmentSpec) -> Result<SegmentLab> {
@@ -105,6 +105,10 @@ fn make_node(site: &Site, spec: &SegmentSpec, n: u8) -> Result<SegmentNode> {
     for tenant in &spec.tenants {
         let (bridge, mtu) = (tenant.bridge(), spec.host_mtu());
         let _ = writeln!(batch, "link add {bridge} mtu {mtu} type bridge {multicast}");
+        if spec.snooping {
+            // The querier takes the intervals that it finds when it is switched on.
+            let _ = writeln!(batch, "link set {bridge} type bridge mcast_querier 1");
+        }
         let _ = writeln!(batch, "link set {bridge} up");
     }
     ns.ip(&batch)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use vxlan_tests::lab::segment::SegmentLab;
 use vxlan_tests::lab::traffic::{Capture, Frame, Member, multicast};
+use vxlan_tests::lab::wait_until;
 
 use super::frames::carries;
 use super::{RED, build, over_all};
@@ -12,6 +13,7 @@ use super::{RED, build, over_all};
 const GROUPS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(239, 1, 2, 3)), IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0x66, 0x3))];
 const COUNT: usize = 20;
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// A port per IP version: a socket for IPv6 takes IPv4, too.
 const fn port(group: IpAddr) -> u16 {
@@ -51,12 +53,15 @@ fn with_snooping_members_get_what_a_group_gets_and_others_do_not() {
     over_all(|pairing| {
         let lab = build(&pairing.spec(3).hosts(2).snooping());
         let members = GROUPS.map(|group| join(&lab, group));
-        // Until the queriers have waited for answers, the bridges flood.
-        std::thread::sleep(Duration::from_millis(1500));
         for (group, members) in GROUPS.into_iter().zip(members) {
-            let (members, bystander) = sent_to(&lab, group, &members);
-            assert_eq!(members, [COUNT; 2], "{group}");
-            assert_eq!(bystander, 0, "{group}");
+            // Until the queriers know each other and have waited for answers, the bridges flood or have not
+            // heard of all members.
+            let exact = || sent_to(&lab, group, &members) == (vec![COUNT; 2], 0);
+            wait_until(&format!("members alone get {group}"), SETTLED, exact).expect("snooping");
+            // From then on it stays so.
+            for _ in 0..3 {
+                assert_eq!(sent_to(&lab, group, &members), (vec![COUNT; 2], 0), "{group}");
+            }
         }
     });
 }
