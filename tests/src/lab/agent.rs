@@ -1,8 +1,6 @@
 //! Agents of a lab: configuration, process, command line.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,11 +10,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 
+use super::agent_files::{Place, etcd_section, file_section, node_lines, write_flannel_files};
 use super::cmd::{self, wait_until};
 use super::site::Site;
-use super::{
-    Counters, DEVICE, Etcd, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cleanup, etcd, kubernetes,
-};
+use super::{Counters, DEVICE, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, etcd, kubernetes};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
@@ -363,74 +360,6 @@ impl Agent {
         let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
     }
-}
-
-/// Where a node's agent keeps its files and pins.
-pub(super) struct Place {
-    node: String,
-    run_dir: PathBuf,
-    pin_dir: PathBuf,
-}
-
-impl Place {
-    /// Those of the node `node`; makes the run directory.
-    pub(super) fn of(site: &Site, node: &str) -> Result<Self> {
-        let run_dir = site.run_dir().join(node);
-        std::fs::create_dir_all(&run_dir)?;
-        let pin_dir = cleanup::pin_dir(site.prefix()).join(node);
-        Ok(Self { node: node.to_owned(), run_dir, pin_dir })
-    }
-
-    /// The section `[node]`, with the underlay address if it is given.
-    pub(super) fn node_section(&self, address: Option<IpAddr>, options: &AgentOptions) -> String {
-        let Self { node, run_dir, pin_dir } = self;
-        let address = address.map_or_else(String::new, |ip| format!("address = \"{ip}\"\n"));
-        format!(
-            "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\n{address}\
-             pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n{}\n",
-            node_lines(options)
-        )
-    }
-}
-
-/// Further lines of `[node]`: what `options` have, and what [`XDP`] asks for.
-fn node_lines(options: &AgentOptions) -> String {
-    match xdp() {
-        Some(xdp) if !options.node.contains("xdp") => format!("{}\nxdp = \"{xdp}\"", options.node),
-        _ => options.node.clone(),
-    }
-}
-
-/// `[state]` of a node that finds the others in the lab's state file.
-pub(super) fn file_section(site: &Site) -> String {
-    format!("source = \"file\"\npath = {:?}\n", site.state_path())
-}
-
-/// `[state]` of a node that finds the others in `etcd`.
-fn etcd_section(etcd: &Etcd, dir: &Path) -> String {
-    let mut section = format!(
-        "source = \"etcd\"\nendpoints = [\"http://127.0.0.1:1\", {:?}]\nsubnet_file = {:?}\n",
-        etcd.endpoint(),
-        dir.join("subnet.env")
-    );
-    if etcd.is_secured() {
-        for (key, file) in [("ca_file", "ca.pem"), ("cert_file", "client.pem"), ("key_file", "client.key")] {
-            let _ = writeln!(section, "{key} = {:?}", etcd.file(file));
-        }
-        let (name, password) = etcd::USER;
-        let _ = writeln!(section, "username = {name:?}\npassword = {password:?}");
-    }
-    section
-}
-
-/// What flannel's ConfigMap has, and next to it what flannel does not have.
-fn write_flannel_files(dir: &Path, pin_dir: &Path, fastpath: &str, more: &str) -> Result<()> {
-    let net_conf = r#"{ "Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:244::/32",
-                        "Backend": { "Type": "vxlan" } }"#;
-    let extras =
-        format!("fastpath = {fastpath:?}\n[node]\npin_dir = {pin_dir:?}\nrun_dir = {dir:?}\n{more}\n");
-    std::fs::write(dir.join("net-conf.json"), net_conf)?;
-    Ok(std::fs::write(dir.join("vxlan-agent.toml"), extras)?)
 }
 
 /// The agent to run: `$VXLAN_AGENT`, or the release build of this workspace.

@@ -19,6 +19,7 @@
 
 pub mod addr;
 pub mod agent;
+mod agent_files;
 pub mod cleanup;
 mod cmd;
 mod cni;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::SegmentLab;
-use crate::lab::agent::{Place, file_section};
+use crate::lab::agent_files::{Place, file_section};
 use crate::lab::{Agent, AgentOptions};
 
 /// Writes the configuration for node `n`, with a network per tenant that has the tenant's name; starts
