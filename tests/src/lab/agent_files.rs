@@ -37,7 +37,7 @@ impl Place {
     }
 }
 
-/// Further lines of `[node]`: what `options` have, and what [`XDP`] asks for.
+/// Further lines of `[node]`: what `options` have, and what [`XDP`](super::XDP) asks for.
 pub(super) fn node_lines(options: &AgentOptions) -> String {
     match xdp() {
         Some(xdp) if !options.node.contains("xdp") => format!("{}\nxdp = \"{xdp}\"", options.node),
