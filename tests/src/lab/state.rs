@@ -27,7 +27,7 @@ pub struct StateNode {
     pub vtep: IpAddr,
     /// MAC of its vxlan device; left out if `None`.
     pub mac: Option<String>,
-    /// Pod subnets.
+    /// Pod subnets; left out if there are none.
     pub subnets: Vec<String>,
 }
 
@@ -61,7 +61,10 @@ impl StateFile {
             if let Some(mac) = &node.mac {
                 let _ = writeln!(text, "mac = {mac:?}");
             }
-            let _ = writeln!(text, "subnets = {:?}\n", node.subnets);
+            if !node.subnets.is_empty() {
+                let _ = writeln!(text, "subnets = {:?}", node.subnets);
+            }
+            text.push('\n');
         }
         text
     }
