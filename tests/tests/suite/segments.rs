@@ -53,7 +53,12 @@ impl World {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let netlink = Netlink::open().expect("a socket");
-                let target = Target { network: NETWORK.into(), name: "vxlan1".into(), alias: ALIAS.into(), index: None };
+                let target = Target {
+                    network: NETWORK.into(),
+                    name: "vxlan1".into(),
+                    alias: ALIAS.into(),
+                    index: None,
+                };
                 test(Self { netlink, target }).await;
             });
         };

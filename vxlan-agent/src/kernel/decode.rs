@@ -255,11 +255,14 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 /// The neighbour that a message is about, and what is known of it: nothing while it is being
 /// resolved and after that failed.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Option<Neighbour>)> {
-    let (mut to, mut mac) = (None, None);
+    let (mut to, mut mac, mut ours) = (None, None, false);
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(address) => to = neighbour_ip(address),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::from_bytes(bytes),
+            NeighbourAttribute::Protocol(protocol) => {
+                ours = *protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+            }
             _ => {}
         }
     }
@@ -267,7 +270,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr)
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
     let known = matches!(message.header.state, Reachable | Stale | Delay | Probe | Noarp | Permanent);
     let permanent = message.header.state == Permanent;
-    let neighbour = mac.filter(|mac| known && mac.is_station()).map(|mac| Neighbour { mac, permanent });
+    let neighbour = mac.filter(|mac| known && mac.is_station()).map(|mac| Neighbour { mac, permanent, ours });
     Some(((IfIndex(message.header.ifindex), to), neighbour))
 }
 

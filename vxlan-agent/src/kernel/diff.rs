@@ -40,6 +40,9 @@ pub enum KernelChange {
     /// Both on the device and in the bridge.
     PutStation(Mac, IpAddr),
     RemoveStation(Mac),
+    /// On the bridge.
+    PutAnswer(String, IpAddr, Mac),
+    RemoveAnswer(String, IpAddr),
     AddFlood(IpAddr),
     RemoveFlood(IpAddr),
 }
@@ -83,6 +86,8 @@ impl fmt::Display for KernelChange {
             Self::RemoveBridgeAddress(bridge, ip) => write!(f, "remove address {ip} of bridge {bridge}"),
             Self::PutStation(mac, vtep) => write!(f, "put station {mac} behind {vtep}"),
             Self::RemoveStation(mac) => write!(f, "remove station {mac}"),
+            Self::PutAnswer(bridge, ip, mac) => write!(f, "put neighbour {ip} at {mac} on bridge {bridge}"),
+            Self::RemoveAnswer(bridge, ip) => write!(f, "remove neighbour {ip} of bridge {bridge}"),
             Self::AddFlood(vtep) => write!(f, "add {vtep} to those who get what goes to all"),
             Self::RemoveFlood(vtep) => write!(f, "remove {vtep} from those who get what goes to all"),
         }
@@ -102,6 +107,7 @@ pub fn diff(observed: &KernelState, desired: &KernelState) -> Vec<KernelChange> 
         put_content(&now, desired, &mut changes);
         remove_content(&now, desired, &mut changes);
     }
+    answer_changes(&now, desired, &mut changes);
     headroom_changes(&now, desired, &mut changes);
     changes.extend(needless_bridges(observed, desired).map(KernelChange::RemoveBridge));
     changes
@@ -146,6 +152,18 @@ fn remove_address(addresses: &mut BTreeSet<IpNetwork>, gone: &IpNetwork) {
     addresses.retain(|ip| ip != gone && (gone.is_ipv6() || network(ip) != network(gone)));
 }
 
+/// Neighbours on the bridge, whoever made it. A bridge that goes takes them along.
+fn answer_changes(now: &KernelState, desired: &KernelState, changes: &mut Vec<KernelChange>) {
+    let Some(bridge) = desired.bridge.as_ref().or(now.bridge.as_ref()).map(|bridge| &bridge.name) else {
+        return;
+    };
+    let put = desired.answers.iter().filter(|(ip, mac)| now.answers.get(ip) != Some(mac));
+    changes.extend(put.map(|(ip, mac)| KernelChange::PutAnswer(bridge.clone(), *ip, *mac)));
+    let goes = desired.bridge.is_none() && needless_bridges(now, desired).any(|name| name == *bridge);
+    let gone = now.answers.keys().filter(|ip| !goes && !desired.answers.contains_key(ip));
+    changes.extend(gone.map(|ip| KernelChange::RemoveAnswer(bridge.clone(), *ip)));
+}
+
 /// Bridges of ours that serve nobody.
 fn needless_bridges(observed: &KernelState, desired: &KernelState) -> impl Iterator<Item = String> {
     let wanted = desired.bridge.as_ref().map(|bridge| &bridge.name);
@@ -186,7 +204,8 @@ fn remove_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<Ke
     let fdb = now.fdb.keys().filter(|mac| !desired.fdb.contains_key(mac));
     changes.extend(fdb.map(|mac| KernelChange::RemoveFdb(*mac)));
     let stations = now.stations.keys().filter(|mac| !desired.stations.contains_key(mac));
-    changes.extend(stations.map(|mac| KernelChange::RemoveStation(*mac)));
+    let orphans = now.orphans.iter().filter(|mac| !desired.stations.contains_key(mac));
+    changes.extend(stations.chain(orphans).map(|mac| KernelChange::RemoveStation(*mac)));
     changes.extend(now.flood.difference(&desired.flood).map(|vtep| KernelChange::RemoveFlood(*vtep)));
     changes.extend(now.addresses.difference(&desired.addresses).map(|ip| KernelChange::RemoveAddress(*ip)));
 }
@@ -220,12 +239,14 @@ impl KernelState {
                 let headroom_elsewhere = std::mem::take(&mut self.headroom_elsewhere);
                 let old_bridges = std::mem::take(&mut self.old_bridges);
                 let bridge_addresses = std::mem::take(&mut self.bridge_addresses);
+                let answers = std::mem::take(&mut self.answers);
                 *self = Self {
                     headroom,
                     headroom_elsewhere,
                     direct_routes,
                     bridge: self.bridge.take(),
                     bridge_addresses,
+                    answers,
                     bridge_in_use: self.bridge_in_use,
                     old_bridges,
                     ..Self::default()
@@ -239,6 +260,7 @@ impl KernelState {
                 let bridge = |d: &Device| d.segment.as_ref().and_then(|segment| segment.bridge.clone());
                 if self.device.as_ref().is_some_and(|have| bridge(have) != bridge(device)) {
                     self.stations.clear();
+                    self.orphans.clear();
                 }
                 self.device = Some(device.clone());
             }
@@ -258,8 +280,14 @@ impl KernelState {
                 self.headroom.insert(*bridge, h.clone());
             }
             KernelChange::RemoveHeadroom(bridge) => drop(self.headroom.remove(bridge)),
-            KernelChange::PutStation(mac, vtep) => drop(self.stations.insert(*mac, *vtep)),
-            KernelChange::RemoveStation(mac) => drop(self.stations.remove(mac)),
+            KernelChange::PutStation(mac, vtep) => {
+                self.orphans.remove(mac);
+                self.stations.insert(*mac, *vtep);
+            }
+            KernelChange::RemoveStation(mac) => {
+                self.orphans.remove(mac);
+                self.stations.remove(mac);
+            }
             KernelChange::AddFlood(vtep) => drop(self.flood.insert(*vtep)),
             KernelChange::RemoveFlood(vtep) => drop(self.flood.remove(vtep)),
             _ => self.apply_to_bridge(change),
@@ -275,9 +303,14 @@ impl KernelState {
                 let ours = before.filter(|before| before.own.is_some() && !self.bridge_in_use);
                 self.old_bridges.extend(ours.map(|before| before.name));
                 self.bridge_addresses.clear();
+                self.answers.clear();
                 self.bridge_in_use = false;
             }
             KernelChange::SetBridge(name, own) => {
+                let before = self.bridge.as_ref().and_then(|bridge| bridge.own.as_ref());
+                if before.is_some_and(|before| before.mac != own.mac) {
+                    self.answers.clear();
+                }
                 self.bridge = Some(BridgeSpec { name: name.clone(), own: Some(own.clone()) });
             }
             KernelChange::RemoveBridge(name) => {
@@ -285,8 +318,11 @@ impl KernelState {
                 if self.bridge.as_ref().is_some_and(|bridge| bridge.name == *name) {
                     self.bridge = None;
                     self.bridge_addresses.clear();
+                    self.answers.clear();
                 }
             }
+            KernelChange::PutAnswer(_, ip, mac) => drop(self.answers.insert(*ip, *mac)),
+            KernelChange::RemoveAnswer(_, ip) => drop(self.answers.remove(ip)),
             KernelChange::AddBridgeAddress(_, ip) => drop(self.bridge_addresses.insert(*ip)),
             KernelChange::RemoveBridgeAddress(_, ip) => remove_address(&mut self.bridge_addresses, ip),
             _ => {}

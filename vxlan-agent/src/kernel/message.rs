@@ -235,6 +235,14 @@ pub(super) fn put_neighbour(device: IfIndex, ip: IpAddr, mac: Mac) -> Request {
     (RouteNetlinkMessage::NewNeighbour(message), CREATE_OR_REPLACE)
 }
 
+/// Puts a permanent neighbour with our protocol number (`NDA_PROTOCOL`, Linux 5.0), where others have theirs.
+pub(super) fn put_marked_neighbour(device: IfIndex, ip: IpAddr, mac: Mac) -> Request {
+    let mut message = neighbour(device, ip);
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
+    (RouteNetlinkMessage::NewNeighbour(message), CREATE_OR_REPLACE)
+}
+
 /// Removes a neighbour.
 pub(super) fn remove_neighbour(device: IfIndex, ip: IpAddr) -> Request {
     (RouteNetlinkMessage::DelNeighbour(neighbour(device, ip)), 0)

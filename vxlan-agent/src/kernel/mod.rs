@@ -37,7 +37,7 @@ pub use learnt::learnt_mtus;
 pub use message::Asked;
 pub use netlink::{Netlink, Target};
 pub use observed::{ForeignDevice, Sought, observed};
-pub use segment::{ForeignBridge, ForeignSegment, SoughtBridge, observed_segment, wanted_bridge};
+pub use segment::{ForeignBridge, ForeignSegment, SoughtBridge, observed_segment, orphans, wanted_bridge};
 pub use state::{BridgeSpec, Device, DirectRoute, Headroom, KernelState, OwnBridge, Route, Segment};
 pub use stations::{Place, stations};
 pub use tables::{

@@ -150,6 +150,14 @@ impl Netlink {
                 let index = self.index_of(bridge).await?;
                 return Ok(absent_is_fine(self.ack(message::remove_network_address(index, *address)).await)?);
             }
+            PutAnswer(bridge, ip, mac) => {
+                let index = self.index_of(bridge).await?;
+                return Ok(self.ack(message::put_marked_neighbour(index, *ip, *mac)).await?);
+            }
+            RemoveAnswer(bridge, ip) => {
+                let index = self.index_of(bridge).await?;
+                return Ok(absent_is_fine(self.ack(message::remove_neighbour(index, *ip)).await)?);
+            }
             RemoveDirectRoute(to, route) => {
                 let removed = self.ack(message::remove_direct_route(*to, route)).await;
                 return Ok(absent_is_fine(removed)?);

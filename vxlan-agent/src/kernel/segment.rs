@@ -60,6 +60,7 @@ pub fn observed_segment(
         let own = is_ours(tables, link, sought.network, bridge).then(|| own(link, sought.network));
         state.bridge_in_use = own.is_some() && has_others_ports(tables, link.index, index);
         state.bridge_addresses = if own.is_some() { addresses(tables, link.index) } else { BTreeSet::new() };
+        state.answers = answers(tables, link.index);
         state.bridge = Some(BridgeSpec { name: link.name.clone(), own });
     }
     state.old_bridges.remove(bridge.name);
@@ -118,6 +119,22 @@ fn addresses(tables: &Tables, bridge: IfIndex) -> BTreeSet<IpNetwork> {
         .addresses_of(bridge)
         .filter(|address| !net::is_link_local(address.ip) && !tables.passing.contains(&(bridge, address.ip)));
     lasting.filter_map(|address| IpNetwork::new(address.ip, address.prefix).ok()).collect()
+}
+
+/// Neighbours on the bridge that carry our protocol number; those without it are an operator's.
+fn answers(tables: &Tables, bridge: IfIndex) -> BTreeMap<IpAddr, Mac> {
+    let all = tables.neighbours.range((bridge, IpAddr::from([0; 4]))..);
+    let here = all.take_while(|((device, _), _)| *device == bridge);
+    here.filter(|(_, neighbour)| neighbour.permanent && neighbour.ours)
+        .map(|((_, ip), neighbour)| (*ip, neighbour.mac))
+        .collect()
+}
+
+/// Stations that `device` has learnt to be behind a VTEP that is none of `nodes`.
+pub fn orphans(tables: &Tables, device: IfIndex, nodes: &BTreeSet<IpAddr>) -> BTreeSet<Mac> {
+    let learnt = tables.remotes_of(device).filter(|(_, remote)| remote.ages && remote.plain);
+    let strange = learnt.filter(|(_, remote)| remote.vtep.is_some_and(|vtep| !nodes.contains(&vtep)));
+    strange.map(|(mac, _)| mac).collect()
 }
 
 /// The device as a port of whatever bridge.

@@ -33,6 +33,12 @@ pub struct KernelState {
     /// elsewhere (`NTF_EXT_LEARNED`): they do not age, and a station that has moved here takes its entry in
     /// the bridge along with the first frame that it sends.
     pub stations: BTreeMap<Mac, IpAddr>,
+    /// Learnt stations of a bridged network behind VTEPs that are no nodes' (any more). Only observed, never
+    /// desired.
+    pub orphans: BTreeSet<Mac>,
+    /// Permanent neighbours on the bridge: address of a known station → its MAC. By them the bridge answers
+    /// questions in its place ([`Segment::suppress`]).
+    pub answers: BTreeMap<IpAddr, Mac>,
     /// VTEPs that get a copy of what no forwarding entry knows, broadcast and multicast (head-end
     /// replication). A multicast group is the device's ([`Segment::group`]) and not in here.
     pub flood: BTreeSet<IpAddr>,

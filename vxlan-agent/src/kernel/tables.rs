@@ -173,6 +173,8 @@ pub struct Neighbour {
     pub mac: Mac,
     /// Whether it was entered by hand, for good.
     pub permanent: bool,
+    /// Whether it carries our protocol number.
+    pub ours: bool,
 }
 
 /// A forwarding entry of a bridge.

@@ -60,7 +60,9 @@ impl World {
     }
 
     fn neighbour(mut self, device: u32, address: &str, mac: Mac) -> Self {
-        self.tables.neighbours.insert((IfIndex(device), ip(address)), Neighbour { mac, permanent: false });
+        self.tables
+            .neighbours
+            .insert((IfIndex(device), ip(address)), Neighbour { mac, permanent: false, ours: false });
         self
     }
 

@@ -140,9 +140,9 @@ fn segment(operators: bool) -> impl Strategy<Value = KernelState> {
         .prop_map(|(net, host)| IpNetwork::new(IpAddr::from([10, 0, net, host]), 24).expect("prefix"));
     let addresses = btree_set(address, 0..6);
     let content = (btree_map(mac(), ip(), 0..6), btree_set(ip(), 0..4));
-    let bridge = (prop::option::of(own), addresses);
+    let bridge = (prop::option::of(own), addresses, btree_map(ip(), mac(), 0..6));
     (prop::option::of((device(), port)), bridge, content).prop_map(
-        move |(device, (own, bridge_addresses), (stations, flood))| {
+        move |(device, (own, bridge_addresses, answers), (stations, flood))| {
             let name = "br1".to_owned();
             let bridge = match operators {
                 true => Some(BridgeSpec { name, own: None }),
@@ -152,6 +152,9 @@ fn segment(operators: bool) -> impl Strategy<Value = KernelState> {
             let mut state = KernelState { bridge, ..KernelState::default() };
             if ours {
                 state.bridge_addresses = bridge_addresses;
+            }
+            if state.bridge.is_some() {
+                state.answers = answers;
             }
             if let Some((device, segment)) = device {
                 state.device = Some(Device { segment: Some(segment), ..device });
@@ -169,8 +172,11 @@ fn segments() -> impl Strategy<Value = (KernelState, KernelState)> {
 
 proptest! {
     #[test]
-    fn a_bridged_networks_difference_reaches_the_desired_state((observed, desired) in segments(), old in any::<bool>()) {
+    fn a_bridged_networks_difference_reaches_the_desired_state((observed, desired) in segments(), old in any::<bool>(), orphans in btree_set(mac(), 0..3)) {
         let mut observed = observed;
+        if observed.device.is_some() {
+            observed.orphans = orphans;
+        }
         observed.old_bridges.extend(old.then(|| "br0".to_owned()));
         let mut now = observed.clone();
         for change in diff(&observed, &desired) {
