@@ -74,7 +74,11 @@ impl Host {
         let port = &self.port;
         old.ip(&format!("link set {port} netns {}\n", new.namespace()))?;
         new.ip(&format!("link set {port} master {} up\n", self.bridge))?;
-        // What it sends before is lost.
+        self.wait_up()
+    }
+
+    /// Waits until its link is up: what it sends before is lost.
+    pub(super) fn wait_up(&self) -> Result<()> {
         wait_until(&format!("the link of {} is up", self.name), Duration::from_secs(5), || {
             self.sh("ip -o link show dev eth0").is_ok_and(|shown| shown.contains(" state UP "))
         })

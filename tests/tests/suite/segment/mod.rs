@@ -21,7 +21,11 @@ use vxlan_tests::lab::traffic::{Ping, ping};
 use vxlan_tests::lab::{Netns, Overlay};
 
 /// Who carries the segments in the tests.
-const PAIRINGS: &[Pairing] = &[Pairing { name: "kernel-kernel", nodes: [kernel, kernel] }];
+const PAIRINGS: &[Pairing] = &[
+    Pairing { name: "kernel-kernel", nodes: [kernel, kernel] },
+    Pairing { name: "agent-kernel", nodes: [agent, kernel] },
+    Pairing { name: "agent-agent", nodes: [agent, agent] },
+];
 
 /// The tenant of tests that need one.
 const RED: &str = "red";
@@ -36,6 +40,10 @@ struct Pairing {
 
 fn kernel() -> Overlay {
     Overlay::KernelVxlan
+}
+
+fn agent() -> Overlay {
+    Overlay::agent()
 }
 
 impl Pairing {
