@@ -278,11 +278,12 @@ impl Network {
     ) -> bool {
         let changes = kernel::diff(observed, desired);
         let mut broken = BTreeSet::new();
-        let mut changed = false;
+        // What failed on an interface that was about to go is not held against the one that takes its place.
+        let (mut changed, mut anew) = (false, false);
         for change in &changes {
             let (key, now) = (self.key(&change.to_string()), Instant::now());
             wanted.insert(key.clone());
-            if !machine.retries.is_due(&key, now) || lacks_base(change, desired, &broken) {
+            if !(anew || machine.retries.is_due(&key, now)) || lacks_base(change, desired, &broken) {
                 broken.extend(base(change));
                 refused.extend(missing_route(change).filter(|_| !broken.contains(&Base::Device)));
                 continue;
@@ -291,6 +292,7 @@ impl Network {
                 Ok(()) => {
                     tracing::debug!(network = self.name(), %change, "done");
                     machine.retries.held(&key);
+                    anew |= matches!(change, KernelChange::CreateDevice(_) | KernelChange::CreateBridge(..));
                     changed = true;
                 }
                 Err(error) => {

@@ -69,6 +69,7 @@ pub(super) fn state(spec: &SegmentSpec) -> StateFile {
         vtep: addr::underlay(spec.underlay, n),
         mac: None,
         subnets: vec![],
+        stations: vec![],
     });
     StateFile { policy: None, nodes: nodes.collect() }
 }
@@ -97,13 +98,14 @@ fn namespaces(spec: &SegmentSpec) -> Vec<String> {
 }
 
 /// The node's underlay, and a bridge per tenant. The bridges exist before an agent does, as a virtual
-/// machine manager makes them.
+/// machine manager makes them, unless agents are to make them.
 fn make_node(site: &Site, spec: &SegmentSpec, n: u8) -> Result<SegmentNode> {
     let ns = site.namespace(&format!("n{n}"))?;
     topology::set_bridge_netfilter(&ns, false)?;
     let mut batch = underlay::addresses(n, UNDERLAY);
     let multicast = if spec.snooping { SNOOPING } else { "mcast_snooping 0" };
-    for tenant in &spec.tenants {
+    let agents = spec.agents_make_bridges && matches!(spec.nodes[usize::from(n) - 1], Overlay::Agent(_));
+    for tenant in spec.tenants.iter().filter(|_| !agents) {
         let (bridge, mtu) = (tenant.bridge(), spec.host_mtu());
         let _ = writeln!(batch, "link add {bridge} mtu {mtu} type bridge {multicast}");
         if spec.snooping {

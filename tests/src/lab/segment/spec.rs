@@ -64,6 +64,8 @@ pub struct SegmentSpec {
     pub hosts: u8,
     /// How they are attached.
     pub card: Card,
+    /// Whether agents make the bridges of their nodes themselves.
+    pub agents_make_bridges: bool,
     /// Whether the bridges snoop IGMP and MLD, with a querier on each.
     pub snooping: bool,
 }
@@ -83,6 +85,7 @@ impl SegmentSpec {
             mtu: 1500,
             hosts: 1,
             card: Card::Veth,
+            agents_make_bridges: false,
             snooping: false,
         }
     }
@@ -119,6 +122,13 @@ impl SegmentSpec {
     #[must_use]
     pub fn card(mut self, card: Card) -> Self {
         self.card = card;
+        self
+    }
+
+    /// With bridges that the nodes' agents make. They do as the kernel's bridges do by default.
+    #[must_use]
+    pub fn agents_make_bridges(mut self) -> Self {
+        self.agents_make_bridges = true;
         self
     }
 

@@ -5,10 +5,13 @@
 mod dhcp;
 mod frames;
 mod membership;
+mod mixed;
 mod moves;
 mod multicast;
 mod neighbours;
+mod owner;
 mod reach;
+mod stations;
 mod streams;
 mod tags;
 mod tenants;
@@ -18,7 +21,7 @@ use std::net::IpAddr;
 
 use vxlan_tests::lab::segment::{SegmentLab, SegmentSpec, TenantSpec};
 use vxlan_tests::lab::traffic::{Ping, ping};
-use vxlan_tests::lab::{Netns, Overlay};
+use vxlan_tests::lab::{AgentOptions, Netns, Overlay};
 
 /// Who carries the segments in the tests.
 const PAIRINGS: &[Pairing] = &[
@@ -64,6 +67,15 @@ fn over_all(test: impl Fn(&Pairing)) {
         eprintln!("pairing {}", pairing.name);
         test(pairing);
     }
+}
+
+/// Two nodes with agents that have these lines in the tenants' sections, `{n}` being the node's number.
+fn agents_with(lines: &str) -> SegmentSpec {
+    let agent = |n: u8| {
+        let network = lines.replace("{n}", &n.to_string());
+        Overlay::Agent(AgentOptions { network, ..AgentOptions::default() })
+    };
+    SegmentSpec::pair(agent(1), agent(2))
 }
 
 fn build(spec: &SegmentSpec) -> SegmentLab {
