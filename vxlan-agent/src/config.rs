@@ -17,7 +17,6 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::bail;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -129,19 +128,6 @@ impl Config {
         }
         give_pods(text, pods, &mut networks)?;
         Ok(Self { node, networks })
-    }
-
-    /// The same, if every network is one that the agent can run.
-    ///
-    /// # Errors
-    /// One sentence: a network is a bridged one, which the agent does not run yet.
-    pub fn runnable(self) -> anyhow::Result<Self> {
-        match self.networks.iter().find(|view| view.network.segment().is_some()) {
-            Some(bridged) => {
-                bail!("network '{}' is of kind \"l2\", which is not run yet", bridged.network.name)
-            }
-            None => Ok(self),
-        }
     }
 }
 

@@ -2,7 +2,11 @@
 //!
 //! - Devices carry an alias (`ip link show`: `alias vxlan-agent …`) with the network's name.
 //! - On our vxlan device, every permanent neighbour, every forwarding entry and every single-address
-//!   assignment is ours; a route is ours when it also carries [`ROUTE_PROTOCOL`].
+//!   assignment is ours; a route is ours when it also carries [`ROUTE_PROTOCOL`]. Where the device is a
+//!   bridge's port, forwarding entries that go by themselves are not.
+//! - On a bridge with our alias, every address is ours that neither goes by itself nor is link-local. Of a
+//!   bridge without it nothing is ours but the port that our device is. On either, a neighbour is ours that
+//!   carries [`ROUTE_PROTOCOL`].
 //! - Programs, links and maps of all networks lie in one pin directory per layout version.
 //! - Status and lock lie in one run directory per pin directory.
 
@@ -12,7 +16,7 @@ use vxlan_ebpf_common::maps::LAYOUT_VERSION;
 
 use crate::net::{IfIndex, Mac};
 
-/// Number in `rtm_protocol` of the routes that we add; below 128 none of iproute2's `rt_protos`
+/// Number in `rtm_protocol` of the routes that we add, and of neighbours where others have theirs; below 128 none of iproute2's `rt_protos`
 /// has it, and routing daemons leave alone what carries a number that is not theirs.
 pub const ROUTE_PROTOCOL: u8 = 86;
 
@@ -37,6 +41,11 @@ pub fn device6_alias(network: &str) -> String {
 /// Alias of the devices that give a bridge's ports head-room.
 pub fn headroom_alias(network: &str) -> String {
     format!("vxlan-agent head-room {network}")
+}
+
+/// Alias of the bridge of `network`, where the network made it.
+pub fn bridge_alias(network: &str) -> String {
+    format!("vxlan-agent bridge {network}")
 }
 
 /// Name of the nf_tables table of `network`.

@@ -23,6 +23,8 @@ use crate::underlay::Underlay;
 use crate::xdp::Place;
 use hooked::{Hooked, Role};
 
+pub use segment::{SegmentInput, cautions, sought_bridge};
+
 /// Everything that a plan depends on.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -137,7 +139,7 @@ impl Input<'_> {
 
     fn kernel(&self, own: &Node, side: &Side) -> KernelState {
         let mut state = KernelState {
-            device: Some(self.device_spec(own, side)),
+            device: Some(device_spec(self.config, own, side)),
             addresses: own.subnets.iter().map(IpNetwork::network).collect(),
             ..KernelState::default()
         };
@@ -153,19 +155,6 @@ impl Input<'_> {
             }
         }
         state
-    }
-
-    fn device_spec(&self, own: &Node, side: &Side) -> Device {
-        Device {
-            name: self.config.device_over(own.vtep).to_owned(),
-            vni: Some(self.config.network.vni),
-            port: self.config.network.port,
-            local: side.underlay.address,
-            underlay: side.underlay.ifindex,
-            mac: own.mac,
-            mtu: side.underlay.inner_mtu,
-            ready: true,
-        }
     }
 
     fn is_fast(&self) -> bool {
@@ -333,6 +322,21 @@ impl Input<'_> {
     }
 }
 
+/// The vxlan device on one side, as a routed network's.
+fn device_spec(config: &View, own: &Node, side: &Side) -> Device {
+    Device {
+        name: config.device_over(own.vtep).to_owned(),
+        vni: Some(config.network.vni),
+        port: config.network.port,
+        local: side.underlay.address,
+        underlay: side.underlay.ifindex,
+        mac: own.mac,
+        mtu: side.underlay.inner_mtu,
+        ready: true,
+        segment: None,
+    }
+}
+
 /// [`vtep`]'s bits for IPsec policies that may apply to the tunnel between `local` and `remote`.
 pub fn ipsec(policies: &[Policy], local: IpAddr, remote: IpAddr, port: u16) -> u8 {
     let concerned = |way, from, to| policies.iter().any(|policy| policy.concerns(way, from, to, port));
@@ -406,5 +410,6 @@ pub fn vtep_ids(wanted: &BTreeSet<Key6>, previous: &DatapathState) -> BTreeMap<K
 }
 
 mod hooked;
+mod segment;
 #[cfg(test)]
 mod tests;

@@ -192,14 +192,14 @@ impl Search<'_> {
 
     /// MACs that `bridge` has learnt or been told, with their ports.
     fn learnt(&self, bridge: IfIndex) -> BTreeMap<Mac, IfIndex> {
-        let entries = self.tables.fdb.iter().filter(|(_, e)| e.master == Some(bridge));
+        let entries = self.tables.fdb_of(bridge);
         // A port's own address shows as permanent; a pod's may be that only if put there by hand,
         // and then it is not the address of the port.
-        let foreign = entries.filter(|((port, mac, _), entry)| {
-            !entry.permanent
-                || self.tables.links.get(port).is_some_and(|link| link.mac != *mac && *port != bridge)
+        let foreign = entries.filter(|(mac, _, entry)| {
+            let link = || self.tables.links.get(&entry.port);
+            !entry.permanent || link().is_some_and(|link| link.mac != *mac && entry.port != bridge)
         });
-        foreign.map(|((port, mac, _), _)| (*mac, *port)).collect()
+        foreign.map(|(mac, _, entry)| (mac, entry.port)).collect()
     }
 }
 

@@ -60,6 +60,9 @@ pub struct NetworkStatus {
     pub port: u16,
     /// Mode of the fast path, as configured.
     pub mode: Fastpath,
+    /// Why there is no fast path whatever the mode; nothing where the mode says it all.
+    #[serde(default)]
+    pub no_fastpath: Option<String>,
     /// How programs are attached: `tcx` or `clsact`; none while they are not loaded.
     pub attach: Option<String>,
     /// Where XDP is wanted, or why not; nothing while the programs are not loaded.
@@ -77,6 +80,9 @@ pub struct NetworkStatus {
     pub underlay: Option<String>,
     /// Underlay address.
     pub address: Option<IpAddr>,
+    /// The bridge, in a bridged network.
+    #[serde(default)]
+    pub bridge: Option<BridgeStatus>,
     /// This node's pod subnets.
     pub subnets: Vec<IpNetwork>,
     /// Other nodes.
@@ -97,6 +103,17 @@ pub struct NetworkStatus {
     pub reload_error: Option<String>,
     /// Why nothing can be planned at the moment; what was programmed before stays.
     pub plan_error: Option<String>,
+}
+
+/// The bridge of a bridged network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether the agent made it; an operator's is used as it is.
+    pub ours: bool,
+    /// What about it is not as the configuration asks for, or may lose packets: a sentence each.
+    pub cautions: Vec<String>,
 }
 
 /// Another node.

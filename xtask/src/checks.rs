@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::run::{output, run, step};
-use crate::{apiserver, before, ebpf, host, lab, toolchain};
+use crate::{apiserver, before, ebpf, host, kernels, lab, toolchain};
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
@@ -25,6 +25,8 @@ enum Suite {
     E2e,
     /// The same end to end with XDP on every underlay, though it is a veth
     Xdp,
+    /// Virtual machines on bridged segments, in software emulation; only if it is named
+    Vm,
     /// Unit tests of the packet engine, interpreted
     Miri,
 }
@@ -38,7 +40,8 @@ const HOST_CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "
 /// The machine cannot run them, something does not build, or a test fails: the failing step's name.
 pub(crate) fn test(args: &TestArgs) -> Result<()> {
     let wants = |suite| args.suite.is_empty() || args.suite.contains(&suite);
-    let rooted = wants(Suite::E2e) || wants(Suite::Xdp);
+    let machines = args.suite.contains(&Suite::Vm);
+    let rooted = wants(Suite::E2e) || wants(Suite::Xdp) || machines;
     if rooted {
         host::prepare("test")?;
         host::install_tools(host::TEST_TOOLS)?;
@@ -57,6 +60,14 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
     if wants(Suite::Xdp) {
         let filter = if args.filter.is_empty() { vec!["e2e::".to_owned()] } else { args.filter.clone() };
         step("end-to-end tests with XDP", || run(with_root(&filter)?.env("VXLAN_LAB_XDP", "native")))?;
+    }
+    if machines {
+        let machine = kernels::machine::prepare()?;
+        let filter =
+            if args.filter.is_empty() { vec!["segment::vm".to_owned()] } else { args.filter.clone() };
+        let mut tests = with_root(&filter)?;
+        tests.args(["--ignored", "--nocapture"]).env("VXLAN_VM", machine);
+        step("virtual machines on bridged segments", || run(&mut tests))?;
     }
     if args.suite.contains(&Suite::Miri) || args.suite.is_empty() && leaves_engine_tests(&args.filter)? {
         miri(&args.filter)?;

@@ -37,6 +37,8 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("etcdctl", "etcd-client"),
     ("openssl", "openssl"),
     ("iptables-nft-restore", "iptables"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("udhcpc", "udhcpc"),
 ];
 
 /// Makes the machine ready for a lab: checks what must be there, installs and mounts the rest.

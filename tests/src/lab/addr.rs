@@ -60,3 +60,25 @@ pub const fn pod_host(pod: u8) -> u8 {
 pub fn vtep_mac(node: u8) -> String {
     format!("0e:11:00:00:00:{node:02x}")
 }
+
+/// Host `host` of node `node` on a bridged segment, `10.66.<node>.<host>`; the prefix length is 16. The
+/// same in all tenants.
+pub const fn segment4(node: u8, host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 66, node, host)
+}
+
+/// Host `host` of node `node` on a bridged segment, `fd00:66::<node>:<host>`; the prefix length is 64. The
+/// same in all tenants.
+pub const fn segment6(node: u8, host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x66, 0, 0, 0, 0, node as u16, host as u16)
+}
+
+/// MAC of host `host` of node `node` on a bridged segment. The same in all tenants.
+pub const fn station_mac(node: u8, host: u8) -> [u8; 6] {
+    [0x02, 0x66, 0, 0, node, host]
+}
+
+/// A MAC as text.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

@@ -1,6 +1,5 @@
 //! Agents of a lab: configuration, process, command line.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,10 +11,10 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 use vxlan_agent::ownership::node_pin_dir;
 
+use super::agent_files::{Place, etcd_section, file_section, node_lines, write_flannel_files};
 use super::cmd::{self, wait_until};
-use super::{
-    Counters, DEVICE, Etcd, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, cleanup, etcd, kubernetes,
-};
+use super::site::Site;
+use super::{Counters, DEVICE, Lab, LabSpec, Netns, PORT, UNDERLAY, VNI, addr, etcd, kubernetes};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
@@ -94,78 +93,92 @@ impl Agent {
     /// Writes the configuration for node `n`; starts nothing.
     pub(super) fn new(lab: &Lab, spec: &LabSpec, n: u8, options: &AgentOptions) -> Result<Self> {
         let node = format!("n{n}");
-        let run_dir = lab.run_dir().join(&node);
-        std::fs::create_dir_all(&run_dir)?;
-        let config = lab.run_dir().join(format!("{node}.toml"));
-        let pin_dir = cleanup::pin_dir(lab.prefix()).join(&node);
-        let mut more = options.node.clone();
-        if let (Some(xdp), false) = (xdp(), more.contains("xdp")) {
-            write!(more, "\nxdp = \"{xdp}\"")?;
-        }
+        let place = Place::of(&lab.site, &node)?;
         let state = match (&lab.kubernetes, &lab.etcd) {
             (Some(kubernetes), _) => {
                 format!("source = \"kubernetes\"\nkubeconfig = {:?}\n", kubernetes.kubeconfig())
             }
             (None, Some(etcd)) => {
                 // It has had its subnet before.
-                std::fs::write(run_dir.join("subnet.env"), etcd::subnet_file(n))?;
-                etcd_section(etcd, &run_dir)
+                std::fs::write(place.run_dir.join("subnet.env"), etcd::subnet_file(n))?;
+                etcd_section(etcd, &place.run_dir)
             }
-            (None, None) => format!("source = \"file\"\npath = {:?}\n", lab.state_path()),
+            (None, None) => file_section(&lab.site),
         };
         // In Kubernetes and etcd the agent finds its addresses, and gives the devices flannel's names.
-        let given = match (&lab.kubernetes, &lab.etcd) {
-            (None, None) => format!("address = \"{}\"\n", addr::underlay(spec.underlay, n)),
-            _ => String::new(),
+        let address = match (&lab.kubernetes, &lab.etcd) {
+            (None, None) => Some(addr::underlay(spec.underlay, n)),
+            _ => None,
         };
         let text = format!(
-            "[node]\nname = \"{node}\"\nunderlay = \"{UNDERLAY}\"\n{given}\
-             pin_dir = {pin_dir:?}\nrun_dir = {run_dir:?}\n{more}\n\n\
+            "{section}\n\
              [[network]]\nname = \"{network}\"\nkind = \"l3\"\nvni = {VNI}\nport = {PORT}\n\
              mtu = \"auto\"\ndevice = \"{DEVICE}\"\nfastpath = \"{mode}\"\n{extra}\n\
              [state]\n{state}\n{sections}",
+            section = place.node_section(address, options),
             mode = options.fastpath,
             extra = options.network,
             sections = options.sections,
             network = if options.flannel.is_some() { "flannel" } else { NETWORK },
         );
+        let mut agent = Self::with_config(&lab.site, place, &text, options)?;
+        agent.pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
+        if let Some(flags) = &options.flannel {
+            agent.run_as_flannel(lab, options, flags)?;
+        }
+        Ok(agent)
+    }
+
+    /// Writes the configuration `text` for the node at `place`; starts nothing.
+    pub(super) fn with_config(site: &Site, place: Place, text: &str, options: &AgentOptions) -> Result<Self> {
+        let Place { node, run_dir: _, pin_dir } = place;
+        let config = site.run_dir().join(format!("{node}.toml"));
         std::fs::write(&config, text)?;
-        let mut environment = vec![];
-        let command = match (&lab.kubernetes, &options.flannel) {
-            (Some(kubernetes), Some(flags)) => {
-                write_flannel_files(&run_dir, &pin_dir, &options.fastpath, &more)?;
+        Ok(Self {
+            ns: site.namespace(&node)?,
+            command: vec!["run".into(), "--config".into(), config.display().to_string()],
+            environment: vec![],
+            log: site.run_dir().join(format!("{node}.log")),
+            pods: 0,
+            wrapper: options.wrapper.clone(),
+            program: options.program.clone(),
+            child: None,
+            node,
+            config,
+            pin_dir,
+        })
+    }
+
+    /// Makes it start with flannel's configuration file and flags, where there is a cluster for that.
+    fn run_as_flannel(&mut self, lab: &Lab, options: &AgentOptions, flags: &[String]) -> Result<()> {
+        let run_dir = lab.run_dir().join(&self.node);
+        let net_conf = run_dir.join("net-conf.json");
+        let more = node_lines(options);
+        let usual = match (&lab.kubernetes, &lab.etcd) {
+            (Some(kubernetes), _) => {
+                write_flannel_files(&run_dir, &self.pin_dir, &options.fastpath, &more)?;
                 // As flannel's manifest has it: which node this is, the API server has to say.
-                kubernetes.run_pod(&node)?;
-                environment.push(("POD_NAMESPACE", kubernetes::NAMESPACE.to_owned()));
-                environment.push(("POD_NAME", format!("{}{node}", kubernetes::POD_PREFIX)));
-                let usual = [
-                    "flannel".into(),
+                kubernetes.run_pod(&self.node)?;
+                self.environment.push(("POD_NAMESPACE", kubernetes::NAMESPACE.to_owned()));
+                self.environment.push(("POD_NAME", format!("{}{}", kubernetes::POD_PREFIX, self.node)));
+                vec![
                     "--kube-subnet-mgr".into(),
-                    format!("--net-config-path={}", run_dir.join("net-conf.json").display()),
                     format!("--kubeconfig-file={}", kubernetes.kubeconfig().display()),
-                    format!("--iface={UNDERLAY}"),
-                ];
-                usual.into_iter().chain(flags.iter().cloned()).collect()
+                ]
             }
-            (None, Some(flags)) => {
-                write_flannel_files(&run_dir, &pin_dir, &options.fastpath, &more)?;
-                std::fs::remove_file(run_dir.join("net-conf.json"))?;
-                environment.push(("FLANNELD_ETCD_ENDPOINTS", lab.etcd().endpoint()));
-                let usual = [
-                    "flannel".into(),
-                    format!("--net-config-path={}", run_dir.join("net-conf.json").display()),
-                    format!("--subnet-file={}", run_dir.join("subnet.env").display()),
-                    format!("--iface={UNDERLAY}"),
-                ];
-                usual.into_iter().chain(flags.iter().cloned()).collect()
+            (None, Some(etcd)) => {
+                write_flannel_files(&run_dir, &self.pin_dir, &options.fastpath, &more)?;
+                std::fs::remove_file(&net_conf)?;
+                self.environment.push(("FLANNELD_ETCD_ENDPOINTS", etcd.endpoint()));
+                vec![format!("--subnet-file={}", run_dir.join("subnet.env").display())]
             }
-            _ => vec!["run".into(), "--config".into(), config.display().to_string()],
+            (None, None) => return Ok(()),
         };
-        let ns = Netns::open(lab.node(n).namespace())?;
-        let log = lab.run_dir().join(format!("{node}.log"));
-        let pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
-        let (wrapper, program) = (options.wrapper.clone(), options.program.clone());
-        Ok(Self { node, ns, config, command, environment, log, pin_dir, pods, wrapper, program, child: None })
+        self.command = vec!["flannel".into(), format!("--net-config-path={}", net_conf.display())];
+        self.command.push(format!("--iface={UNDERLAY}"));
+        self.command.extend(usual);
+        self.command.extend_from_slice(flags);
+        Ok(())
     }
 
     /// Runs another agent from the next start on; `None`: [`agent_binary`].
@@ -350,12 +363,15 @@ impl Agent {
 
     fn is_ready(&self) -> bool {
         let Ok(status) = self.json(&["status"]) else { return false };
-        let network = &status["networks"][0];
+        let planned = |network: &serde_json::Value| network["plan_error"].is_null();
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
-            && network["plan_error"].is_null()
+            && status["networks"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(planned))
             // An older agent says so of its network.
-            && [&status["retrying"], &network["retrying"]].iter().filter_map(|all| all.as_array()).all(Vec::is_empty);
+            && [&status["retrying"], &status["networks"][0]["retrying"]]
+                .iter()
+                .filter_map(|all| all.as_array())
+                .all(Vec::is_empty);
         let fastpath = &status["fastpath"];
         let attached = fastpath["attachments"].as_array().map_or(0, Vec::len);
         // One program per pod, two on the device, one on the underlay; two addresses per pod.
@@ -369,33 +385,6 @@ impl Agent {
         let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
     }
-}
-
-/// `[state]` of a node that finds the others in `etcd`.
-fn etcd_section(etcd: &Etcd, dir: &Path) -> String {
-    let mut section = format!(
-        "source = \"etcd\"\nendpoints = [\"http://127.0.0.1:1\", {:?}]\nsubnet_file = {:?}\n",
-        etcd.endpoint(),
-        dir.join("subnet.env")
-    );
-    if etcd.is_secured() {
-        for (key, file) in [("ca_file", "ca.pem"), ("cert_file", "client.pem"), ("key_file", "client.key")] {
-            let _ = writeln!(section, "{key} = {:?}", etcd.file(file));
-        }
-        let (name, password) = etcd::USER;
-        let _ = writeln!(section, "username = {name:?}\npassword = {password:?}");
-    }
-    section
-}
-
-/// What flannel's ConfigMap has, and next to it what flannel does not have.
-fn write_flannel_files(dir: &Path, pin_dir: &Path, fastpath: &str, more: &str) -> Result<()> {
-    let net_conf = r#"{ "Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:244::/32",
-                        "Backend": { "Type": "vxlan" } }"#;
-    let extras =
-        format!("fastpath = {fastpath:?}\n[node]\npin_dir = {pin_dir:?}\nrun_dir = {dir:?}\n{more}\n");
-    std::fs::write(dir.join("net-conf.json"), net_conf)?;
-    Ok(std::fs::write(dir.join("vxlan-agent.toml"), extras)?)
 }
 
 /// The agent to run: `$VXLAN_AGENT`, or the release build of this workspace.

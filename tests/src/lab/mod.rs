@@ -10,12 +10,16 @@
 //! # anyhow::Ok(())
 //! ```
 //!
+//! [`SegmentLab`] is the same for bridged segments: a bridge per tenant on every node, and hosts in one
+//! subnet.
+//!
 //! Every name begins with `vx<pid>`: namespaces, the pin directory in `/sys/fs/bpf` and the run
 //! directory in `/run/vxlan-lab`. All of it goes when the [`Lab`] is dropped, when the process
 //! panics or is told to end, and, where nothing of that could run, when the next lab is built.
 
 pub mod addr;
 pub mod agent;
+mod agent_files;
 pub mod cleanup;
 mod cmd;
 mod cni;
@@ -23,17 +27,21 @@ mod counters;
 pub mod etcd;
 mod kernel;
 pub mod kubernetes;
+pub mod machine;
 mod netns;
 mod program;
+pub mod segment;
 mod server;
+mod site;
 mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
 mod topology;
 pub mod traffic;
+mod underlay;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 
@@ -46,6 +54,8 @@ pub use etcd::Etcd;
 pub use kubernetes::Kubernetes;
 pub use netns::Netns;
 pub use program::Dropper;
+pub use segment::{SegmentLab, SegmentSpec};
+use site::Site;
 pub use spec::{Attach, EtcdSpec, LabSpec, Master, NodeSpec, Overlay, Vlan};
 pub use state::{StateFile, StateNode};
 pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI, VRF, VRF_TABLE, WIRE};
@@ -58,8 +68,8 @@ pub struct Lab {
     kubernetes: Option<Kubernetes>,
     etcd: Option<Etcd>,
     state: StateFile,
-    prefix: String,
-    keep: bool,
+    /// Last, because it takes away what the others stand on.
+    site: Site,
 }
 
 impl Lab {
@@ -128,18 +138,19 @@ impl Lab {
     /// # Errors
     /// There is one of that name.
     pub fn add_namespace(&self, name: &str) -> Result<Netns> {
-        topology::add_namespace(&self.prefix, name)
+        self.site.add_namespaces(&[name.to_owned()])?;
+        self.site.namespace(name)
     }
 
     /// What all names of this lab begin with: `vx<pid>`, or `vx<pid>_<k>` for further labs of the
     /// same process.
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        self.site.prefix()
     }
 
     /// Where configuration, state and logs lie.
     pub fn run_dir(&self) -> PathBuf {
-        cleanup::run_dir(&self.prefix)
+        self.site.run_dir()
     }
 
     /// The state that all agents share, as written last.
@@ -149,7 +160,7 @@ impl Lab {
 
     /// Path of the state file.
     pub fn state_path(&self) -> PathBuf {
-        self.run_dir().join("state.toml")
+        self.site.state_path()
     }
 
     /// Replaces the state file in one step; the agents reload it.
@@ -167,15 +178,13 @@ impl Lab {
     /// # Errors
     /// The mark that says so cannot be written.
     pub fn keep(mut self) -> Result<()> {
-        std::fs::write(Path::new(&self.run_dir()).join(cleanup::KEPT), "")?;
-        self.keep = true;
-        Ok(())
+        self.site.keep()
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.keep {
+        if self.site.is_kept() {
             return;
         }
         if std::thread::panicking() {
@@ -184,6 +193,5 @@ impl Drop for Lab {
             }
         }
         self.nodes.iter_mut().filter_map(|node| node.agent.as_mut()).for_each(Agent::reap);
-        cleanup::remove(&self.prefix);
     }
 }

@@ -84,6 +84,17 @@ impl Netns {
             .with_context(|| format!("in namespace {}", self.name))
     }
 
+    /// Whether `interface` can have VLAN interfaces, which some kernels are built without. Says so on
+    /// standard error if it cannot: a test that needs them is left out.
+    pub fn has_vlans(&self, interface: &str) -> bool {
+        let tried = "link add link {} name vlan0 type vlan id 9\nlink del vlan0\n".replace("{}", interface);
+        let added = self.ip(&tried);
+        if let Err(error) = &added {
+            eprintln!("SKIPPED, because this kernel has no VLAN interfaces: {error:#}");
+        }
+        added.is_ok()
+    }
+
     /// Writes settings below `/proc/sys/net`, for example `("ipv4/ip_forward", "1")`.
     ///
     /// # Errors

@@ -27,8 +27,10 @@ pub struct StateNode {
     pub vtep: IpAddr,
     /// MAC of its vxlan device; left out if `None`.
     pub mac: Option<String>,
-    /// Pod subnets.
+    /// Pod subnets; left out if there are none.
     pub subnets: Vec<String>,
+    /// What is known to be attached to it in bridged networks: MAC and, where that is known, address.
+    pub stations: Vec<(String, Option<IpAddr>)>,
 }
 
 impl StateFile {
@@ -42,6 +44,7 @@ impl StateFile {
                 _ => Some(vtep_mac(n)),
             },
             subnets: vec![format!("{}/24", inner4(n, 0)), format!("{}/64", inner6(n, 0))],
+            stations: vec![],
         });
         Self { policy: None, nodes: nodes.collect() }
     }
@@ -61,7 +64,16 @@ impl StateFile {
             if let Some(mac) = &node.mac {
                 let _ = writeln!(text, "mac = {mac:?}");
             }
-            let _ = writeln!(text, "subnets = {:?}\n", node.subnets);
+            if !node.subnets.is_empty() {
+                let _ = writeln!(text, "subnets = {:?}", node.subnets);
+            }
+            for (mac, ip) in &node.stations {
+                let _ = writeln!(text, "[[node.station]]\nmac = {mac:?}");
+                if let Some(ip) = ip {
+                    let _ = writeln!(text, "ip = \"{ip}\"");
+                }
+            }
+            text.push('\n');
         }
         text
     }

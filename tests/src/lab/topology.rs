@@ -4,18 +4,18 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::addr::{inner4, inner6, pod_host, underlay, underlay4, underlay6};
-use super::traffic::{Ping, ping};
+use super::addr::{inner4, inner6, pod_host};
+use super::site::Site;
+use super::underlay::{FABRIC, link_nodes, until_reached};
 use super::{
     Agent, Attach, Etcd, EtcdSpec, Family, Kubernetes, Lab, LabSpec, Master, Netns, NodeSpec, Overlay,
     StateFile, Vlan, wait_until,
 };
-use super::{cleanup, cmd, etcd, kernel, kubernetes};
+use super::{addr, etcd, kernel, kubernetes, underlay};
 
 /// The underlay interface of every node.
 pub const UNDERLAY: &str = "underlay0";
@@ -95,115 +95,55 @@ impl Deref for Pod {
 
 /// Builds what `spec` says. See [`LabSpec::build`].
 pub(super) fn build(spec: &LabSpec) -> Result<Lab> {
-    ensure!(nix::unistd::geteuid().is_root(), "the lab makes network namespaces: run it as root");
     ensure!((2..=99).contains(&spec.nodes.len()), "a lab has 2 to 99 nodes");
     let has_store = spec.kubernetes || spec.etcd.is_some();
     ensure!(!has_store || spec.nodes.len() > 2, "a lab with Kubernetes or etcd has 3 nodes or more");
-    cleanup::sweep();
-    let prefix = cleanup::claim_prefix()?;
-    std::fs::create_dir_all(cleanup::run_dir(&prefix))?;
     // From here on, dropping the lab removes what has been made.
     let mut lab = Lab {
+        site: Site::claim()?,
         spec: spec.clone(),
         nodes: Vec::new(),
         _fabric: None,
         kubernetes: None,
         etcd: None,
         state: StateFile::of(spec),
-        prefix,
-        keep: false,
     };
-    make_namespaces(&lab.prefix, spec)?;
-    let fabric = format!("{}-fabric", lab.prefix);
+    lab.site.add_namespaces(&namespaces(spec))?;
     if spec.nodes.len() > 2 {
-        lab._fabric = Some(Netns::open(&fabric)?);
+        lab._fabric = Some(lab.site.namespace(FABRIC)?);
     }
-    link_nodes(&lab.prefix, spec)?;
+    link_nodes(&lab.site, spec.nodes.len(), interface(spec), spec.mtu)?;
     if spec.kubernetes {
-        lab.kubernetes = Some(start_kubernetes(&lab, Netns::open(&fabric)?)?);
+        lab.kubernetes = Some(start_kubernetes(&lab, lab.site.namespace(FABRIC)?)?);
     }
     if let Some(how) = spec.etcd {
-        let fabric = Netns::open(&fabric)?;
+        let fabric = lab.site.namespace(FABRIC)?;
         fabric.ip(&format!("addr add {}/24 dev br0\n", etcd::ADDRESS))?;
         lab.etcd = Some(Etcd::start(fabric, &lab.run_dir(), how == EtcdSpec::Secured)?);
     }
     for (n, node) in (1u8..).zip(&spec.nodes) {
-        let node = make_node(&lab.prefix, n, node, spec)?;
+        let node = make_node(&lab.site, n, node, spec)?;
         lab.nodes.push(node);
     }
     lab.state.write(&lab.state_path())?;
     introduce_pods(&lab)?;
-    settle_underlay(&lab)?;
+    let nodes: Vec<&Netns> = lab.nodes.iter().map(Deref::deref).collect();
+    underlay::settle(&nodes, (spec.master == Some(Master::Vrf)).then_some(VRF))?;
     start_overlays(&mut lab, spec)?;
     Ok(lab)
 }
 
-fn make_namespaces(prefix: &str, spec: &LabSpec) -> Result<()> {
+/// The names of all namespaces.
+fn namespaces(spec: &LabSpec) -> Vec<String> {
     let mut names = Vec::new();
     if spec.nodes.len() > 2 {
-        names.push(format!("{prefix}-fabric"));
+        names.push(FABRIC.to_owned());
     }
     for (n, node) in (1u8..).zip(&spec.nodes) {
-        names.push(format!("{prefix}-n{n}"));
-        names.extend((1..=node.pods).map(|p| format!("{prefix}-n{n}p{p}")));
+        names.push(format!("n{n}"));
+        names.extend((1..=node.pods).map(|p| format!("n{n}p{p}")));
     }
-    let batch: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
-    cmd::feed(Command::new("ip").args(["-batch", "-"]), &batch)?;
-    names.iter().try_for_each(|name| settle_namespace(name).map(drop))
-}
-
-/// Gives a new namespace the settings that all have.
-fn settle_namespace(name: &str) -> Result<Netns> {
-    let ns = Netns::open(name)?;
-    // Before the first interface: those start with the defaults.
-    ns.sysctl(&[
-        ("ipv6/conf/all/accept_dad", "0"),
-        ("ipv6/conf/default/accept_dad", "0"),
-        ("ipv6/conf/default/accept_ra", "0"),
-        ("ipv6/conf/default/router_solicitations", "0"),
-        ("ipv4/conf/all/rp_filter", "0"),
-        ("ipv4/conf/default/rp_filter", "0"),
-    ])?;
-    ns.ip("link set lo up\n")?;
-    Ok(ns)
-}
-
-/// Adds a namespace to a lab. See [`Lab::add_namespace`].
-pub(super) fn add_namespace(prefix: &str, name: &str) -> Result<Netns> {
-    let name = format!("{prefix}-{name}");
-    cmd::run(Command::new("ip").args(["netns", "add", &name]))?;
-    settle_namespace(&name)
-}
-
-/// Two nodes: one veth pair. More: a bridge in a namespace of its own.
-fn link_nodes(prefix: &str, spec: &LabSpec) -> Result<()> {
-    let (mtu, count) = (spec.mtu, spec.nodes.len());
-    let name = interface(spec);
-    let mut batch = String::new();
-    let mut fabric = String::new();
-    if count == 2 {
-        let _ = writeln!(
-            batch,
-            "link add {name} mtu {mtu} netns {prefix}-n1 type veth \
-             peer name {name} mtu {mtu} netns {prefix}-n2"
-        );
-    } else {
-        let _ = writeln!(fabric, "link add br0 mtu {mtu} type bridge mcast_snooping 0");
-        let _ = writeln!(fabric, "link set br0 up");
-        for n in 1..=count {
-            let _ = writeln!(
-                batch,
-                "link add {name} mtu {mtu} netns {prefix}-n{n} type veth \
-                 peer name n{n} mtu {mtu} netns {prefix}-fabric"
-            );
-            let _ = writeln!(fabric, "link set n{n} master br0 up");
-        }
-    }
-    cmd::feed(Command::new("ip").args(["-batch", "-"]), &batch)?;
-    if fabric.is_empty() {
-        return Ok(());
-    }
-    Netns::open(&format!("{prefix}-fabric"))?.ip(&fabric)
+    names
 }
 
 /// What is at the node's end of the underlay's link.
@@ -228,8 +168,8 @@ fn make_master(ns: &Netns, master: Master) -> Result<()> {
     })
 }
 
-fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Node> {
-    let ns = Netns::open(&format!("{prefix}-n{n}"))?;
+fn make_node(site: &Site, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Node> {
+    let ns = site.namespace(&format!("n{n}"))?;
     ns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
     set_bridge_netfilter(&ns, spec.bridge_netfilter)?;
     if let Some(vlan) = spec.vlan {
@@ -241,12 +181,7 @@ fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Nod
     if let Some(master) = spec.master {
         make_master(&ns, master)?;
     }
-    let mut batch = format!(
-        "addr add {}/24 dev {UNDERLAY}\naddr add {}/64 dev {UNDERLAY} nodad\n\
-         link set {UNDERLAY} up\n",
-        underlay4(n),
-        underlay6(n),
-    );
+    let mut batch = underlay::addresses(n, UNDERLAY);
     let mtu = spec.pod_mtu_for(&node.overlay);
     if node.attach == Attach::Bridge {
         let _ = write!(
@@ -261,10 +196,10 @@ fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Nod
     if spec.gro {
         ns.sh(&format!("ethtool -K {} gro on", interface(spec)))?;
     }
-    let pods = (1..=node.pods).map(|p| make_pod(prefix, &ns, n, p, node.attach, mtu));
+    let pods = (1..=node.pods).map(|p| make_pod(site, &ns, n, p, node.attach, mtu));
     Ok(Node {
         name: format!("n{n}"),
-        underlay: underlay(spec.underlay, n),
+        underlay: addr::underlay(spec.underlay, n),
         vtep4: inner4(n, 0),
         vtep6: inner6(n, 0),
         pods: pods.collect::<Result<_>>()?,
@@ -274,7 +209,7 @@ fn make_node(prefix: &str, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Nod
 }
 
 /// Where br_netfilter is not loaded there is nothing to switch off.
-fn set_bridge_netfilter(node: &Netns, on: bool) -> Result<()> {
+pub(super) fn set_bridge_netfilter(node: &Netns, on: bool) -> Result<()> {
     let value = if on { "1" } else { "0" };
     for name in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
         if on || Path::new("/proc/sys/net").join(name).exists() {
@@ -284,9 +219,9 @@ fn set_bridge_netfilter(node: &Netns, on: bool) -> Result<()> {
     Ok(())
 }
 
-fn make_pod(prefix: &str, node: &Netns, n: u8, p: u8, attach: Attach, mtu: u32) -> Result<Pod> {
+fn make_pod(site: &Site, node: &Netns, n: u8, p: u8, attach: Attach, mtu: u32) -> Result<Pod> {
     let (name, host_veth) = (format!("n{n}p{p}"), format!("veth{p}"));
-    let ns = Netns::open(&format!("{prefix}-{name}"))?;
+    let ns = site.namespace(&name)?;
     let (ip4, ip6) = (inner4(n, pod_host(p)), inner6(n, pod_host(p)));
     let (gw4, gw6) = (inner4(n, 1), inner6(n, 1));
     let pair = format!(
@@ -329,27 +264,6 @@ fn introduce_pods(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Waits until the nodes reach each other. An interface that has just come up takes part in
-/// multicast, and so in neighbour discovery, only when the kernel has noticed its carrier, which
-/// may take a second.
-fn settle_underlay(lab: &Lab) -> Result<()> {
-    let count = u8::try_from(lab.nodes.len())?;
-    let device = (lab.spec.master == Some(Master::Vrf)).then_some(VRF);
-    for (from, to) in (2..=count).flat_map(|n| [(1, n), (n, 1)]) {
-        for family in [Family::V4, Family::V6] {
-            until_reached(lab.node(from), &format!("n{from}"), underlay(family, to), device)?;
-        }
-    }
-    Ok(())
-}
-
-fn until_reached(from: &Netns, name: &str, target: IpAddr, device: Option<&'static str>) -> Result<()> {
-    let impatient = Ping { timeout: Duration::from_millis(100), device, ..Ping::default() };
-    wait_until(&format!("{name} reaches {target}"), Duration::from_secs(10), || {
-        ping(from, target, impatient).is_ok_and(|report| report.all_answered())
-    })
 }
 
 /// The API listens on the bridge that links the nodes.

@@ -2,3 +2,5 @@
 
 mod e2e;
 mod programs;
+mod segment;
+mod segments;

@@ -24,8 +24,10 @@ impl Network {
         for own in cluster.owns() {
             let underlay = self.find_underlay(cluster, own, tables)?;
             let (name, alias) = self.device_over(own.vtep);
-            let (mut state, device) =
-                self.observe_device(name, &alias, own.mac, self.config.adopts(), tables)?;
+            let (mut state, device) = match self.config.network.segment() {
+                Some(segment) => self.observe_segment(segment, cluster, own, tables)?,
+                None => self.observe_device(name, &alias, own.mac, self.config.adopts(), tables)?,
+            };
             if self.config.adopts().is_some() {
                 state.direct_routes = self.direct_routes(cluster, own, device, underlay.ifindex, tables);
             }

@@ -13,6 +13,7 @@ mod pods;
 mod report;
 mod retries;
 mod round;
+mod segment;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -68,7 +69,7 @@ pub struct Agent {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let Config { node, networks: views } = config;
     preflight::check_privileges()?;
-    let is_fast = views.iter().any(|view| view.network.fastpath != Fastpath::Off);
+    let is_fast = views.iter().any(|view| view.network.running() != Fastpath::Off);
     if is_fast {
         preflight::check_kernel()?;
     }
@@ -264,7 +265,7 @@ impl Agent {
 
     /// Whether a network's fast path runs in this mode.
     fn runs(&self, mode: Fastpath) -> bool {
-        self.networks.iter().any(|network| network.config.network.fastpath == mode)
+        self.networks.iter().any(|network| network.config.network.running() == mode)
     }
 
     /// Whether any network has a fast path.

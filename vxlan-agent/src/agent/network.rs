@@ -14,7 +14,7 @@ use super::machine::Machine;
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Fastpath, StateConfig, View};
 use crate::datapath::DatapathState;
-use crate::kernel::{self, Foreign, KernelChange, KernelState, Target, sysctl};
+use crate::kernel::{self, Foreign, KernelChange, KernelState, Tables, Target, sysctl};
 use crate::net::{IfIndex, Mac};
 use crate::node::Table;
 use crate::plan::{Desired, Input, Side};
@@ -35,6 +35,10 @@ pub(super) struct Network {
     pub(super) underlays: Vec<Underlay>,
     /// Its devices by name, as they were found last.
     pub(super) devices: BTreeMap<String, IfIndex>,
+    /// The bridge of a bridged network, if it is ours, as it was found last.
+    pub(super) bridge: Option<IfIndex>,
+    /// What an operator should know of that bridge, ours or not.
+    pub(super) cautions: Vec<String>,
     /// What of others its fast path would pass by.
     pub(super) hooked: Vec<Foreign>,
     /// What has happened to pods lately.
@@ -77,6 +81,8 @@ impl Network {
             id: None,
             underlays: vec![],
             devices: BTreeMap::new(),
+            bridge: None,
+            cautions: vec![],
             hooked: vec![],
             recent: Recent::default(),
             no_guard: None,
@@ -93,7 +99,7 @@ impl Network {
     }
 
     pub(super) fn is_fast(&self) -> bool {
-        self.config.network.fastpath != Fastpath::Off
+        self.config.network.running() != Fastpath::Off
     }
 
     /// Takes on a new cluster if it can be planned for; the one before stays in force otherwise. Whether
@@ -140,8 +146,11 @@ impl Network {
     }
 
     /// Lets the kernel route between pods and tunnel; where it may not be told to, an operator has
-    /// to, and the rest goes on.
+    /// to, and the rest goes on. A bridged network does not route.
     pub(super) fn forward(&self, machine: &mut Machine, sides: &[Side], wanted: &mut BTreeSet<String>) {
+        if self.is_bridged() {
+            return;
+        }
         let (key, now) = (self.key(FORWARD), Instant::now());
         wanted.insert(key.clone());
         if !machine.retries.is_due(&key, now) {
@@ -187,14 +196,24 @@ impl Network {
         input.plan()
     }
 
-    /// Remembers what a round has found.
-    pub(super) fn note(&mut self, id: NetworkId, sides: &[Side], desired: &mut Desired) {
-        self.id = Some(id);
+    /// Remembers what a round has found. A bridged network has no number.
+    pub(super) fn note(
+        &mut self,
+        id: Option<NetworkId>,
+        seen: &Seen,
+        desired: &mut Desired,
+        tables: &Tables,
+    ) {
+        let sides = &seen.sides;
+        self.id = id;
         self.plan_error = None;
         self.hooked = std::mem::take(&mut desired.hooked);
         self.recent.note(&desired.datapath.links, &desired.claims, Instant::now());
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
         self.devices = self.found_devices(sides);
+        if let (Some(segment), Some(kernel)) = (self.config.network.segment().cloned(), seen.kernel.first()) {
+            self.note_segment(&segment, kernel, tables);
+        }
     }
 
     /// Remembers why nothing can be planned, and says it if that is new.
@@ -259,11 +278,12 @@ impl Network {
     ) -> bool {
         let changes = kernel::diff(observed, desired);
         let mut broken = BTreeSet::new();
-        let mut changed = false;
+        // What failed on an interface that was about to go is not held against the one that takes its place.
+        let (mut changed, mut anew) = (false, false);
         for change in &changes {
             let (key, now) = (self.key(&change.to_string()), Instant::now());
             wanted.insert(key.clone());
-            if !machine.retries.is_due(&key, now) || lacks_base(change, desired, &broken) {
+            if !(anew || machine.retries.is_due(&key, now)) || lacks_base(change, desired, &broken) {
                 broken.extend(base(change));
                 refused.extend(missing_route(change).filter(|_| !broken.contains(&Base::Device)));
                 continue;
@@ -272,6 +292,7 @@ impl Network {
                 Ok(()) => {
                     tracing::debug!(network = self.name(), %change, "done");
                     machine.retries.held(&key);
+                    anew |= matches!(change, KernelChange::CreateDevice(_) | KernelChange::CreateBridge(..));
                     changed = true;
                 }
                 Err(error) => {
@@ -288,9 +309,10 @@ impl Network {
     }
 }
 
-/// What routes rest on, as far as a failed change leaves it missing.
+/// What other changes rest on, as far as a failed change leaves it missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Base {
+    Bridge,
     Device,
     Neighbour(IpAddr),
     Fdb(Mac),
@@ -298,6 +320,7 @@ enum Base {
 
 fn base(change: &KernelChange) -> Option<Base> {
     match change {
+        KernelChange::CreateBridge(..) => Some(Base::Bridge),
         KernelChange::DeleteDevice(_) | KernelChange::CreateDevice(_) => Some(Base::Device),
         KernelChange::PutNeighbour(ip, _) => Some(Base::Neighbour(*ip)),
         KernelChange::PutFdb(mac, _) => Some(Base::Fdb(*mac)),
@@ -308,17 +331,19 @@ fn base(change: &KernelChange) -> Option<Base> {
 /// Whether what `change` rests on is among what is `broken`: a route without its neighbour would
 /// swallow packets that today go another way.
 fn lacks_base(change: &KernelChange, desired: &KernelState, broken: &BTreeSet<Base>) -> bool {
-    let device = broken.contains(&Base::Device);
-    let headroom = matches!(
-        change,
-        KernelChange::AddHeadroom(..) | KernelChange::SetHeadroom(..) | KernelChange::RemoveHeadroom(_)
-    );
+    use KernelChange::*;
+    let (device, bridge) = (broken.contains(&Base::Device), broken.contains(&Base::Bridge));
     match change {
-        KernelChange::AddRoute(_, route) | KernelChange::ReplaceRoute(_, route) => {
+        AddHeadroom(..) | SetHeadroom(..) | RemoveHeadroom(_) => false,
+        CreateBridge(..) | SetBridge(..) | RemoveBridge(_) => false,
+        AddBridgeAddress(..) | RemoveBridgeAddress(..) | PutAnswer(..) | RemoveAnswer(..) => bridge,
+        // It is of no use where it is no port.
+        CreateDevice(_) => device || bridge,
+        AddRoute(_, route) | ReplaceRoute(_, route) => {
             let fdb = desired.neighbours.get(&route.via).is_some_and(|mac| broken.contains(&Base::Fdb(*mac)));
             device || fdb || broken.contains(&Base::Neighbour(route.via))
         }
-        _ => device && !headroom,
+        _ => device,
     }
 }
 
@@ -364,6 +389,15 @@ mod tests {
         }
         assert!(!lacks_base(&KernelChange::RemoveRoute(to), &desired, &[Base::Neighbour(ip)].into()));
         assert!(!lacks_base(&KernelChange::RemoveHeadroom(IfIndex(3)), &desired, &[Base::Device].into()));
+    }
+
+    #[test]
+    fn addresses_of_a_bridge_wait_for_it_alone() {
+        let add = KernelChange::AddBridgeAddress("br1".into(), "10.0.0.1/24".parse().expect("an address"));
+        let desired = KernelState::default();
+        assert!(lacks_base(&add, &desired, &[Base::Bridge].into()));
+        assert!(!lacks_base(&add, &desired, &[Base::Device].into()));
+        assert!(lacks_base(&KernelChange::AddFlood([192, 0, 2, 2].into()), &desired, &[Base::Device].into()));
     }
 
     #[test]

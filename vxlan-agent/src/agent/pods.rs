@@ -117,8 +117,22 @@ impl Network {
         let nodes = self.cluster.remotes.values();
         let sources =
             nodes.flat_map(|node| node.subnets.iter().map(|s| (node.vtep, *s)).chain([own(node)])).collect();
-        let own = self.known_by.iter().copied().filter(|ip| !self.is_translated(*ip)).collect();
-        Some(Guard { port: network.port, vni: network.vni, own, sources, pods: self.cluster.own_subnets() })
+        let own = self.known_by.iter().copied().filter(|ip| !self.is_translated(*ip));
+        let mut own: BTreeSet<IpAddr> = own.collect();
+        let mut pods = self.cluster.own_subnets();
+        if let Some(segment) = network.segment() {
+            // Where any address will do, a group's will do, too.
+            let group = segment.flood.group();
+            own.extend(group.filter(|group| own.iter().any(|ip| ip.is_ipv4() == group.is_ipv4())));
+            // Stations that have this host as their router.
+            pods.extend(
+                segment.addresses.iter().filter_map(|ip| IpNetwork::new(ip.network(), ip.prefix()).ok()),
+            );
+            pods.sort();
+            pods.dedup();
+        }
+        let bridged = network.segment().is_some();
+        Some(Guard { port: network.port, vni: network.vni, own, sources, bridged, pods })
     }
 
     /// Whether this node is known by an address of another machine: to which of its own that one passes

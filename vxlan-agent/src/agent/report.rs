@@ -8,12 +8,13 @@ use vxlan_ebpf_common::maps::NetworkId;
 use super::Agent;
 use super::machine::Machine;
 use super::network::Network;
+use super::segment::NO_FASTPATH;
 use crate::cluster::Node;
 use crate::datapath::DatapathState;
 use crate::kernel::Foreign;
 use crate::net::IfIndex;
 use crate::plan;
-use crate::status::{HookedStatus, NetworkStatus, NodeStatus, Status};
+use crate::status::{BridgeStatus, HookedStatus, NetworkStatus, NodeStatus, Status};
 use crate::underlay::Underlay;
 
 impl Agent {
@@ -38,7 +39,7 @@ impl Agent {
 impl Network {
     fn status(&self, machine: &Machine) -> NetworkStatus {
         let (mut attach, mut pods_attached, mut endpoints) = (None, 0, 0);
-        if let Some(datapath) = &machine.datapath {
+        if let (Some(datapath), false) = (&machine.datapath, self.is_bridged()) {
             attach = Some(if datapath.features().tcx { "tcx" } else { "clsact" }.to_owned());
             (pods_attached, endpoints) = self.id.map_or((0, 0), |id| pods(datapath.state(), id));
         }
@@ -61,13 +62,15 @@ impl Network {
             mac: node.mac,
             subnets: node.subnets.clone(),
         };
+        let meters = machine.ruleset.meters.iter().filter(|_| !self.is_bridged());
         NetworkStatus {
             name: network.name.clone(),
             vni: network.vni,
             port: network.port,
             mode: network.fastpath,
+            no_fastpath: self.is_bridged().then(|| NO_FASTPATH.to_owned()),
             attach,
-            xdp: machine.xdp.as_ref().map(|placed| match placed {
+            xdp: machine.xdp.as_ref().filter(|_| !self.is_bridged()).map(|placed| match placed {
                 Ok(place) => format!("native on {}", place.name),
                 Err(reason) => format!("no: {reason}"),
             }),
@@ -77,8 +80,13 @@ impl Network {
             mtu: underlay.map(|u| u.inner_mtu),
             underlay: underlay.map(|u| u.name.clone()),
             address: underlay.map(|u| u.address),
+            bridge: network.segment().map(|segment| BridgeStatus {
+                name: segment.bridge.clone(),
+                ours: self.bridge.is_some(),
+                cautions: self.cautions.clone(),
+            }),
             subnets: self.cluster.own_subnets(),
-            meters: machine.ruleset.meters.iter().map(ToString::to_string).collect(),
+            meters: meters.map(ToString::to_string).collect(),
             nodes: self.cluster.remotes.values().map(node).collect(),
             hooked: self.hooked.iter().map(hooked).collect(),
             pods_attached,

@@ -12,6 +12,9 @@ use crate::kernel::Foreign;
 use crate::ownership;
 use crate::plan::{self, Desired};
 
+/// What should be of a network, and its number; a bridged one has none.
+type Planned = (Option<NetworkId>, Desired);
+
 impl Agent {
     /// Brings kernel and fast path one step closer; whether anything was changed. A network that cannot be
     /// planned stays as it is, and keeps no other from going on.
@@ -44,7 +47,7 @@ impl Agent {
         let mut hooked: Vec<Foreign> = vec![];
         for ((network, seen), planned) in self.networks.iter_mut().zip(&seen).zip(&mut planned) {
             let (Some(seen), Some((id, desired))) = (seen, planned) else { continue };
-            network.note(*id, &seen.sides, desired);
+            network.note(*id, seen, desired, &self.machine.tables);
             hooked.extend(
                 network
                     .hooked
@@ -61,7 +64,9 @@ impl Agent {
         changed |= self.machine.apply_datapath(desired, &mut wanted)?;
         for (network, seen) in self.networks.iter_mut().zip(&seen) {
             // The devices were there before this round.
-            if seen.as_ref().is_some_and(|seen| seen.sides.iter().all(|side| side.device.is_some())) {
+            let stands =
+                seen.as_ref().is_some_and(|seen| seen.sides.iter().all(|side| side.device.is_some()));
+            if stands && !network.is_bridged() {
                 network.set_up_for_pods(&mut self.machine, &mut wanted);
             }
         }
@@ -82,7 +87,8 @@ impl Agent {
 
     async fn find_ways(&mut self, seen: &[Option<Seen>]) {
         let mut wanted = BTreeMap::<_, BTreeSet<_>>::new();
-        for (network, seen) in self.networks.iter().zip(seen) {
+        let routed = self.networks.iter().zip(seen).filter(|(network, _)| !network.is_bridged());
+        for (network, seen) in routed {
             for side in seen.iter().flat_map(|seen| &seen.sides) {
                 let own = side.underlay.address;
                 let vteps = network.cluster.remotes.values().map(|node| node.vtep);
@@ -101,19 +107,24 @@ impl Agent {
             clsact: self.node.attach == Attach::Clsact,
             xdp: self.is_fast() && self.node.xdp != Xdp::Off,
             // One table for all: where it is too small, flows are slower.
-            flows: self.networks.iter().map(|network| network.config.network.flows).max().unwrap_or_default(),
+            flows: self.routed().map(|network| network.config.network.flows).max().unwrap_or_default(),
             sizes: self.sizes(),
         }
+    }
+
+    /// The networks that the fast path knows of.
+    fn routed(&self) -> impl Iterator<Item = &Network> {
+        self.networks.iter().filter(|network| !network.is_bridged())
     }
 
     /// What the networks need of the maps.
     fn sizes(&self) -> Sizes {
         let nodes = || {
-            let clusters = self.networks.iter().map(|network| &network.cluster);
+            let clusters = self.routed().map(|network| &network.cluster);
             clusters.flat_map(|cluster| cluster.owns().chain(cluster.remotes.values()))
         };
         let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
-        Sizes::of(self.networks.len(), nodes().count(), prefixes(true).max(prefixes(false)))
+        Sizes::of(self.routed().count(), nodes().count(), prefixes(true).max(prefixes(false)))
     }
 
     /// Decides about XDP. With several underlays it goes to the first.
@@ -125,34 +136,39 @@ impl Agent {
         }
     }
 
-    /// What should be of each network. One without a number, because there are too many, is not planned.
-    fn plan(&mut self, seen: &[Option<Seen>], foreign: &[Foreign]) -> Vec<Option<(NetworkId, Desired)>> {
+    /// What should be of each network. A routed one without a number, because there are too many, is not planned.
+    fn plan(&mut self, seen: &[Option<Seen>], foreign: &[Foreign]) -> Vec<Option<Planned>> {
         let nothing = DatapathState::default();
         let machine = &self.machine;
         let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
-        let ids = plan::network_ids(self.networks.iter().map(Network::name), previous);
+        let ids = plan::network_ids(self.routed().map(Network::name), previous);
         let remotes = |network: &Network| {
             let id = ids.get(network.name()).copied();
             let vteps = network.cluster.remotes.values().map(|node| node.vtep);
             id.map(|id| vteps.map(|vtep| Key6::new(id, vtep.into())).collect::<Vec<_>>()).unwrap_or_default()
         };
-        let vteps = self.networks.iter().flat_map(remotes).collect();
+        let vteps = self.routed().flat_map(remotes).collect();
         let vtep_ids = plan::vtep_ids(&vteps, previous);
         let common = Common { machine, foreign, vtep_ids: &vtep_ids, previous };
         let plan = |(network, seen): (&mut Network, &Option<Seen>)| {
+            let sides = &seen.as_ref()?.sides;
+            if network.is_bridged() {
+                return Some((None, network.plan_segment(sides, &machine.tables)?));
+            }
             let id = *ids.get(network.name())?;
-            Some((id, network.plan(id, &seen.as_ref()?.sides, &common)))
+            Some((Some(id), network.plan(id, sides, &common)))
         };
         self.networks.iter_mut().zip(seen).map(plan).collect()
     }
 
     /// The fast path of all networks; of one that cannot be planned what there is of it.
-    fn merge(&self, planned: Vec<Option<(NetworkId, Desired)>>) -> DatapathState {
+    fn merge(&self, planned: Vec<Option<Planned>>) -> DatapathState {
         let nothing = DatapathState::default();
         let machine = &self.machine;
         let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
         let mut all = DatapathState::default();
-        for (network, planned) in self.networks.iter().zip(planned) {
+        let routed = self.networks.iter().zip(planned).filter(|(network, _)| !network.is_bridged());
+        for (network, planned) in routed {
             match (planned, network.id) {
                 (Some((_, desired)), _) => all.extend(desired.datapath),
                 (None, Some(id)) => all.extend(previous.of(id)),
@@ -165,6 +181,9 @@ impl Agent {
         }
         all.node = plan::node(machine.xdp_place(), machine.secret, previous);
         all.count_networks();
+        let bridged = self.networks.iter().filter(|network| network.is_bridged());
+        let shared: BTreeSet<_> = bridged.map(|network| network.config.network.port.to_be_bytes()).collect();
+        all.pass_other_vnis(&shared);
         all
     }
 }

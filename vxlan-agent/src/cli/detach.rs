@@ -12,7 +12,7 @@ use super::{print, print_json};
 use crate::cluster::derive_mac;
 use crate::config::{Config, View};
 use crate::datapath;
-use crate::kernel::{self, KernelState, Netlink, Sought, Target};
+use crate::kernel::{self, ForeignSegment, KernelState, Netlink, Sought, SoughtBridge, Tables, Target};
 use crate::net::Mac;
 use crate::node;
 use crate::status::Holder;
@@ -50,14 +50,15 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
 
 /// Leaves the overlay to flanneld: the programs and what exists only for their sake go, and so does
 /// the mark on the devices. Addresses, routes, neighbours and forwarding entries are what flanneld
-/// would make, and it takes them over as they are.
+/// would make, and it takes them over as they are. Bridged networks, which flannel has not, go on as they are.
 pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     let stopped = stop_agent(&config.node.run_dir).await?;
     datapath::detach(&config.node.pin_dir)?;
     let netlink = Netlink::open()?;
     let mut left = vec![];
-    let devices = config.networks.iter().flat_map(|view| view.devices().into_iter().map(move |d| (view, d)));
+    let routed = config.networks.iter().filter(|view| view.network.segment().is_none());
+    let devices = routed.flat_map(|view| view.devices().into_iter().map(move |d| (view, d)));
     for (view, (name, alias)) in devices {
         let sought = Sought {
             network: &view.network.name,
@@ -127,6 +128,17 @@ fn remove_files(config: &Config) -> anyhow::Result<Vec<String>> {
     Ok(removed)
 }
 
+/// What there is of a network at one of its devices, and at its bridge.
+fn observe(config: &View, sought: &Sought<'_>, tables: &Tables) -> Result<KernelState, ForeignSegment> {
+    match config.network.segment() {
+        None => Ok(kernel::observed(tables, sought)?.0),
+        Some(segment) => {
+            let bridge = SoughtBridge { name: &segment.bridge, mac: sought.mac, held: None };
+            Ok(kernel::observed_segment(tables, sought, &bridge)?.0)
+        }
+    }
+}
+
 async fn remove_from_kernel(config: &View) -> anyhow::Result<Vec<String>> {
     let network = &config.network;
     let netlink = Netlink::open()?;
@@ -134,8 +146,8 @@ async fn remove_from_kernel(config: &View) -> anyhow::Result<Vec<String>> {
     let mut removed = vec![];
     for (name, alias) in config.devices() {
         let sought = Sought { network: &network.name, alias: &alias, name, mac, adopt: None, held: None };
-        let observed = match kernel::observed(&netlink.dump().await?, &sought) {
-            Ok((observed, _)) => observed,
+        let observed = match observe(config, &sought, &netlink.dump().await?) {
+            Ok(observed) => observed,
             Err(foreign) => {
                 tracing::warn!("left alone: {foreign}");
                 continue;

@@ -79,7 +79,7 @@ fn rows<R>(
     of: impl Fn(&DatapathState) -> Vec<R>,
 ) -> anyhow::Result<Vec<Of<R>>> {
     let (state, mut rows) = (pins.state()?, vec![]);
-    for name in subject.networks() {
+    for name in subject.fast_networks()? {
         let part = state.of(pins.network(name)?);
         rows.extend(of(&part).into_iter().map(|row| Of { network: name.to_owned(), row }));
     }
@@ -178,7 +178,7 @@ fn counters(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
         meaning: reason.describe().trim(),
     };
     let mut rows = vec![];
-    for name in subject.networks() {
+    for name in subject.fast_networks()? {
         let counted = pins.counters(pins.network(name)?)?.into_iter();
         rows.extend(counted.map(|counter| Of { network: name.to_owned(), row: row(counter) }));
     }

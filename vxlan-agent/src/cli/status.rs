@@ -120,7 +120,8 @@ fn text(run_dir: &Path, report: &Report) -> String {
         return out;
     };
     let _ = writeln!(out, "node       {}, Linux {}", status.node, status.kernel);
-    if status.networks.iter().any(|network| network.mode != Fastpath::Off) {
+    let fast = |network: &NetworkStatus| network.mode != Fastpath::Off && network.no_fastpath.is_none();
+    if status.networks.iter().any(fast) {
         out.push_str(&super::features::missing(&status.features));
     }
     for network in &status.networks {
@@ -142,24 +143,29 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     let mtu = network.mtu.map_or_else(unknown, |mtu| mtu.to_string());
     let underlay = network.underlay.clone().unwrap_or_else(unknown);
     let address = network.address.map_or_else(unknown, |address| address.to_string());
-    let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
     let _ = writeln!(out, "network    {}, VNI {}, UDP port {}", network.name, network.vni, network.port);
     let _ = writeln!(out, "device     {}, MTU {mtu}, MAC {}", network.device, network.mac);
     let _ = writeln!(out, "underlay   {underlay}, address {address}");
-    let _ = writeln!(out, "subnets    {}", subnets.join(", "));
+    match &network.bridge {
+        Some(bridge) => {
+            let whose = if bridge.ours { "made by the agent" } else { "an operator's" };
+            let _ = writeln!(out, "bridge     {}, {whose}", bridge.name);
+        }
+        None => {
+            let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
+            let _ = writeln!(out, "subnets    {}", subnets.join(", "));
+        }
+    }
     let _ = writeln!(out, "fast path  {}", fastpath_text(network, fastpath));
     if let Some(xdp) = &network.xdp {
         let _ = writeln!(out, "xdp        {xdp}");
     }
     let _ = writeln!(out, "guarded    {}", network.guard);
-    let _ = writeln!(out, "pods       {} attached, {} addresses", network.pods_attached, network.endpoints);
-    if !fastpath.disputed.is_empty() {
-        let addresses: Vec<String> = fastpath.disputed.iter().map(ToString::to_string).collect();
-        let _ = writeln!(
-            out,
-            "disputed   the kernel's, because more than one pod claims it: {}",
-            addresses.join(", ")
-        );
+    if network.no_fastpath.is_none() {
+        pods_text(out, network, fastpath);
+    }
+    for caution in network.bridge.iter().flat_map(|bridge| &bridge.cautions) {
+        let _ = writeln!(out, "caution    {caution}");
     }
     for (label, error) in [("refused", &network.reload_error), ("stuck", &network.plan_error)] {
         if let Some(error) = error {
@@ -174,11 +180,32 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
         let _ = writeln!(out, "kernel's   what passes {} because of: {}", hooked.interface, hooked.what);
     }
     out.push_str(&meters_text(network));
+    let _ = write!(out, "\n{}", nodes_text(network));
+}
+
+/// The other nodes; those of a bridged network have no subnets.
+fn nodes_text(network: &NetworkStatus) -> String {
+    let bridged = network.bridge.is_some();
     let rows = network.nodes.iter().map(|node| {
         let subnets: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
-        vec![node.name.clone(), node.vtep.to_string(), node.mac.to_string(), subnets.join(", ")]
+        let subnets = (!bridged).then(|| subnets.join(", "));
+        let cells = [node.name.clone(), node.vtep.to_string(), node.mac.to_string()];
+        cells.into_iter().chain(subnets).collect()
     });
-    let _ = write!(out, "\n{}", table(&["node", "vtep", "mac", "subnets"], &rows.collect::<Vec<_>>()));
+    let head: &[&str] = if bridged { &["node", "vtep", "mac"] } else { &["node", "vtep", "mac", "subnets"] };
+    table(head, &rows.collect::<Vec<_>>())
+}
+
+fn pods_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathReport) {
+    let _ = writeln!(out, "pods       {} attached, {} addresses", network.pods_attached, network.endpoints);
+    if !fastpath.disputed.is_empty() {
+        let addresses: Vec<String> = fastpath.disputed.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            out,
+            "disputed   the kernel's, because more than one pod claims it: {}",
+            addresses.join(", ")
+        );
+    }
 }
 
 /// Rules that the fast path would not keep, and what becomes of it.
@@ -206,6 +233,9 @@ fn meters_text(network: &NetworkStatus) -> String {
 }
 
 fn fastpath_text(network: &NetworkStatus, fastpath: &FastpathReport) -> String {
+    if let Some(reason) = &network.no_fastpath {
+        return format!("off: {reason}");
+    }
     let mode = match network.mode {
         Fastpath::Off => "off",
         Fastpath::Direct => "direct",

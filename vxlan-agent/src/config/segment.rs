@@ -39,6 +39,16 @@ pub enum Flood {
     Group(IpAddr),
 }
 
+impl Flood {
+    /// The multicast group, where there is one.
+    pub fn group(self) -> Option<IpAddr> {
+        match self {
+            Self::Copies => None,
+            Self::Group(group) => Some(group),
+        }
+    }
+}
+
 impl TryFrom<String> for Flood {
     type Error = String;
 

@@ -85,12 +85,15 @@ fn the_line_of_what_is_wrong_is_named() {
 }
 
 #[test]
-fn bridged_networks_are_not_run_yet() {
+fn a_bridged_network_has_no_fast_path_whatever_is_asked_for() {
     refused("", None, "no [[network]]");
-    let run = |content: &str| whole(content).expect("valid").runnable().map_err(|e| e.to_string());
     let (a, b) = ("[[network]]\nname = \"a\"\nvni = 1\n", "[[network]]\nname = \"b\"\nvni = 2\n");
-    assert_eq!(run(&format!("{a}{b}")).expect("two").networks.len(), 2);
-    assert!(run(&format!("{b}{a}kind = \"l2\"\n")).expect_err("bridged").contains("'a' is of kind \"l2\""));
+    for fastpath in ["direct", "verified"] {
+        let mode = format!("fastpath = \"{fastpath}\"\n");
+        let both = whole(&format!("{b}{mode}{a}kind = \"l2\"\n{mode}")).expect("valid");
+        let running = both.networks.iter().map(|view| view.network.running() == Fastpath::Off);
+        assert_eq!(running.collect::<Vec<_>>(), [false, true]);
+    }
 }
 
 const TENANT: &str = "[[network]]\nname = \"tenant-a\"\nkind = \"l2\"\nvni = 100\n";

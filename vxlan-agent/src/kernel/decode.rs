@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use rtnetlink::packet_core::Nla as _;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVlan, InfoVxlan, LinkAttribute,
     LinkEvent, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
@@ -18,7 +19,9 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 
-use super::tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Rule, Vxlan};
+use super::tables::{
+    Address, FdbEntry, Flood, Kind, Link, Neighbour, NextHop, Remote, RouteEntry, Rule, Vlan, Vxlan,
+};
 use crate::net::{self, IfIndex, Mac, Mtu, Vni};
 use crate::ownership::ROUTE_PROTOCOL;
 
@@ -90,7 +93,7 @@ fn kind(infos: &[LinkInfo]) -> Kind {
 }
 
 fn vxlan(parameters: &[InfoVxlan]) -> Vxlan {
-    let mut vxlan = Vxlan { vni: None, port: 0, local: None, underlay: None, learning: false };
+    let mut vxlan = Vxlan::default();
     for parameter in parameters {
         match parameter {
             InfoVxlan::Id(vni) => vxlan.vni = Vni::try_from(*vni).ok(),
@@ -99,6 +102,21 @@ fn vxlan(parameters: &[InfoVxlan]) -> Vxlan {
             InfoVxlan::Local6(ip) if !ip.is_unspecified() => vxlan.local = Some(IpAddr::V6(*ip)),
             InfoVxlan::Link(index) if *index != 0 => vxlan.underlay = Some(IfIndex(*index)),
             InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+            InfoVxlan::Group(ip) if !ip.is_unspecified() => vxlan.group = Some(IpAddr::V4(*ip)),
+            InfoVxlan::Group6(ip) if !ip.is_unspecified() => vxlan.group = Some(IpAddr::V6(*ip)),
+            InfoVxlan::Ttl(ttl) => vxlan.ttl = *ttl,
+            InfoVxlan::Tos(tos) => vxlan.tos = *tos,
+            InfoVxlan::Df(df) => vxlan.df = u8::from(*df),
+            InfoVxlan::Ageing(seconds) => vxlan.ageing = *seconds,
+            InfoVxlan::CollectMetadata(true)
+            | InfoVxlan::Vnifilter(true)
+            | InfoVxlan::Proxy(true)
+            | InfoVxlan::Rsc(true)
+            | InfoVxlan::RemCsumTX(true)
+            | InfoVxlan::RemCsumRX(true)
+            | InfoVxlan::RemCsumNoPartial
+            | InfoVxlan::Gbp
+            | InfoVxlan::Gpe => vxlan.plain = false,
             _ => {}
         }
     }
@@ -125,6 +143,11 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
         }
     }
     Some(Address { ifindex: IfIndex(message.header.index), ip: ip?, prefix: message.header.prefix_len })
+}
+
+/// Whether an address goes by itself unless its lifetime is renewed.
+pub(super) fn is_passing(message: &AddressMessage) -> bool {
+    !message.header.flags.contains(AddressHeaderFlags::Permanent)
 }
 
 /// Destination of a route of any table.
@@ -232,11 +255,14 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 /// The neighbour that a message is about, and what is known of it: nothing while it is being
 /// resolved and after that failed.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Option<Neighbour>)> {
-    let (mut to, mut mac) = (None, None);
+    let (mut to, mut mac, mut ours) = (None, None, false);
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(address) => to = neighbour_ip(address),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::from_bytes(bytes),
+            NeighbourAttribute::Protocol(protocol) => {
+                ours = *protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+            }
             _ => {}
         }
     }
@@ -244,7 +270,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr)
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
     let known = matches!(message.header.state, Reachable | Stale | Delay | Probe | Noarp | Permanent);
     let permanent = message.header.state == Permanent;
-    let neighbour = mac.filter(|mac| known && mac.is_station()).map(|mac| Neighbour { mac, permanent });
+    let neighbour = mac.filter(|mac| known && mac.is_station()).map(|mac| Neighbour { mac, permanent, ours });
     Some(((IfIndex(message.header.ifindex), to), neighbour))
 }
 
@@ -261,23 +287,58 @@ fn neighbour_ip(address: &NeighbourAddress) -> Option<IpAddr> {
     }
 }
 
-/// The forwarding entry that a message describes: of a bridge, or of a vxlan device.
-pub(super) fn fdb(message: &NeighbourMessage) -> Option<((IfIndex, Mac, u16), FdbEntry)> {
-    let permanent = message.header.state == NeighbourState::Permanent;
-    let (mut mac, mut vlan) = (None, 0);
-    let mut entry = FdbEntry { master: None, vtep: None, permanent };
+/// A forwarding entry, of a bridge or of a vxlan device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fdb {
+    Bridge((IfIndex, Mac, Vlan), FdbEntry),
+    Remote((IfIndex, Mac), Remote),
+    Flood(Flood),
+}
+
+/// `NUD_NOARP`, `NUD_PERMANENT`.
+const STATIC: u16 = 0x40 | 0x80;
+/// `NDA_NH_ID` of `linux/neighbour.h`.
+const NEXT_HOP: u16 = 13;
+
+/// The forwarding entry that a message describes; none for groups, nor for what a device without
+/// forwarding entries filters by.
+pub(super) fn fdb(message: &NeighbourMessage) -> Option<Fdb> {
+    let port = IfIndex(message.header.ifindex);
+    let flags = message.header.flags;
+    let lasting = u16::from(message.header.state) & STATIC != 0 || flags.contains(NeighbourFlags::ExtLearned);
+    let (mut mac, mut vlan, mut master, mut locked) = (None, 0, None, false);
+    let mut remote = Remote { vtep: None, plain: true, ages: !lasting };
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::from_bytes(bytes),
             NeighbourAttribute::Vlan(id) => vlan = *id,
-            NeighbourAttribute::Controller(bridge) => entry.master = Some(IfIndex(*bridge)),
-            NeighbourAttribute::Destination(address) => entry.vtep = neighbour_ip(address),
+            NeighbourAttribute::Controller(bridge) => master = Some(IfIndex(*bridge)),
+            NeighbourAttribute::ExtFlags(flags) => locked = flags.contains(NeighbourExtFlags::Locked),
+            NeighbourAttribute::Destination(address) => remote.vtep = neighbour_ip(address),
+            // The kernel writes them where they are not the device's own (`vxlan_fdb_info`, v6.18).
+            NeighbourAttribute::Port(_)
+            | NeighbourAttribute::Vni(_)
+            | NeighbourAttribute::SourceVni(_)
+            | NeighbourAttribute::IfIndex(_) => remote.plain = false,
+            NeighbourAttribute::Other(other) if other.kind() == NEXT_HOP => remote.plain = false,
             _ => {}
         }
     }
-    let mac = mac.filter(|mac| mac.is_station())?;
-    let useful = entry.master.is_some() || entry.vtep.is_some();
-    useful.then_some(((IfIndex(message.header.ifindex), mac, vlan), entry))
+    let mac = mac?;
+    match (master, remote.vtep) {
+        (Some(bridge), _) => mac.is_station().then(|| {
+            let permanent = message.header.state == NeighbourState::Permanent;
+            let sticky = flags.contains(NeighbourFlags::Sticky);
+            Fdb::Bridge((bridge, mac, vlan), FdbEntry { port, permanent, ages: !lasting, sticky, locked })
+        }),
+        (None, Some(vtep)) if mac == Mac::default() => {
+            Some(Fdb::Flood(Flood { device: port, vtep, plain: remote.plain }))
+        }
+        (None, vtep) => {
+            let tunnels = vtep.is_some() || !remote.plain;
+            (tunnels && mac.is_station()).then_some(Fdb::Remote((port, mac), remote))
+        }
+    }
 }
 
 /// Whether a neighbour message is about a forwarding entry.

@@ -1,11 +1,12 @@
 //! From the observed kernel state to the desired one, in steps that never lose a packet.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::state::{Device, DirectRoute, Headroom, KernelState, Route};
+use super::state::{BridgeSpec, Device, DirectRoute, Headroom, KernelState, OwnBridge, Route};
 use crate::net::{IfIndex, Mac, Vni};
 
 /// One step.
@@ -29,6 +30,21 @@ pub enum KernelChange {
     AddHeadroom(IfIndex, Headroom),
     SetHeadroom(IfIndex, Headroom),
     RemoveHeadroom(IfIndex),
+    CreateBridge(String, OwnBridge),
+    /// Set what can change in place: MTU, MAC, alias, up.
+    SetBridge(String, OwnBridge),
+    /// Unless it has got a port of somebody else's meanwhile.
+    RemoveBridge(String),
+    AddBridgeAddress(String, IpNetwork),
+    RemoveBridgeAddress(String, IpNetwork),
+    /// Both on the device and in the bridge.
+    PutStation(Mac, IpAddr),
+    RemoveStation(Mac),
+    /// On the bridge.
+    PutAnswer(String, IpAddr, Mac),
+    RemoveAnswer(String, IpAddr),
+    AddFlood(IpAddr),
+    RemoveFlood(IpAddr),
 }
 
 impl fmt::Display for KernelChange {
@@ -61,15 +77,29 @@ impl fmt::Display for KernelChange {
                 write!(f, "set MTU {} on the head-room port of bridge {bridge}", h.mtu)
             }
             Self::RemoveHeadroom(bridge) => write!(f, "remove head-room port of bridge {bridge}"),
+            Self::CreateBridge(name, own) => write!(f, "create bridge {name} (MTU {})", own.mtu),
+            Self::SetBridge(name, own) => {
+                write!(f, "set bridge {name} up with MAC {} and MTU {}", own.mac, own.mtu)
+            }
+            Self::RemoveBridge(name) => write!(f, "remove bridge {name}"),
+            Self::AddBridgeAddress(bridge, ip) => write!(f, "add address {ip} to bridge {bridge}"),
+            Self::RemoveBridgeAddress(bridge, ip) => write!(f, "remove address {ip} of bridge {bridge}"),
+            Self::PutStation(mac, vtep) => write!(f, "put station {mac} behind {vtep}"),
+            Self::RemoveStation(mac) => write!(f, "remove station {mac}"),
+            Self::PutAnswer(bridge, ip, mac) => write!(f, "put neighbour {ip} at {mac} on bridge {bridge}"),
+            Self::RemoveAnswer(bridge, ip) => write!(f, "remove neighbour {ip} of bridge {bridge}"),
+            Self::AddFlood(vtep) => write!(f, "add {vtep} to those who get what goes to all"),
+            Self::RemoveFlood(vtep) => write!(f, "remove {vtep} from those who get what goes to all"),
         }
     }
 }
 
-/// The steps from `observed` to `desired`: device first; what a route needs before the route, in
-/// the order address, forwarding entry, neighbour; additions before removals; a route goes before
-/// what it needs.
+/// The steps from `observed` to `desired`: a bridge before the device that is to be its port; device before
+/// what is on it; what a route needs before the route, in the order address, forwarding entry, neighbour;
+/// additions before removals; a route goes before what it needs; bridges go last.
 pub fn diff(observed: &KernelState, desired: &KernelState) -> Vec<KernelChange> {
-    let mut changes = device_changes(observed.device.as_ref(), desired.device.as_ref());
+    let mut changes = bridge_changes(observed, desired);
+    changes.extend(device_changes(observed.device.as_ref(), desired.device.as_ref()));
     // What the kernel forgets with the device's own changes has to be put again.
     let mut now = observed.clone();
     changes.iter().for_each(|change| now.apply(change));
@@ -77,7 +107,9 @@ pub fn diff(observed: &KernelState, desired: &KernelState) -> Vec<KernelChange> 
         put_content(&now, desired, &mut changes);
         remove_content(&now, desired, &mut changes);
     }
+    answer_changes(&now, desired, &mut changes);
     headroom_changes(&now, desired, &mut changes);
+    changes.extend(needless_bridges(observed, desired).map(KernelChange::RemoveBridge));
     changes
 }
 
@@ -92,10 +124,61 @@ fn device_changes(observed: Option<&Device>, desired: Option<&Device>) -> Vec<Ke
     }
 }
 
+fn bridge_changes(observed: &KernelState, desired: &KernelState) -> Vec<KernelChange> {
+    let Some(BridgeSpec { name, own: Some(want) }) = &desired.bridge else { return vec![] };
+    let have = observed.bridge.as_ref().filter(|have| have.name == *name);
+    let mut changes = match have.map(|have| have.own.as_ref()) {
+        // An operator has made one of that name meanwhile.
+        Some(None) => return vec![],
+        Some(Some(have)) if have == want => vec![],
+        Some(Some(_)) => vec![KernelChange::SetBridge(name.clone(), want.clone())],
+        None => vec![KernelChange::CreateBridge(name.clone(), want.clone())],
+    };
+    let mut there = have.map_or_else(BTreeSet::new, |_| observed.bridge_addresses.clone());
+    // First, because one of them may take along what is new.
+    for old in observed.bridge_addresses.difference(&desired.bridge_addresses).filter(|_| have.is_some()) {
+        changes.push(KernelChange::RemoveBridgeAddress(name.clone(), *old));
+        remove_address(&mut there, old);
+    }
+    let new = desired.bridge_addresses.difference(&there);
+    changes.extend(new.map(|ip| KernelChange::AddBridgeAddress(name.clone(), *ip)));
+    changes
+}
+
+/// What the removal of an address leaves: with the first IPv4 address of a network the kernel removes the
+/// others of that network, unless told otherwise (`promote_secondaries`). Which is the first nobody says.
+fn remove_address(addresses: &mut BTreeSet<IpNetwork>, gone: &IpNetwork) {
+    let network = |ip: &IpNetwork| (ip.network(), ip.prefix());
+    addresses.retain(|ip| ip != gone && (gone.is_ipv6() || network(ip) != network(gone)));
+}
+
+/// Neighbours on the bridge, whoever made it. A bridge that goes takes them along.
+fn answer_changes(now: &KernelState, desired: &KernelState, changes: &mut Vec<KernelChange>) {
+    let Some(bridge) = desired.bridge.as_ref().or(now.bridge.as_ref()).map(|bridge| &bridge.name) else {
+        return;
+    };
+    let put = desired.answers.iter().filter(|(ip, mac)| now.answers.get(ip) != Some(mac));
+    changes.extend(put.map(|(ip, mac)| KernelChange::PutAnswer(bridge.clone(), *ip, *mac)));
+    let goes = desired.bridge.is_none() && needless_bridges(now, desired).any(|name| name == *bridge);
+    let gone = now.answers.keys().filter(|ip| !goes && !desired.answers.contains_key(ip));
+    changes.extend(gone.map(|ip| KernelChange::RemoveAnswer(bridge.clone(), *ip)));
+}
+
+/// Bridges of ours that serve nobody.
+fn needless_bridges(observed: &KernelState, desired: &KernelState) -> impl Iterator<Item = String> {
+    let wanted = desired.bridge.as_ref().map(|bridge| &bridge.name);
+    let ours = observed.bridge.as_ref().filter(|have| have.own.is_some() && !observed.bridge_in_use);
+    let all = ours.map(|have| &have.name).into_iter().chain(&observed.old_bridges);
+    all.filter(move |name| wanted != Some(*name)).cloned().collect::<Vec<_>>().into_iter()
+}
+
 fn put_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<KernelChange>) {
     changes.extend(desired.addresses.difference(&now.addresses).map(|ip| KernelChange::AddAddress(*ip)));
     let fdb = desired.fdb.iter().filter(|(mac, vtep)| now.fdb.get(mac) != Some(vtep));
     changes.extend(fdb.map(|(mac, vtep)| KernelChange::PutFdb(*mac, *vtep)));
+    changes.extend(desired.flood.difference(&now.flood).map(|vtep| KernelChange::AddFlood(*vtep)));
+    let stations = desired.stations.iter().filter(|(mac, vtep)| now.stations.get(mac) != Some(vtep));
+    changes.extend(stations.map(|(mac, vtep)| KernelChange::PutStation(*mac, *vtep)));
     let neighbours = desired.neighbours.iter().filter(|(ip, mac)| now.neighbours.get(ip) != Some(mac));
     changes.extend(neighbours.map(|(ip, mac)| KernelChange::PutNeighbour(*ip, *mac)));
     for (to, route) in &desired.routes {
@@ -120,6 +203,10 @@ fn remove_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<Ke
     changes.extend(neighbours.map(|ip| KernelChange::RemoveNeighbour(*ip)));
     let fdb = now.fdb.keys().filter(|mac| !desired.fdb.contains_key(mac));
     changes.extend(fdb.map(|mac| KernelChange::RemoveFdb(*mac)));
+    let stations = now.stations.keys().filter(|mac| !desired.stations.contains_key(mac));
+    let orphans = now.orphans.iter().filter(|mac| !desired.stations.contains_key(mac));
+    changes.extend(stations.chain(orphans).map(|mac| KernelChange::RemoveStation(*mac)));
+    changes.extend(now.flood.difference(&desired.flood).map(|vtep| KernelChange::RemoveFlood(*vtep)));
     changes.extend(now.addresses.difference(&desired.addresses).map(|ip| KernelChange::RemoveAddress(*ip)));
 }
 
@@ -150,12 +237,30 @@ impl KernelState {
                 let headroom = std::mem::take(&mut self.headroom);
                 let direct_routes = std::mem::take(&mut self.direct_routes);
                 let headroom_elsewhere = std::mem::take(&mut self.headroom_elsewhere);
-                *self = Self { headroom, headroom_elsewhere, direct_routes, ..Self::default() };
+                let old_bridges = std::mem::take(&mut self.old_bridges);
+                let bridge_addresses = std::mem::take(&mut self.bridge_addresses);
+                let answers = std::mem::take(&mut self.answers);
+                *self = Self {
+                    headroom,
+                    headroom_elsewhere,
+                    direct_routes,
+                    bridge: self.bridge.take(),
+                    bridge_addresses,
+                    answers,
+                    bridge_in_use: self.bridge_in_use,
+                    old_bridges,
+                    ..Self::default()
+                };
             }
             KernelChange::CreateDevice(device) => self.device = Some(device.clone()),
             KernelChange::SetDevice(device) => {
                 if self.device.as_ref().is_some_and(|have| have.mac != device.mac) {
                     self.neighbours.clear();
+                }
+                let bridge = |d: &Device| d.segment.as_ref().and_then(|segment| segment.bridge.clone());
+                if self.device.as_ref().is_some_and(|have| bridge(have) != bridge(device)) {
+                    self.stations.clear();
+                    self.orphans.clear();
                 }
                 self.device = Some(device.clone());
             }
@@ -175,6 +280,52 @@ impl KernelState {
                 self.headroom.insert(*bridge, h.clone());
             }
             KernelChange::RemoveHeadroom(bridge) => drop(self.headroom.remove(bridge)),
+            KernelChange::PutStation(mac, vtep) => {
+                self.orphans.remove(mac);
+                self.stations.insert(*mac, *vtep);
+            }
+            KernelChange::RemoveStation(mac) => {
+                self.orphans.remove(mac);
+                self.stations.remove(mac);
+            }
+            KernelChange::AddFlood(vtep) => drop(self.flood.insert(*vtep)),
+            KernelChange::RemoveFlood(vtep) => drop(self.flood.remove(vtep)),
+            _ => self.apply_to_bridge(change),
+        }
+    }
+
+    /// What `change` makes of the bridge: one that is gone takes its addresses along, and one that takes
+    /// another's place, too.
+    fn apply_to_bridge(&mut self, change: &KernelChange) {
+        match change {
+            KernelChange::CreateBridge(name, own) => {
+                let before = self.bridge.replace(BridgeSpec { name: name.clone(), own: Some(own.clone()) });
+                let ours = before.filter(|before| before.own.is_some() && !self.bridge_in_use);
+                self.old_bridges.extend(ours.map(|before| before.name));
+                self.bridge_addresses.clear();
+                self.answers.clear();
+                self.bridge_in_use = false;
+            }
+            KernelChange::SetBridge(name, own) => {
+                let before = self.bridge.as_ref().and_then(|bridge| bridge.own.as_ref());
+                if before.is_some_and(|before| before.mac != own.mac) {
+                    self.answers.clear();
+                }
+                self.bridge = Some(BridgeSpec { name: name.clone(), own: Some(own.clone()) });
+            }
+            KernelChange::RemoveBridge(name) => {
+                self.old_bridges.remove(name);
+                if self.bridge.as_ref().is_some_and(|bridge| bridge.name == *name) {
+                    self.bridge = None;
+                    self.bridge_addresses.clear();
+                    self.answers.clear();
+                }
+            }
+            KernelChange::PutAnswer(_, ip, mac) => drop(self.answers.insert(*ip, *mac)),
+            KernelChange::RemoveAnswer(_, ip) => drop(self.answers.remove(ip)),
+            KernelChange::AddBridgeAddress(_, ip) => drop(self.bridge_addresses.insert(*ip)),
+            KernelChange::RemoveBridgeAddress(_, ip) => remove_address(&mut self.bridge_addresses, ip),
+            _ => {}
         }
     }
 }

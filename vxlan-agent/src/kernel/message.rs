@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -18,7 +18,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::state::{Device, DirectRoute, Headroom, Route};
+use super::state::{Device, DirectRoute, Headroom, OwnBridge, Route};
 use crate::net::{IfIndex, Mac, Vni, full_length};
 use crate::ownership::{HEADROOM_MAC, HEADROOM_PORT, ROUTE_PROTOCOL, headroom_name};
 
@@ -55,13 +55,18 @@ pub(super) fn create_device(device: &Device) -> Request {
         IpAddr::V4(ip) => InfoVxlan::Local(ip),
         IpAddr::V6(ip) => InfoVxlan::Local6(ip),
     };
-    let parameters = vec![
+    let segment = device.segment.as_ref();
+    let mut parameters = vec![
         InfoVxlan::Id(device.vni.map_or(0, Vni::get)),
         InfoVxlan::Link(device.underlay.0),
         local,
         InfoVxlan::Port(device.port),
-        InfoVxlan::Learning(false),
+        InfoVxlan::Learning(segment.is_some_and(|segment| segment.learning)),
     ];
+    parameters.extend(segment.and_then(|segment| segment.group).map(|group| match group {
+        IpAddr::V4(ip) => InfoVxlan::Group(ip),
+        IpAddr::V6(ip) => InfoVxlan::Group6(ip),
+    }));
     let message = new_vxlan(device.name.clone(), device.mac, device.mtu.0, parameters);
     (RouteNetlinkMessage::NewLink(message), CREATE_NEW)
 }
@@ -85,6 +90,33 @@ fn set_link(index: IfIndex, attributes: Vec<LinkAttribute>) -> Request {
     message.header.index = index.0;
     message.attributes = attributes;
     (RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Creates a bridge, down and without alias. Its MTU has to be set later, or it follows its ports'.
+pub(super) fn create_bridge(name: &str, bridge: &OwnBridge) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(bridge.mac.0.to_vec()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    (RouteNetlinkMessage::NewLink(message), CREATE_NEW)
+}
+
+/// Makes an interface a port of a bridge; of none, if that is `None`.
+pub(super) fn set_master(index: IfIndex, bridge: Option<IfIndex>) -> Request {
+    set_link(index, vec![LinkAttribute::Controller(bridge.unwrap_or_default().0)])
+}
+
+/// Has a bridge answer ARP and neighbour solicitations for what is behind its port `index`, or not.
+pub(super) fn set_suppress(index: IfIndex, on: bool) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index.0;
+    message.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::NeighSupress(on)])),
+    ])];
+    (RouteNetlinkMessage::NewLink(message), 0)
 }
 
 /// Marks an interface as ours.
@@ -124,6 +156,21 @@ pub(super) fn delete_link(index: IfIndex) -> Request {
     (RouteNetlinkMessage::DelLink(message), 0)
 }
 
+/// Asks for the interface `index`.
+pub(super) fn link_at(index: IfIndex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index.0;
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    (RouteNetlinkMessage::GetLink(message), 0)
+}
+
+/// Asks for all interfaces, as a dump.
+pub(super) fn links() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    RouteNetlinkMessage::GetLink(message)
+}
+
 /// Asks for the interface called `name`.
 pub(super) fn link_named(name: &str) -> Request {
     let mut message = LinkMessage::default();
@@ -133,9 +180,13 @@ pub(super) fn link_named(name: &str) -> Request {
 }
 
 fn address(device: IfIndex, ip: IpAddr) -> AddressMessage {
+    address_in(device, ip, full_length(ip))
+}
+
+fn address_in(device: IfIndex, ip: IpAddr, prefix: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(ip);
-    message.header.prefix_len = full_length(ip);
+    message.header.prefix_len = prefix;
     message.header.scope = AddressScope::Universe;
     message.header.index = device.0;
     // Duplicate detection would leave the address unusable for a second, and its routes refused.
@@ -149,6 +200,17 @@ fn address(device: IfIndex, ip: IpAddr) -> AddressMessage {
 /// Adds a single address.
 pub(super) fn add_address(device: IfIndex, ip: IpAddr) -> Request {
     (RouteNetlinkMessage::NewAddress(address(device, ip)), CREATE_OR_REPLACE)
+}
+
+/// Adds an address with the prefix that is on its link.
+pub(super) fn add_network_address(device: IfIndex, address: IpNetwork) -> Request {
+    let message = address_in(device, address.ip(), address.prefix());
+    (RouteNetlinkMessage::NewAddress(message), CREATE_OR_REPLACE)
+}
+
+/// Removes such an address.
+pub(super) fn remove_network_address(device: IfIndex, address: IpNetwork) -> Request {
+    (RouteNetlinkMessage::DelAddress(address_in(device, address.ip(), address.prefix())), 0)
 }
 
 /// Removes a single address.
@@ -170,6 +232,14 @@ fn neighbour(device: IfIndex, ip: IpAddr) -> NeighbourMessage {
 pub(super) fn put_neighbour(device: IfIndex, ip: IpAddr, mac: Mac) -> Request {
     let mut message = neighbour(device, ip);
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    (RouteNetlinkMessage::NewNeighbour(message), CREATE_OR_REPLACE)
+}
+
+/// Puts a permanent neighbour with our protocol number (`NDA_PROTOCOL`, Linux 5.0), where others have theirs.
+pub(super) fn put_marked_neighbour(device: IfIndex, ip: IpAddr, mac: Mac) -> Request {
+    let mut message = neighbour(device, ip);
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
     (RouteNetlinkMessage::NewNeighbour(message), CREATE_OR_REPLACE)
 }
 
@@ -198,6 +268,44 @@ pub(super) fn put_fdb(device: IfIndex, mac: Mac, vtep: IpAddr) -> Request {
 /// Removes a forwarding entry of a vxlan device.
 pub(super) fn remove_fdb(device: IfIndex, mac: Mac) -> Request {
     (RouteNetlinkMessage::DelNeighbour(fdb(device, mac)), 0)
+}
+
+/// A station's entry: it does not age, and a learnt one takes its place when the station moves.
+fn station(device: IfIndex, mac: Mac, side: NeighbourFlags) -> NeighbourMessage {
+    let mut message = fdb(device, mac);
+    message.header.state = NeighbourState::Reachable;
+    message.header.flags = side | NeighbourFlags::ExtLearned;
+    message
+}
+
+/// Puts a station behind a VTEP: the vxlan device's entry and that of its bridge.
+pub(super) fn put_station(device: IfIndex, mac: Mac, vtep: IpAddr) -> [Request; 2] {
+    let mut own = station(device, mac, NeighbourFlags::Own);
+    own.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(vtep)));
+    let bridges = station(device, mac, NeighbourFlags::Controller);
+    [own, bridges].map(|entry| (RouteNetlinkMessage::NewNeighbour(entry), CREATE_OR_REPLACE))
+}
+
+/// Removes a station; the bridge's entry first, which leads to the other.
+pub(super) fn remove_station(device: IfIndex, mac: Mac) -> [Request; 2] {
+    let sides = [NeighbourFlags::Controller, NeighbourFlags::Own];
+    sides.map(|side| (RouteNetlinkMessage::DelNeighbour(station(device, mac, side)), 0))
+}
+
+fn flood(device: IfIndex, vtep: IpAddr) -> NeighbourMessage {
+    let mut message = fdb(device, Mac::default());
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(vtep)));
+    message
+}
+
+/// Adds a VTEP to those who get what no forwarding entry knows.
+pub(super) fn add_flood(device: IfIndex, vtep: IpAddr) -> Request {
+    (RouteNetlinkMessage::NewNeighbour(flood(device, vtep)), NLM_F_CREATE | NLM_F_APPEND)
+}
+
+/// Removes a VTEP from them.
+pub(super) fn remove_flood(device: IfIndex, vtep: IpAddr) -> Request {
+    (RouteNetlinkMessage::DelNeighbour(flood(device, vtep)), 0)
 }
 
 fn route(device: IfIndex, to: IpNetwork) -> RouteMessage {
@@ -318,8 +426,6 @@ pub(super) fn rules() -> RouteNetlinkMessage {
 
 /// Asks for everything that [`Tables`](super::Tables) holds, one dump each.
 pub(super) fn dumps() -> [RouteNetlinkMessage; 7] {
-    let mut links = LinkMessage::default();
-    links.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     let routes = |family| {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
@@ -331,7 +437,7 @@ pub(super) fn dumps() -> [RouteNetlinkMessage; 7] {
         RouteNetlinkMessage::GetNeighbour(message)
     };
     [
-        RouteNetlinkMessage::GetLink(links),
+        links(),
         RouteNetlinkMessage::GetAddress(AddressMessage::default()),
         routes(AddressFamily::Inet),
         routes(AddressFamily::Inet6),

@@ -4,6 +4,8 @@
 //! state to another, [`Netlink`] reads the first and carries out the last.
 
 mod bell;
+mod bridge;
+mod bypass;
 mod decode;
 mod diff;
 mod direct;
@@ -17,12 +19,16 @@ mod observed;
 pub mod offload;
 mod raw;
 pub mod ruleset;
+mod segment;
 mod state;
+mod stations;
 pub mod sysctl;
 mod tables;
 mod traffic;
 mod xfrm;
 
+pub use bridge::{Bridge, Port, PortState};
+pub use bypass::{Feature, Reason, Scope, larger_ports, why_not};
 pub use diff::{KernelChange, diff};
 pub use direct::DirectSearch;
 pub use events::{Events, Touched};
@@ -31,7 +37,11 @@ pub use learnt::learnt_mtus;
 pub use message::Asked;
 pub use netlink::{Netlink, Target};
 pub use observed::{ForeignDevice, Sought, observed};
-pub use state::{Device, DirectRoute, Headroom, KernelState, Route};
-pub use tables::{Address, FdbEntry, Kind, Link, Neighbour, NextHop, RouteEntry, Rule, Tables, Vxlan};
+pub use segment::{ForeignBridge, ForeignSegment, SoughtBridge, observed_segment, orphans, wanted_bridge};
+pub use state::{BridgeSpec, Device, DirectRoute, Headroom, KernelState, OwnBridge, Route, Segment};
+pub use stations::{Place, stations};
+pub use tables::{
+    Address, FdbEntry, Flood, Kind, Link, Neighbour, NextHop, Remote, RouteEntry, Rule, Tables, Vlan, Vxlan,
+};
 pub use traffic::{Ours, traffic};
 pub use xfrm::{Policy, Way, policies};

@@ -14,10 +14,11 @@ use rtnetlink::{Handle, new_connection};
 use super::diff::KernelChange;
 use super::events::Touched;
 use super::message::{self, Asked, Request};
-use super::state::{Device, Headroom, Route};
+use super::segment::has_others_ports;
+use super::state::{Device, Headroom, OwnBridge, Route, Segment};
 use super::tables::{Link, NextHop, Tables};
 use super::{decode, sysctl};
-use crate::net::IfIndex;
+use crate::net::{IfIndex, Mac};
 use crate::ownership;
 
 /// A netlink socket in the network namespace of the thread that opened it.
@@ -95,13 +96,18 @@ impl Netlink {
     }
 
     async fn link_named(&self, name: &str) -> anyhow::Result<Link> {
-        let answers = self.request(message::link_named(name)).await;
-        let answers = answers.with_context(|| format!("there is no interface {name}"))?;
+        let link = self.link(message::link_named(name)).await;
+        let link = link.with_context(|| format!("there is no interface {name}"))?;
+        link.ok_or_else(|| anyhow!("there is no interface {name}"))
+    }
+
+    async fn link(&self, query: Request) -> io::Result<Option<Link>> {
+        let answers = self.request(query).await?;
         let link = answers.iter().find_map(|answer| match &answer.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => decode::link(link),
             _ => None,
         });
-        link.ok_or_else(|| anyhow!("there is no interface {name}"))
+        Ok(link)
     }
 
     /// Carries out `change` on the vxlan device that `target` names.
@@ -119,9 +125,9 @@ impl Netlink {
             CreateDevice(device) => {
                 target.index = None;
                 self.ack(message::create_device(device)).await.map_err(explain_create)?;
-                return self.set_device(device, &target.alias).await;
+                return self.set_device(device, target).await;
             }
-            SetDevice(device) => return self.set_device(device, &target.alias).await,
+            SetDevice(device) => return self.set_device(device, target).await,
             AddHeadroom(bridge, headroom) => {
                 return self.add_headroom(&target.network, *bridge, headroom).await;
             }
@@ -130,6 +136,28 @@ impl Netlink {
                 return Ok(self.ack(message::set_mtu(index, headroom.mtu.0)).await?);
             }
             RemoveHeadroom(bridge) => return self.delete_named(&ownership::headroom_name(*bridge)).await,
+            CreateBridge(name, own) => {
+                self.ack(message::create_bridge(name, own)).await.map_err(explain_bridge)?;
+                return self.set_bridge(&target.network, name, own).await;
+            }
+            SetBridge(name, own) => return self.set_bridge(&target.network, name, own).await,
+            RemoveBridge(name) => return self.remove_bridge(name, target.index).await,
+            AddBridgeAddress(bridge, address) => {
+                let index = self.index_of(bridge).await?;
+                return Ok(self.ack(message::add_network_address(index, *address)).await?);
+            }
+            RemoveBridgeAddress(bridge, address) => {
+                let index = self.index_of(bridge).await?;
+                return Ok(absent_is_fine(self.ack(message::remove_network_address(index, *address)).await)?);
+            }
+            PutAnswer(bridge, ip, mac) => {
+                let index = self.index_of(bridge).await?;
+                return Ok(self.ack(message::put_marked_neighbour(index, *ip, *mac)).await?);
+            }
+            RemoveAnswer(bridge, ip) => {
+                let index = self.index_of(bridge).await?;
+                return Ok(absent_is_fine(self.ack(message::remove_neighbour(index, *ip)).await)?);
+            }
             RemoveDirectRoute(to, route) => {
                 let removed = self.ack(message::remove_direct_route(*to, route)).await;
                 return Ok(absent_is_fine(removed)?);
@@ -150,6 +178,10 @@ impl Netlink {
             AddRoute(to, route) => message::add_route(device, *to, route),
             ReplaceRoute(to, route) => return Ok(self.replace_route(device, *to, route).await?),
             RemoveRoute(to) => message::remove_route(device, *to),
+            AddFlood(vtep) => message::add_flood(device, *vtep),
+            RemoveFlood(vtep) => message::remove_flood(device, *vtep),
+            PutStation(mac, vtep) => return Ok(self.put_station(device, *mac, *vtep).await?),
+            RemoveStation(mac) => return Ok(self.remove_station(device, *mac).await?),
             _ => return Ok(()),
         };
         let result = self.ack(request).await;
@@ -180,19 +212,87 @@ impl Netlink {
 
     /// Alias first: from then on the device is recognised as ours whatever happens. What the overlay
     /// can do without never keeps the device from coming up.
-    async fn set_device(&self, device: &Device, alias: &str) -> anyhow::Result<()> {
+    async fn set_device(&self, device: &Device, target: &Target) -> anyhow::Result<()> {
         let link = self.link_named(&device.name).await?;
         let index = link.index;
-        self.ack(message::set_alias(index, alias)).await?;
+        self.ack(message::set_alias(index, &target.alias)).await?;
         // Setting even the same MAC drops all neighbours.
         if link.mac != device.mac {
             self.ack(message::set_mac(index, device.mac)).await?;
         }
         self.ack(message::set_mtu(index, device.mtu.0)).await?;
+        match &device.segment {
+            Some(segment) => self.set_segment(&link, segment).await?,
+            None => self.leave_bridge_of_ours(&link, &target.network).await?,
+        }
         // Before it is up, because then the kernel has made its address already.
         let without_addresses = self.stop_made_up_addresses(index).await;
         self.ack(message::set_up(index)).await.map_err(explain_up)?;
         Ok(without_addresses?)
+    }
+
+    /// Makes the device the bridge's port.
+    async fn set_segment(&self, link: &Link, segment: &Segment) -> anyhow::Result<()> {
+        let Some(name) = &segment.bridge else { return Ok(()) };
+        let bridge = self.index_of(name).await?;
+        if link.master != Some(bridge) {
+            self.ack(message::set_master(link.index, Some(bridge))).await?;
+        }
+        Ok(self.ack(message::set_suppress(link.index, segment.suppress)).await?)
+    }
+
+    /// Whatever else a routed network's device is a port of, an operator made it that.
+    async fn leave_bridge_of_ours(&self, link: &Link, network: &str) -> io::Result<()> {
+        let Some(master) = link.master else { return Ok(()) };
+        let master = self.link(message::link_at(master)).await?;
+        let alias = ownership::bridge_alias(network);
+        match master.filter(|master| master.alias.as_ref() == Some(&alias)) {
+            Some(_) => self.ack(message::set_master(link.index, None)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Alias first, as with the device.
+    async fn set_bridge(&self, network: &str, name: &str, own: &OwnBridge) -> anyhow::Result<()> {
+        let link = self.link_named(name).await?;
+        self.ack(message::set_alias(link.index, &ownership::bridge_alias(network))).await?;
+        if link.mac != own.mac {
+            self.ack(message::set_mac(link.index, own.mac)).await?;
+        }
+        self.ack(message::set_mtu(link.index, own.mtu.0)).await?;
+        Ok(self.ack(message::set_up(link.index)).await?)
+    }
+
+    /// Asks first whether somebody has made an interface its port.
+    async fn remove_bridge(&self, name: &str, device: Option<IfIndex>) -> anyhow::Result<()> {
+        let Ok(bridge) = self.index_of(name).await else { return Ok(()) };
+        let mut tables = Tables::default();
+        for link in self.request((message::links(), NLM_F_DUMP)).await? {
+            tables.notice(&link, &mut Touched::default());
+        }
+        if has_others_ports(&tables, bridge, device) {
+            tracing::info!(bridge = name, "the bridge stays: it has ports of others");
+            return Ok(());
+        }
+        Ok(absent_is_fine(self.ack(message::delete_link(bridge)).await)?)
+    }
+
+    async fn put_station(&self, device: IfIndex, mac: Mac, vtep: IpAddr) -> io::Result<()> {
+        for request in message::put_station(device, mac, vtep) {
+            self.ack(request).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_station(&self, device: IfIndex, mac: Mac) -> io::Result<()> {
+        for request in message::remove_station(device, mac) {
+            match self.ack(request).await {
+                // It is no bridge's port any more.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {}
+                result => absent_is_fine(result)?,
+            }
+        }
+        Ok(())
     }
 
     /// A device whose MTU is below 1280 has no IPv6, and nothing to stop; should the MTU grow, the
@@ -247,8 +347,8 @@ impl Netlink {
 }
 
 fn is_removal(change: &KernelChange) -> bool {
-    use KernelChange::{RemoveAddress, RemoveFdb, RemoveNeighbour, RemoveRoute};
-    matches!(change, RemoveAddress(_) | RemoveFdb(_) | RemoveNeighbour(_) | RemoveRoute(_))
+    use KernelChange::{RemoveAddress, RemoveFdb, RemoveFlood, RemoveNeighbour, RemoveRoute};
+    matches!(change, RemoveAddress(_) | RemoveFdb(_) | RemoveFlood(_) | RemoveNeighbour(_) | RemoveRoute(_))
 }
 
 /// What is gone already need not be removed.
@@ -269,6 +369,16 @@ fn explain_create(error: io::Error) -> anyhow::Error {
         Some(nix::errno::Errno::EEXIST) => {
             anyhow!("another vxlan device has this name, or this VNI on this UDP port: choose others")
         }
+        _ => error.into(),
+    }
+}
+
+fn explain_bridge(error: io::Error) -> anyhow::Error {
+    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        Some(nix::errno::Errno::EOPNOTSUPP) => {
+            anyhow!("this kernel has no bridges: load the module 'bridge'")
+        }
+        Some(nix::errno::Errno::EEXIST) => anyhow!("there is an interface of this name: choose another"),
         _ => error.into(),
     }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::message::headroom_vni;
+use super::segment;
 use super::state::{Device, Headroom, KernelState, Route};
 use super::tables::{Kind, Link, RouteEntry, Tables, Vxlan};
 use crate::net::{IfIndex, Mac, Vni, full_length};
@@ -74,16 +75,32 @@ pub fn observed(
         found = found.or(Some(link));
     }
     let (headroom, headroom_elsewhere) = headroom(tables, network);
-    let mut state = KernelState { headroom, headroom_elsewhere, ..KernelState::default() };
+    let index = found.map(|link| link.index);
+    let old_bridges = segment::idle_bridges(tables, network, index);
+    let mut state = KernelState { headroom, headroom_elsewhere, old_bridges, ..KernelState::default() };
     let Some((link, vxlan)) = found.and_then(|link| Some((link, vxlan_of(link)?))) else {
         return Ok((state, None));
     };
     state.device = Some(device(link, vxlan, alias));
     content(tables, link.index, &mut state);
+    if is_port_of_ours(tables, link, network) {
+        // It was a bridged network's.
+        state.device = Some(Device {
+            segment: Some(segment::segment(tables, link, vxlan)),
+            ..device(link, vxlan, alias)
+        });
+        state.flood = segment::flood(tables, link.index, vxlan);
+    }
     Ok((state, Some(link.index)))
 }
 
-fn vxlan_of(link: &Link) -> Option<&Vxlan> {
+fn is_port_of_ours(tables: &Tables, link: &Link, network: &str) -> bool {
+    let bridge = link.master.and_then(|master| tables.links.get(&master));
+    let alias = bridge.filter(|bridge| bridge.kind == Kind::Bridge).and_then(|bridge| bridge.alias.as_ref());
+    alias == Some(&ownership::bridge_alias(network))
+}
+
+pub(super) fn vxlan_of(link: &Link) -> Option<&Vxlan> {
     match &link.kind {
         Kind::Vxlan(vxlan) => Some(vxlan),
         _ => None,
@@ -117,6 +134,7 @@ fn device(link: &Link, vxlan: &Vxlan, alias: &str) -> Device {
         mac: link.mac,
         mtu: link.mtu,
         ready: link.up && link.alias.as_deref() == Some(alias) && !link.makes_addresses,
+        segment: None,
     }
 }
 
@@ -127,9 +145,7 @@ fn content(tables: &Tables, device: IfIndex, state: &mut KernelState) {
     let neighbours =
         neighbours.take_while(|((ifindex, _), _)| *ifindex == device).filter(|(_, n)| n.permanent);
     state.neighbours = neighbours.map(|((_, ip), n)| (*ip, n.mac)).collect();
-    let fdb = tables.fdb.range((device, Mac::default(), 0)..);
-    let fdb = fdb.take_while(|((ifindex, ..), _)| *ifindex == device);
-    state.fdb = fdb.filter_map(|((_, mac, _), entry)| Some((*mac, entry.vtep?))).collect();
+    state.fdb = tables.remotes_of(device).filter_map(|(mac, entry)| Some((mac, entry.vtep?))).collect();
     let through = |r: &&RouteEntry| r.oif == Some(device);
     let before = tables.routes.iter().filter(through).filter(|r| !r.ours && r.is_overlays());
     let ours = tables.routes.iter().filter(through).filter(|r| r.ours);
@@ -169,7 +185,7 @@ fn headroom(tables: &Tables, network: &str) -> (BTreeMap<IfIndex, Headroom>, BTr
 
 /// The bridge whose head-room port an agent made `link` as, of whatever network. The bridge may be gone,
 /// and with it the link's master; the name still tells it.
-fn headroom_of(link: &Link) -> Option<IfIndex> {
+pub(super) fn headroom_of(link: &Link) -> Option<IfIndex> {
     let vxlan = vxlan_of(link).filter(|vxlan| vxlan.port == HEADROOM_PORT && link.mac == HEADROOM_MAC)?;
     let bridge = IfIndex(link.name.strip_prefix(ownership::HEADROOM_PREFIX)?.parse().ok()?);
     vxlan.vni.is_some_and(|vni| vni.get() == headroom_vni(bridge)).then_some(bridge)
@@ -189,6 +205,7 @@ mod tests {
             local: Some(IpAddr::from([192, 0, 2, 1])),
             underlay: Some(IfIndex(2)),
             learning: false,
+            ..Vxlan::default()
         };
         let link = Link {
             index: IfIndex(9),
@@ -316,6 +333,7 @@ mod tests {
             local: None,
             underlay: None,
             learning: false,
+            ..Vxlan::default()
         });
         if bridge_is_there {
             let bridge = Link { index: IfIndex(7), name: "br".into(), kind: Kind::Bridge, ..link.clone() };

@@ -18,6 +18,30 @@ pub struct KernelState {
     pub neighbours: BTreeMap<IpAddr, Mac>,
     /// Permanent forwarding entries: MAC of a VTEP → its underlay address.
     pub fdb: BTreeMap<Mac, IpAddr>,
+    /// The bridge that the device is a port of, in a bridged network.
+    pub bridge: Option<BridgeSpec>,
+    /// Addresses of this host on a bridge of ours; none on an operator's.
+    pub bridge_addresses: BTreeSet<IpNetwork>,
+    /// Whether that bridge has ports of others, so that it is not removed. Only observed, never desired.
+    pub bridge_in_use: bool,
+    /// Bridges of ours by other names, without ports of others. Never desired.
+    pub old_bridges: BTreeSet<String>,
+    /// Known stations of a bridged network: MAC → underlay address of the VTEP that it is behind.
+    ///
+    /// Each is two entries. The device's own names the VTEP, so that the frame is not replicated to all; the
+    /// bridge's names the device, so that the frame is not sent to all ports. Both are marked as learnt from
+    /// elsewhere (`NTF_EXT_LEARNED`): they do not age, and a station that has moved here takes its entry in
+    /// the bridge along with the first frame that it sends.
+    pub stations: BTreeMap<Mac, IpAddr>,
+    /// Learnt stations of a bridged network behind VTEPs that are no nodes' (any more). Only observed, never
+    /// desired.
+    pub orphans: BTreeSet<Mac>,
+    /// Permanent neighbours on the bridge: address of a known station → its MAC. By them the bridge answers
+    /// questions in its place ([`Segment::suppress`]).
+    pub answers: BTreeMap<IpAddr, Mac>,
+    /// VTEPs that get a copy of what no forwarding entry knows, broadcast and multicast (head-end
+    /// replication). A multicast group is the device's ([`Segment::group`]) and not in here.
+    pub flood: BTreeSet<IpAddr>,
     /// Routes to remote subnets.
     pub routes: BTreeMap<IpNetwork, Route>,
     /// Routes to such subnets past the device, which flannel left behind: never desired.
@@ -29,7 +53,7 @@ pub struct KernelState {
     pub headroom_elsewhere: BTreeSet<IfIndex>,
 }
 
-/// A vxlan device: no learning, UDP checksums as the kernel has them by default.
+/// A vxlan device: no learning unless it is a bridge's port, UDP checksums as the kernel has them by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Its name.
@@ -49,12 +73,49 @@ pub struct Device {
     pub mtu: Mtu,
     /// Whether it carries our alias, is up, and makes no addresses by itself.
     pub ready: bool,
+    /// What it is besides in a bridged network; `None` in a routed one.
+    pub segment: Option<Segment>,
+}
+
+/// A vxlan device as a bridge's port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Whether it learns stations from packets. This and the next cannot change without a new device.
+    pub learning: bool,
+    /// The multicast group that it joins, and sends to what no forwarding entry knows.
+    pub group: Option<IpAddr>,
+    /// Name of the bridge; `None` for a device that is not a bridge's port.
+    pub bridge: Option<String>,
+    /// Whether the bridge answers ARP and neighbour solicitations in the place of stations behind the device
+    /// where it has neighbours for them (`neigh_suppress`).
+    pub suppress: bool,
+}
+
+/// A bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// Its name.
+    pub name: String,
+    /// What we make of it, if it is ours; `None` for an operator's, which is used as it is.
+    pub own: Option<OwnBridge>,
+}
+
+/// A bridge of ours. Everything else about it is the kernel's default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnBridge {
+    /// Its MAC, set explicitly so that it does not change with the ports.
+    pub mac: Mac,
+    /// Its MTU: the vxlan device's.
+    pub mtu: Mtu,
+    /// Whether it carries our alias and is up.
+    pub ready: bool,
 }
 
 impl Device {
     /// Whether `self` can become `other` in place.
     pub fn can_become(&self, other: &Self) -> bool {
-        let fixed = |d: &Self| (d.name.clone(), d.vni, d.port, d.local, d.underlay);
+        let segment = |d: &Self| d.segment.as_ref().map_or((false, None), |s| (s.learning, s.group));
+        let fixed = |d: &Self| (d.name.clone(), d.vni, d.port, d.local, d.underlay, segment(d));
         fixed(self) == fixed(other)
     }
 }

@@ -24,6 +24,12 @@ fn write(name: &str, value: &str) -> anyhow::Result<()> {
     fs::write(&path, value).with_context(|| format!("cannot set {} to {value}", path.display()))
 }
 
+/// Whether bridges pass IP packets to iptables or ip6tables; not where `br_netfilter` is not loaded.
+pub fn bridges_call_netfilter() -> bool {
+    let settings = ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"];
+    settings.into_iter().any(|name| read(name).is_some_and(|value| value != "0"))
+}
+
 /// Whether this kernel has IPv6 switched on at all.
 pub fn has_ipv6() -> bool {
     root().join("ipv6").is_dir()

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use super::bridge::{Bridge, Port};
 use crate::net::{IfIndex, Mac, Mtu, Vni};
 
 /// Interfaces, addresses, routes and neighbours.
@@ -21,12 +22,23 @@ pub struct Tables {
     pub neighbours: BTreeMap<(IfIndex, IpAddr), Neighbour>,
     /// Rules that choose among routing tables.
     pub rules: Vec<Rule>,
-    /// Forwarding entries of bridges and vxlan devices, by port or device, MAC and VLAN.
-    pub fdb: BTreeMap<(IfIndex, Mac, u16), FdbEntry>,
+    /// Addresses with a lifetime: a DHCP client or a router's advertisement gave them.
+    pub passing: BTreeSet<(IfIndex, IpAddr)>,
+    /// Settings of bridges.
+    pub bridges: BTreeMap<IfIndex, Bridge>,
+    /// Settings of bridge ports.
+    pub ports: BTreeMap<IfIndex, Port>,
+    /// Forwarding entries of bridges for single stations, by bridge, MAC and VLAN: the kernel has one port
+    /// for each.
+    pub fdb: BTreeMap<(IfIndex, Mac, Vlan), FdbEntry>,
+    /// Forwarding entries of vxlan devices for single stations, by device and MAC.
+    pub remotes: BTreeMap<(IfIndex, Mac), Remote>,
+    /// Forwarding entries of vxlan devices for the all-zero MAC, of which there may be many.
+    pub flood: BTreeSet<Flood>,
 }
 
 /// An interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its index.
     pub index: IfIndex,
@@ -57,7 +69,7 @@ pub struct Link {
 }
 
 /// What drives an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// A virtual Ethernet pair's end.
     Veth,
@@ -70,8 +82,12 @@ pub enum Kind {
     /// A routing table of its own for its ports.
     Vrf,
     /// Anything else.
+    #[default]
     Other,
 }
+
+/// Number of a VLAN (IEEE 802.1Q); 0 where a bridge does not tell VLANs apart.
+pub type Vlan = u16;
 
 /// Parameters of a VXLAN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +102,38 @@ pub struct Vxlan {
     pub underlay: Option<IfIndex>,
     /// Whether it learns forwarding entries from packets.
     pub learning: bool,
+    /// Where it sends what no forwarding entry knows: a multicast group, or a single VTEP.
+    pub group: Option<IpAddr>,
+    /// TTL of outer packets; 0 for the kernel's choice.
+    pub ttl: u8,
+    /// TOS of outer packets; 1 for that of the inner packet.
+    pub tos: u8,
+    /// Don't Fragment of outer IPv4 packets: 0 unset, 1 set, 2 as inside (`VXLAN_DF_…`).
+    pub df: u8,
+    /// After how many seconds a learnt entry that is not used goes.
+    pub ageing: u32,
+    /// It does nothing that needs more than VNI and forwarding entry: no metadata from elsewhere, no group
+    /// policy, other protocols, remote checksums, routing, answering of ARP, or filter of VNIs.
+    pub plain: bool,
+}
+
+impl Default for Vxlan {
+    /// As a device without parameters: IDs and addresses unset, everything else off.
+    fn default() -> Self {
+        Self {
+            vni: None,
+            port: 0,
+            local: None,
+            underlay: None,
+            learning: false,
+            group: None,
+            ttl: 0,
+            tos: 0,
+            df: 0,
+            ageing: 0,
+            plain: true,
+        }
+    }
 }
 
 /// An address of an interface.
@@ -125,17 +173,46 @@ pub struct Neighbour {
     pub mac: Mac,
     /// Whether it was entered by hand, for good.
     pub permanent: bool,
+    /// Whether it carries our protocol number.
+    pub ours: bool,
 }
 
-/// A forwarding entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A forwarding entry of a bridge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FdbEntry {
-    /// The bridge, for entries of a bridge.
-    pub master: Option<IfIndex>,
-    /// The VTEP, for entries of a vxlan device.
-    pub vtep: Option<IpAddr>,
-    /// Whether it was entered by hand, or is an address of the port itself.
+    /// The port; the bridge itself for addresses of its own.
+    pub port: IfIndex,
+    /// The host takes what is sent to it (`BR_FDB_LOCAL`): an address of bridge or port, or one that was
+    /// entered as such by hand.
     pub permanent: bool,
+    /// It goes when it is not used: the bridge has learnt it, and nobody has entered it.
+    pub ages: bool,
+    /// It stays at its port whoever else sends with this address.
+    pub sticky: bool,
+    /// The port is locked, and the station has yet to be let in.
+    pub locked: bool,
+}
+
+/// A forwarding entry of a vxlan device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// The VTEP; `None` where a next hop object has it.
+    pub vtep: Option<IpAddr>,
+    /// The device's own port and VNI serve, and no next hop object.
+    pub plain: bool,
+    /// It goes when it is not used: the device has learnt it.
+    pub ages: bool,
+}
+
+/// A VTEP to which a vxlan device sends what has no forwarding entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flood {
+    /// The device.
+    pub device: IfIndex,
+    /// The VTEP or multicast group.
+    pub vtep: IpAddr,
+    /// The device's own port and VNI serve.
+    pub plain: bool,
 }
 
 /// A rule that chooses among routing tables, as far as it matters here.
@@ -201,6 +278,18 @@ impl Tables {
     /// Whether no answer of the kernel says how every packet of a tunnel over this IP version leaves.
     pub fn rules_look_deeper(&self, v6: bool) -> bool {
         self.rules.iter().any(|rule| rule.v6 == v6 && rule.looks_deeper)
+    }
+
+    /// Forwarding entries of `bridge`: MAC, VLAN, entry.
+    pub fn fdb_of(&self, bridge: IfIndex) -> impl Iterator<Item = (Mac, Vlan, &FdbEntry)> {
+        let all = self.fdb.range((bridge, Mac([0; 6]), 0)..=(bridge, Mac([0xff; 6]), Vlan::MAX));
+        all.map(|((_, mac, vlan), entry)| (*mac, *vlan, entry))
+    }
+
+    /// Forwarding entries of the vxlan device `device` for single stations.
+    pub fn remotes_of(&self, device: IfIndex) -> impl Iterator<Item = (Mac, &Remote)> {
+        let all = self.remotes.range((device, Mac([0; 6]))..=(device, Mac([0xff; 6])));
+        all.map(|((_, mac), entry)| (*mac, entry))
     }
 
     /// Ports of `bridge`.

@@ -4,7 +4,8 @@
 //! The chain sees every packet for the tunnel's port before the device does. A VNI of somebody else's on
 //! the same port passes. Of ours passes what is known to be right: for an address of this node's VTEP,
 //! from the VTEP of another node, with an inner source that is one of its subnets' or its own
-//! (`decap::accept`). What cannot be read is dropped.
+//! (`decap::accept`). In a bridged network any station may be behind any node, so nothing is asked of the inner
+//! source. What cannot be read is dropped.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -48,6 +49,8 @@ pub struct Guard {
     pub own: BTreeSet<IpAddr>,
     /// VTEPs of other nodes, with each of the networks that they may send from.
     pub sources: BTreeSet<(IpAddr, IpNetwork)>,
+    /// Whether they may send any frame: those networks are not looked at.
+    pub bridged: bool,
     /// This node's pod subnets.
     pub pods: Vec<IpNetwork>,
 }
@@ -85,16 +88,32 @@ impl Guard {
         let elsewhere = [V4, V6].into_iter().filter(|outer| self.own_over(*outer).next().is_some());
         let mut rules = Vec::from(self.others());
         rules.extend(elsewhere.map(|outer| ("drop other destinations", self.elsewhere(outer))));
-        rules.extend(PAIRS.map(|pair| ("known senders", known(pair, None))));
+        if self.bridged {
+            rules.extend([V4, V6].map(|outer| ("drop strangers", self.strangers(outer))));
+            rules.push(("known senders", self.this_network().accept()));
+        } else {
+            rules.extend(self.inner_sources());
+        }
+        rules.push(("drop foreign sources", Attributes::default().for_port(self.port).count().drop()));
+        rules.push(("drop short fragments", is_fragment().is(&[0, 0]).count().drop()));
+        rules
+    }
+
+    fn inner_sources(&self) -> Vec<Rule> {
+        let mut rules = Vec::from(PAIRS.map(|pair| ("known senders", known(pair, None))));
         rules.extend([V4, V6].map(|outer| ("drop strangers", self.strangers(outer))));
         rules.extend(
             TAGGED.into_iter().flat_map(|tag| PAIRS.map(|pair| ("known senders", known(pair, Some(tag))))),
         );
         rules.extend([None, Some(TAGGED[0]), Some(TAGGED[1])].map(|tag| ("no IP", no_ip(tag))));
         rules.extend(TAGGED.map(|tag| ("VLANs", in_vlan(tag))));
-        rules.push(("drop foreign sources", Attributes::default().for_port(self.port).count().drop()));
-        rules.push(("drop short fragments", is_fragment().is(&[0, 0]).count().drop()));
         rules
+    }
+
+    /// Goes on with what is long enough to have our VNI, and has it.
+    fn this_network(&self) -> Attributes {
+        let vni = Attributes::default().for_port(self.port).load_transport_header(VNI, 3);
+        vni.is(&self.vni.get().to_be_bytes()[1..])
     }
 
     /// What is none of ours passes first, so that it meets no more rules than need be.
@@ -152,7 +171,7 @@ impl Guard {
             sets.push(set(vteps(outer), known.map(Element::address).collect()));
             sets.push(set(own(outer), self.own_over(outer).map(Element::address).collect()));
         }
-        for (outer, inner, name) in PAIRS {
+        for (outer, inner, name) in PAIRS.into_iter().filter(|_| !self.bridged) {
             let sources = self.sources.iter();
             let sources = sources.filter(|(vtep, source)| {
                 vtep.is_ipv4() == outer.is_ipv4() && source.is_ipv4() == inner.is_ipv4()
@@ -222,7 +241,7 @@ mod tests {
         let own = own.iter().map(|ip| ip.parse().expect("an address")).collect();
         let vni = Vni::try_from(1).expect("in range");
         let pods = vec!["10.1.0.0/24".parse().expect("a network")];
-        Guard { port: 8472, vni, own, sources: sources.iter().map(parsed).collect(), pods }
+        Guard { port: 8472, vni, own, sources: sources.iter().map(parsed).collect(), bridged: false, pods }
     }
 
     #[test]
@@ -231,6 +250,18 @@ mod tests {
         let rules = |guard: &Guard| guard.chains().map(|chain| chain.rules);
         assert_eq!(rules(&some), rules(&guard(&["192.0.2.1"], &[])));
         assert_ne!(rules(&some), rules(&guard(&[], &[])), "any destination");
+    }
+
+    #[test]
+    fn in_a_bridged_network_nobody_asks_who_is_inside() {
+        let routed = guard(&["192.0.2.1"], &[("192.0.2.2", "192.0.2.2/32")]);
+        let bridged = Guard { bridged: true, ..routed.clone() };
+        let names = |guard: &Guard| guard.input().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let count = |rules: Vec<&str>, name| rules.into_iter().filter(|rule| *rule == name).count();
+        assert_eq!([&routed, &bridged].map(|guard| count(names(guard), "drop strangers")), [2, 2]);
+        assert_eq!([&routed, &bridged].map(|guard| count(names(guard), "known senders")), [12, 1]);
+        assert_eq!(count(names(&bridged), "no IP"), 0);
+        assert!(bridged.sets().iter().all(|set| !set.name.starts_with("sources")));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use vxlan_ebpf_common::maps::Addr;
 /// The network's number.
 const NETWORK: NetworkId = 3;
 
-fn config(fastpath: Fastpath) -> View {
+pub(super) fn config(fastpath: Fastpath) -> View {
     let node = NodeConfig {
         name: "a".into(),
         underlay: None,
@@ -62,7 +62,7 @@ fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
     ClusterState::new(nodes, &viewer).expect("valid")
 }
 
-fn asked(underlay: &Underlay) -> Asked {
+pub(super) fn asked(underlay: &Underlay) -> Asked {
     Asked { source: underlay.address, vrf: None, port: 8472 }
 }
 

@@ -60,13 +60,15 @@ impl World {
     }
 
     fn neighbour(mut self, device: u32, address: &str, mac: Mac) -> Self {
-        self.tables.neighbours.insert((IfIndex(device), ip(address)), Neighbour { mac, permanent: false });
+        self.tables
+            .neighbours
+            .insert((IfIndex(device), ip(address)), Neighbour { mac, permanent: false, ours: false });
         self
     }
 
     fn learnt(mut self, port: u32, mac: Mac, permanent: bool) -> Self {
-        let entry = FdbEntry { master: Some(IfIndex(BRIDGE)), vtep: None, permanent };
-        self.tables.fdb.insert((IfIndex(port), mac, 0), entry);
+        let entry = FdbEntry { port: IfIndex(port), permanent, ..FdbEntry::default() };
+        self.tables.fdb.insert((IfIndex(BRIDGE), mac, 0), entry);
         self
     }
 
@@ -183,7 +185,7 @@ fn an_address_that_a_neighbour_claims_is_in_dispute_and_stays_so() {
 #[test]
 fn an_address_whose_mac_a_neighbour_has_taken_is_in_dispute() {
     let mut world = two_pods();
-    world.tables.fdb.remove(&(IfIndex(POD), mac(98), 0));
+    world.tables.fdb.remove(&(IfIndex(BRIDGE), mac(98), 0));
     let world = world.learnt(OTHER, mac(98), false);
     assert_eq!(world.held(), Some((POD, true)));
     assert_eq!(world.pods().endpoints[&ip(HELD)].mac, mac(98).0);

@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail};
 use crate::apt::unpack_once;
 use crate::run::{run, step};
 
-/// Debian's packages of both.
-const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static"];
+/// Debian's packages of both. Those that the emulator's files are spread over are named, because what is
+/// installed here already is not downloaded otherwise, and the emulator looks for them next to itself.
+const PACKAGES: &[&str] =
+    &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios", "busybox-static"];
 
 /// Programs unpacked from packages, with the libraries that they need.
 pub(super) struct Emulator {
@@ -51,11 +53,11 @@ impl Emulator {
         places.into_iter().find(|path| path.exists()).context("the package busybox-static has no busybox")
     }
 
-    /// qemu for x86-64 in software emulation, at low priority.
+    /// qemu for x86-64 at low priority, with what it needs to be found, and no more.
     ///
     /// # Errors
     /// The package has no emulator.
-    pub(super) fn command(&self) -> Result<Command> {
+    pub(super) fn program(&self) -> Result<Command> {
         let program = self.root.join("usr/bin/qemu-system-x86_64");
         if !program.exists() {
             bail!("the package {} has no {}", PACKAGES[0], program.display());
@@ -67,6 +69,15 @@ impl Emulator {
         for data in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
             command.arg("-L").arg(self.root.join(data));
         }
+        Ok(command)
+    }
+
+    /// qemu in software emulation, for a guest that tests by itself.
+    ///
+    /// # Errors
+    /// As [`Emulator::program`].
+    pub(super) fn command(&self) -> Result<Command> {
+        let mut command = self.program()?;
         command.args(["-accel", "tcg", "-m", "2048", "-smp", "1"]);
         // Interrupted after an emulated cmpxchg16b, a guest may come back with another register's
         // value for its flags. Linux does without the instruction.

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// What the lab uses. Not every kernel has each: some build them in.
-const WANTED: &[&str] = &[
+pub(super) const LAB: &[&str] = &[
     "vxlan",
     "veth",
     "bridge",
@@ -46,11 +46,14 @@ const WANTED: &[&str] = &[
     "bonding",
 ];
 
-/// Writes the modules, uncompressed, to `target`, and their file names in order to `target/order`.
+/// What a virtual machine needs for its network card and its console.
+pub(super) const MACHINE: &[&str] = &["virtio_pci", "virtio_net", "virtio_console"];
+
+/// Writes the modules `wanted`, uncompressed, to `target`, and their file names in order to `target/order`.
 ///
 /// # Errors
 /// There are no modules at all, or one cannot be read.
-pub(super) fn extract(unpacked: &Path, target: &Path) -> Result<()> {
+pub(super) fn extract(unpacked: &Path, target: &Path, wanted: &[&str]) -> Result<()> {
     let mut files = BTreeMap::new();
     for below in ["lib/modules", "usr/lib/modules"] {
         index(&unpacked.join(below), &mut files);
@@ -60,7 +63,7 @@ pub(super) fn extract(unpacked: &Path, target: &Path) -> Result<()> {
     }
     fs::create_dir_all(target)?;
     let mut order = Vec::new();
-    for name in WANTED {
+    for name in wanted {
         take(name, &files, target, &mut order)?;
     }
     Ok(fs::write(target.join("order"), order.join("\n") + "\n")?)

@@ -59,10 +59,9 @@ pub(super) fn build(
     put_programs(&root, suite)?;
     let busybox = emulator.busybox()?;
     copy(&busybox, &root.join("bin/busybox"))?;
-    modules::extract(unpacked, &root.join("modules"))?;
+    modules::extract(unpacked, &root.join("modules"), modules::LAB)?;
     fs::write(root.join("tests"), tests.join(" "))?;
-    fs::write(root.join("init"), INIT)?;
-    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    write_script(&root.join("init"), INIT)?;
     let image = dir.join("root.cpio");
     archive(&root, &busybox, &image)?;
     Ok(image)
@@ -91,7 +90,13 @@ fn put_programs(root: &Path, suite: &Path) -> Result<()> {
     libraries.iter().try_for_each(|library| copy(library, &root.join(library.strip_prefix("/")?)))
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Writes a program of the shell.
+pub(super) fn write_script(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to.parent().context("a file is in a directory")?)?;
     fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
@@ -105,7 +110,7 @@ fn needed(program: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Packs `root` in the format of an initial file system.
-fn archive(root: &Path, busybox: &Path, image: &Path) -> Result<()> {
+pub(super) fn archive(root: &Path, busybox: &Path, image: &Path) -> Result<()> {
     let mut find = Command::new("find").arg(".").current_dir(root).stdout(Stdio::piped()).spawn()?;
     let names = find.stdout.take().context("it was asked for")?;
     let file = fs::File::create(image).with_context(|| format!("cannot write {}", image.display()))?;

@@ -3,6 +3,8 @@
 //! Clients and servers are threads of this process that have entered a namespace; they take
 //! anything that dereferences to a [`Netns`](super::Netns), so pods and nodes alike.
 
+pub mod frames;
+mod multicast;
 mod ping;
 mod raw;
 mod talk;
@@ -16,6 +18,7 @@ use std::os::fd::AsRawFd;
 
 use nix::libc;
 
+pub use multicast::{Member, multicast};
 pub use ping::{Ping, PingError, PingReport, ping};
 pub use raw::{Capture, Frame, Injector, inject, mac_of};
 pub use talk::{Talk, TalkReport};

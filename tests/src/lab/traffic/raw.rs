@@ -1,10 +1,12 @@
 //! Frames as they are on an interface: sending and capturing.
 
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::set_int;
@@ -12,6 +14,8 @@ use crate::lab::Netns;
 
 /// `ETH_P_ALL` in network byte order, as packet sockets want it.
 const ALL_PROTOCOLS: u16 = (libc::ETH_P_ALL as u16).to_be();
+/// The two MACs in front of a frame, in bytes.
+const ADDRESSES: usize = 12;
 
 /// A captured frame, from the Ethernet header on.
 ///
@@ -43,6 +47,7 @@ impl Frame {
 /// Captures the frames that cross an interface, both directions, from its start on.
 pub struct Capture {
     socket: Socket,
+    tags: bool,
 }
 
 impl Capture {
@@ -53,7 +58,18 @@ impl Capture {
     pub fn start(ns: &Netns, interface: &str) -> Result<Self> {
         let socket = ns.run(|| open(interface))?;
         set_int(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16 << 20)?;
-        Ok(Self { socket })
+        Ok(Self { socket, tags: false })
+    }
+
+    /// As [`Capture::start`], for frames as they were sent: the kernel takes the outermost VLAN tag out of a
+    /// frame that it receives, and [`Capture::next`] puts it back.
+    ///
+    /// # Errors
+    /// As [`Capture::start`].
+    pub fn start_with_tags(ns: &Netns, interface: &str) -> Result<Self> {
+        let capture = Self::start(ns, interface)?;
+        set_int(&capture.socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+        Ok(Self { tags: true, ..capture })
     }
 
     /// The next frame that `wanted` accepts; `None` if there is none within `timeout`.
@@ -65,9 +81,8 @@ impl Capture {
         let mut buffer = vec![0; 1 << 16];
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
             self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            match (&self.socket).read(&mut buffer) {
-                Ok(len) => {
-                    let frame = Frame(buffer[..len].to_vec());
+            match self.read(&mut buffer) {
+                Ok(frame) => {
                     if wanted(&frame) {
                         return Ok(Some(frame));
                     }
@@ -78,6 +93,27 @@ impl Capture {
             }
         }
         Ok(None)
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<Frame> {
+        if !self.tags {
+            let len = (&self.socket).read(buffer)?;
+            return Ok(Frame(buffer[..len].to_vec()));
+        }
+        let mut space = vec![0; 128];
+        let mut slices = [IoSliceMut::new(buffer)];
+        let message =
+            recvmsg::<()>(self.socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty())?;
+        let tag = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Unknown(data) => tag(&data.data_bytes),
+            _ => None,
+        });
+        let len = message.bytes;
+        let mut bytes = buffer[..len].to_vec();
+        if let (Some(tag), true) = (tag, len >= ADDRESSES) {
+            bytes.splice(ADDRESSES..ADDRESSES, tag);
+        }
+        Ok(Frame(bytes))
     }
 
     /// All frames that have been captured and not been returned yet.
@@ -112,6 +148,14 @@ impl Capture {
         }
         Ok(frames)
     }
+}
+
+/// The VLAN tag in `struct tpacket_auxdata`, as it is in a frame.
+fn tag(auxdata: &[u8]) -> Option<[u8; 4]> {
+    let field = |at: usize| Some(u16::from_ne_bytes(*auxdata.get(at..)?.first_chunk()?).to_be_bytes());
+    let status = u32::from_ne_bytes(*auxdata.first_chunk()?);
+    let ([a, b], [c, d]) = (field(18)?, field(16)?);
+    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some([a, b, c, d])
 }
 
 /// Sends frames out of an interface, just as they are.

@@ -143,6 +143,7 @@ fn a_guard_that_is_refused_this_time_is_told_from_one_that_the_kernel_cannot_hav
             vni: Vni::try_from(VNI).expect("a VNI"),
             own: [underlay4(1).into()].into(),
             sources: subnets.iter().map(|subnet| source(subnet)).collect(),
+            bridged: false,
             pods: vec![],
         }),
     };

@@ -233,6 +233,7 @@ fn tables_grow_with_the_cluster_while_the_agent_runs() {
         vtep: IpAddr::from([198, 18, (n >> 8) as u8, n as u8]),
         mac: None,
         subnets: vec![],
+        stations: vec![],
     }));
     lab.write_state(state).expect("written");
     let pins = lab.agent(1).and_then(|agent| agent.pins()).expect("pins");

@@ -4,6 +4,7 @@ use proptest::collection::{btree_map, btree_set};
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernel::state::Segment;
 use crate::net::Mtu;
 
 fn ip() -> impl Strategy<Value = IpAddr> {
@@ -25,6 +26,7 @@ fn device() -> impl Strategy<Value = Device> {
             mac,
             mtu: Mtu(mtu),
             ready,
+            segment: None,
         }
     })
 }
@@ -120,4 +122,104 @@ proptest! {
         let deletes = diff(&observed, &desired).iter().any(|c| matches!(c, KernelChange::DeleteDevice(_)));
         prop_assert!(!(in_place && deletes));
     }
+}
+
+/// A bridged network's state. An operator's bridge is one whatever is desired; without a device there is no
+/// content.
+fn segment(operators: bool) -> impl Strategy<Value = KernelState> {
+    let own = (mac(), 1400..1402_u32, any::<bool>()).prop_map(|(mac, mtu, ready)| OwnBridge {
+        mac,
+        mtu: Mtu(mtu),
+        ready,
+    });
+    let port =
+        (any::<bool>(), prop::option::of(ip()), prop::option::of(Just("br1".to_owned())), any::<bool>())
+            .prop_map(|(learning, group, bridge, suppress)| Segment { learning, group, bridge, suppress });
+    // Several to a network.
+    let address = (0..3_u8, 0..3_u8)
+        .prop_map(|(net, host)| IpNetwork::new(IpAddr::from([10, 0, net, host]), 24).expect("prefix"));
+    let addresses = btree_set(address, 0..6);
+    let content = (btree_map(mac(), ip(), 0..6), btree_set(ip(), 0..4));
+    let bridge = (prop::option::of(own), addresses, btree_map(ip(), mac(), 0..6));
+    (prop::option::of((device(), port)), bridge, content).prop_map(
+        move |(device, (own, bridge_addresses, answers), (stations, flood))| {
+            let name = "br1".to_owned();
+            let bridge = match operators {
+                true => Some(BridgeSpec { name, own: None }),
+                false => own.map(|own| BridgeSpec { name, own: Some(own) }),
+            };
+            let ours = bridge.as_ref().is_some_and(|bridge| bridge.own.is_some());
+            let mut state = KernelState { bridge, ..KernelState::default() };
+            if ours {
+                state.bridge_addresses = bridge_addresses;
+            }
+            if state.bridge.is_some() {
+                state.answers = answers;
+            }
+            if let Some((device, segment)) = device {
+                state.device = Some(Device { segment: Some(segment), ..device });
+                state.stations = stations;
+                state.flood = flood;
+            }
+            state
+        },
+    )
+}
+
+fn segments() -> impl Strategy<Value = (KernelState, KernelState)> {
+    any::<bool>().prop_flat_map(|operators| (segment(operators), segment(operators)))
+}
+
+proptest! {
+    #[test]
+    fn a_bridged_networks_difference_reaches_the_desired_state((observed, desired) in segments(), old in any::<bool>(), orphans in btree_set(mac(), 0..3)) {
+        let mut observed = observed;
+        if observed.device.is_some() {
+            observed.orphans = orphans;
+        }
+        observed.old_bridges.extend(old.then(|| "br0".to_owned()));
+        let mut now = observed.clone();
+        for change in diff(&observed, &desired) {
+            now.apply(&change);
+        }
+        prop_assert_eq!(&now, &desired);
+        prop_assert_eq!(diff(&desired, &desired), vec![]);
+    }
+
+    #[test]
+    fn a_bridge_is_there_before_its_port_and_until_the_last((observed, desired) in segments()) {
+        use KernelChange::*;
+        let changes = diff(&observed, &desired);
+        let made = positions(&changes, |c| matches!(c, CreateBridge(..) | SetBridge(..)));
+        let device = positions(&changes, |c| matches!(c, DeleteDevice(_) | CreateDevice(_) | SetDevice(_)));
+        let put = positions(&changes, |c| matches!(c, AddFlood(_) | PutStation(..)));
+        let removed = positions(&changes, |c| matches!(c, RemoveFlood(_) | RemoveStation(_)));
+        let gone = positions(&changes, |c| matches!(c, RemoveBridge(_)));
+        let order = [made, device, put, removed, gone].concat();
+        prop_assert!(order.is_sorted(), "{:?}", changes);
+    }
+
+    #[test]
+    fn an_operators_bridge_is_not_touched(observed in segment(true), desired in segment(true)) {
+        use KernelChange::*;
+        let touches = |c: &KernelChange| matches!(
+            c, CreateBridge(..) | SetBridge(..) | RemoveBridge(_) | AddBridgeAddress(..) | RemoveBridgeAddress(..)
+        );
+        prop_assert!(!diff(&observed, &desired).iter().any(touches));
+        prop_assert!(!diff(&observed, &KernelState::default()).iter().any(touches));
+    }
+}
+
+#[test]
+fn a_bridge_by_another_name_is_replaced_before_the_old_one_goes() {
+    let own = OwnBridge { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: Mtu(1450), ready: true };
+    let bridge = |name: &str| Some(BridgeSpec { name: name.into(), own: Some(own.clone()) });
+    let observed = KernelState { bridge: bridge("br0"), ..KernelState::default() };
+    let desired = KernelState { bridge: bridge("br1"), ..KernelState::default() };
+    let changes = diff(&observed, &desired);
+    let expected = [KernelChange::CreateBridge("br1".into(), own), KernelChange::RemoveBridge("br0".into())];
+    assert_eq!(changes, expected);
+    let mut now = observed;
+    changes.iter().for_each(|change| now.apply(change));
+    assert_eq!(now, desired);
 }

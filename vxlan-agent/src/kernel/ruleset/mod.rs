@@ -9,6 +9,7 @@ mod xtables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::libc;
@@ -33,6 +34,10 @@ pub struct Ruleset {
     pub device_chains: BTreeSet<DeviceChain>,
     /// Rules that have to see every packet.
     pub meters: BTreeSet<Meter>,
+    /// Chains that see what bridges forward, whatever their rules say: family, table and chain, as `nft list
+    /// chain` takes them. The tables of `ebtables` are among them where it is made for nf_tables; for the
+    /// others there is [`has_legacy_ebtables`].
+    pub bridge_chains: BTreeSet<String>,
 }
 
 /// A ruleset, and the generation of the kernel's that it was read in.
@@ -87,6 +92,7 @@ fn read_unless_known(known: Option<Reading>) -> io::Result<Reading> {
                 if let Some(known) = known.as_ref().filter(|_| !whole) {
                     ruleset.device_chains.extend(known.ruleset.device_chains.iter().cloned());
                     ruleset.meters.extend(known.ruleset.meters.iter().cloned());
+                    ruleset.bridge_chains.extend(known.ruleset.bridge_chains.iter().cloned());
                 }
                 return Ok(Reading { ruleset: Arc::new(ruleset), generation: whole.then_some(generation) });
             }
@@ -114,6 +120,7 @@ fn read_from(reader: &mut Reader) -> io::Result<Ruleset> {
     reader.dump(libc::NFT_MSG_GETCHAIN, ANY, Attributes::default(), |family, chain| {
         if find_string(chain, nfta::CHAIN_TABLE).is_some_and(|table| awake.is(&(family, table))) {
             ruleset.device_chains.extend(devices::device_chains(family, chain));
+            ruleset.bridge_chains.extend(reach::bridge_chain(family, chain));
         }
         if let Some((table, chain)) = reach::entrance(family, chain) {
             entrances.entry(table).or_default().push(chain);
@@ -121,6 +128,13 @@ fn read_from(reader: &mut Reader) -> io::Result<Ruleset> {
     })?;
     ruleset.meters = reach::meters(reader, &entrances, &awake)?;
     Ok(ruleset)
+}
+
+/// Whether the kernel has tables of the `ebtables` from before nf_tables: whether there are rules in them, and
+/// in which network namespace, it does not say without making some.
+pub fn has_legacy_ebtables() -> bool {
+    let modules = ["ebtable_broute", "ebtable_filter", "ebtable_nat"];
+    modules.into_iter().any(|module| Path::new("/sys/module").join(module).is_dir())
 }
 
 /// A family as `nft` calls it.

@@ -44,6 +44,13 @@ pub(super) fn entrance(family: u8, chain: &[u8]) -> Option<(TableKey, String)> {
     Some(((family, find_string(chain, nfta::CHAIN_TABLE)?), find_string(chain, nfta::CHAIN_NAME)?))
 }
 
+/// The chain of a dump's message, if it is one that frames enter on a bridge.
+pub(super) fn bridge_chain(family: u8, chain: &[u8]) -> Option<String> {
+    let hooked = family == BRIDGE && find(chain, nfta::CHAIN_HOOK).is_some();
+    let [table, name] = [nfta::CHAIN_TABLE, nfta::CHAIN_NAME].map(|kind| find_string(chain, kind));
+    hooked.then(|| Some(format!("{} {} {}", family_name(family), table?, name?)))?
+}
+
 /// Rules that have to see every packet, in `entrances` and what they lead to.
 pub(super) fn meters(
     reader: &mut Reader,

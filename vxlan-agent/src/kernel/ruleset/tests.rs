@@ -48,6 +48,17 @@ fn chains_elsewhere_have_no_devices() {
 }
 
 #[test]
+fn a_bridges_chain_is_found_whatever_its_hook() {
+    let found = |family, chain: &Attributes| reach::bridge_chain(family, chain.as_bytes());
+    for number in 0..6 {
+        assert_eq!(found(7, &chain(&hook(number))).as_deref(), Some("bridge t c"));
+        assert_eq!(found(1, &chain(&hook(number))), None, "inet");
+    }
+    let regular = Attributes::default().string(nfta::CHAIN_TABLE, "t").string(nfta::CHAIN_NAME, "c");
+    assert_eq!(found(7, &regular), None, "no hook");
+}
+
+#[test]
 fn a_prefix_stands_for_all_devices_that_begin_so() {
     let prefixes = [
         Attributes::default().string(nfta::DEVICE_PREFIX, "eth"),

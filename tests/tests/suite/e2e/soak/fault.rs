@@ -219,6 +219,7 @@ fn another(number: u16) -> StateNode {
         vtep: IpAddr::from([198, 18, high, low]),
         mac: None,
         subnets: vec![format!("10.{}.{low}.0/24", 100 + high), format!("fd00:99:{number:x}::/64")],
+        stations: vec![],
     }
 }
 
