@@ -23,7 +23,7 @@ use crate::underlay::Underlay;
 use crate::xdp::Place;
 use hooked::{Hooked, Role};
 
-pub use segment::{SegmentInput, cautions, sought_bridge};
+pub use segment::{BridgeFilters, SegmentInput, cautions, sought_bridge};
 
 /// Everything that a plan depends on.
 #[derive(Clone, Copy)]
@@ -88,6 +88,8 @@ pub struct Desired {
     pub hooked: Vec<Foreign>,
     /// What the kernel says of each disputed address of a pod at the moment.
     pub claims: BTreeMap<IpAddr, Claim>,
+    /// Why frames of a bridged network are left to the kernel, a sentence each.
+    pub left: Vec<String>,
 }
 
 impl Input<'_> {
@@ -111,7 +113,7 @@ impl Input<'_> {
         let roles = self.roles(&pods);
         let hooked = Hooked::new(self.foreign, &roles);
         let claims = std::mem::take(&mut pods.claims);
-        Desired { kernel, datapath: self.datapath(pods, &hooked), hooked: hooked.all(), claims }
+        Desired { kernel, datapath: self.datapath(pods, &hooked), hooked: hooked.all(), claims, left: vec![] }
     }
 
     /// What interfaces are to the overlay.
@@ -157,7 +159,7 @@ impl Input<'_> {
         state
     }
 
-    fn is_fast(&self) -> bool {
+    pub(crate) fn is_fast(&self) -> bool {
         self.config.network.fastpath != Fastpath::Off
     }
 

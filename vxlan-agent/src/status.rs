@@ -60,9 +60,9 @@ pub struct NetworkStatus {
     pub port: u16,
     /// Mode of the fast path, as configured.
     pub mode: Fastpath,
-    /// Why there is no fast path whatever the mode; nothing where the mode says it all.
+    /// Why frames of a bridged network are left to the kernel, a sentence each: all, or those of a port.
     #[serde(default)]
-    pub no_fastpath: Option<String>,
+    pub left: Vec<String>,
     /// How programs are attached: `tcx` or `clsact`; none while they are not loaded.
     pub attach: Option<String>,
     /// Where XDP is wanted, or why not; nothing while the programs are not loaded.

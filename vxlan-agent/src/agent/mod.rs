@@ -69,7 +69,7 @@ pub struct Agent {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let Config { node, networks: views } = config;
     preflight::check_privileges()?;
-    let is_fast = views.iter().any(|view| view.network.running() != Fastpath::Off);
+    let is_fast = views.iter().any(|view| view.network.fastpath != Fastpath::Off);
     if is_fast {
         preflight::check_kernel()?;
     }
@@ -265,7 +265,7 @@ impl Agent {
 
     /// Whether a network's fast path runs in this mode.
     fn runs(&self, mode: Fastpath) -> bool {
-        self.networks.iter().any(|network| network.config.network.running() == mode)
+        self.networks.iter().any(|network| network.config.network.fastpath == mode)
     }
 
     /// Whether any network has a fast path.

@@ -17,7 +17,7 @@ use crate::datapath::DatapathState;
 use crate::kernel::{self, Foreign, KernelChange, KernelState, Tables, Target, sysctl};
 use crate::net::{IfIndex, Mac};
 use crate::node::Table;
-use crate::plan::{Desired, Input, Side};
+use crate::plan::{BridgeFilters, Desired, Input, SegmentInput, Side};
 use crate::pods::Recent;
 use crate::underlay::Underlay;
 
@@ -37,6 +37,8 @@ pub(super) struct Network {
     pub(super) devices: BTreeMap<String, IfIndex>,
     /// The bridge of a bridged network, if it is ours, as it was found last.
     pub(super) bridge: Option<IfIndex>,
+    /// Why frames of a bridged network are left to the kernel.
+    pub(super) left: Vec<String>,
     /// What an operator should know of that bridge, ours or not.
     pub(super) cautions: Vec<String>,
     /// What of others its fast path would pass by.
@@ -69,6 +71,7 @@ pub(super) struct Common<'a> {
     pub(super) machine: &'a Machine,
     pub(super) foreign: &'a [Foreign],
     pub(super) vtep_ids: &'a BTreeMap<Key6, VtepId>,
+    pub(super) filters: BridgeFilters,
     pub(super) previous: &'a DatapathState,
 }
 
@@ -82,6 +85,7 @@ impl Network {
             underlays: vec![],
             devices: BTreeMap::new(),
             bridge: None,
+            left: vec![],
             cautions: vec![],
             hooked: vec![],
             recent: Recent::default(),
@@ -99,7 +103,7 @@ impl Network {
     }
 
     pub(super) fn is_fast(&self) -> bool {
-        self.config.network.running() != Fastpath::Off
+        self.config.network.fastpath != Fastpath::Off
     }
 
     /// Takes on a new cluster if it can be planned for; the one before stays in force otherwise. Whether
@@ -173,9 +177,9 @@ impl Network {
     }
 
     /// What should be of the network whose number is `id`.
-    pub(super) fn plan(&mut self, id: NetworkId, sides: &[Side], common: &Common<'_>) -> Desired {
+    pub(super) fn plan(&mut self, id: NetworkId, sides: &[Side], common: &Common<'_>) -> Option<Desired> {
         let patience = self.recent.patience(Instant::now());
-        let Common { machine, foreign, vtep_ids, previous } = *common;
+        let Common { machine, foreign, vtep_ids, previous, .. } = *common;
         let input = Input {
             id,
             vtep_ids,
@@ -193,19 +197,20 @@ impl Network {
             patience: &patience,
             previous,
         };
-        input.plan()
+        match self.config.network.segment() {
+            Some(segment) => {
+                let (side, filters, held) = (sides.first()?, common.filters, self.bridge);
+                Some(SegmentInput { input: &input, segment, side, filters, held }.plan())
+            }
+            None => Some(input.plan()),
+        }
     }
 
-    /// Remembers what a round has found. A bridged network has no number.
-    pub(super) fn note(
-        &mut self,
-        id: Option<NetworkId>,
-        seen: &Seen,
-        desired: &mut Desired,
-        tables: &Tables,
-    ) {
+    /// Remembers what a round has found.
+    pub(super) fn note(&mut self, id: NetworkId, seen: &Seen, desired: &mut Desired, tables: &Tables) {
         let sides = &seen.sides;
-        self.id = id;
+        self.id = Some(id);
+        self.note_left(std::mem::take(&mut desired.left));
         self.plan_error = None;
         self.hooked = std::mem::take(&mut desired.hooked);
         self.recent.note(&desired.datapath.links, &desired.claims, Instant::now());

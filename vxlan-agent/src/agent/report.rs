@@ -3,12 +3,11 @@
 use std::net::IpAddr;
 
 use vxlan_ebpf_common::Hook;
-use vxlan_ebpf_common::maps::NetworkId;
+use vxlan_ebpf_common::maps::{Kind, NetworkId};
 
 use super::Agent;
 use super::machine::Machine;
 use super::network::Network;
-use super::segment::NO_FASTPATH;
 use crate::cluster::Node;
 use crate::datapath::DatapathState;
 use crate::kernel::Foreign;
@@ -39,7 +38,7 @@ impl Agent {
 impl Network {
     fn status(&self, machine: &Machine) -> NetworkStatus {
         let (mut attach, mut pods_attached, mut endpoints) = (None, 0, 0);
-        if let (Some(datapath), false) = (&machine.datapath, self.is_bridged()) {
+        if let Some(datapath) = &machine.datapath {
             attach = Some(if datapath.features().tcx { "tcx" } else { "clsact" }.to_owned());
             (pods_attached, endpoints) = self.id.map_or((0, 0), |id| pods(datapath.state(), id));
         }
@@ -68,7 +67,7 @@ impl Network {
             vni: network.vni,
             port: network.port,
             mode: network.fastpath,
-            no_fastpath: self.is_bridged().then(|| NO_FASTPATH.to_owned()),
+            left: self.left.clone(),
             attach,
             xdp: machine.xdp.as_ref().filter(|_| !self.is_bridged()).map(|placed| match placed {
                 Ok(place) => format!("native on {}", place.name),
@@ -98,9 +97,17 @@ impl Network {
     }
 }
 
-/// How many pods of a network have a program, and how many addresses.
+/// How many pods or ports of a network have a program, and how many addresses or stations are known.
 fn pods(state: &DatapathState, network: NetworkId) -> (usize, usize) {
     let is_in = |at: u32| state.links.get(&IfIndex(at)).is_some_and(|link| link.network == network);
-    let attached = state.attachments.iter().filter(|at| at.hook == Hook::PodEgress && is_in(at.ifindex));
-    (attached.count(), state.endpoints.keys().filter(|(id, _)| *id == network).count())
+    let attached = state
+        .attachments
+        .iter()
+        .filter(|at| matches!(at.hook, Hook::PodEgress | Hook::PortIngress) && is_in(at.ifindex));
+    let is_bridged = state.networks.get(&network).is_some_and(|network| network.kind == Kind::L2 as u8);
+    let known = match is_bridged {
+        true => state.stations.keys().filter(|key| key.network == network).count(),
+        false => state.endpoints.keys().filter(|(id, _)| *id == network).count(),
+    };
+    (attached.count(), known)
 }

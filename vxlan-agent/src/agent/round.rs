@@ -8,12 +8,12 @@ use super::Agent;
 use super::network::{Common, Network, Seen};
 use crate::config::{Attach, Fastpath, Xdp};
 use crate::datapath::{DatapathState, Options, Sizes};
-use crate::kernel::Foreign;
+use crate::kernel::{Foreign, ruleset::has_legacy_ebtables, sysctl};
 use crate::ownership;
-use crate::plan::{self, Desired};
+use crate::plan::{self, BridgeFilters, Desired};
 
-/// What should be of a network, and its number; a bridged one has none.
-type Planned = (Option<NetworkId>, Desired);
+/// A network's number, and what should be of it.
+type Planned = (NetworkId, Desired);
 
 impl Agent {
     /// Brings kernel and fast path one step closer; whether anything was changed. A network that cannot be
@@ -87,8 +87,7 @@ impl Agent {
 
     async fn find_ways(&mut self, seen: &[Option<Seen>]) {
         let mut wanted = BTreeMap::<_, BTreeSet<_>>::new();
-        let routed = self.networks.iter().zip(seen).filter(|(network, _)| !network.is_bridged());
-        for (network, seen) in routed {
+        for (network, seen) in self.networks.iter().zip(seen) {
             for side in seen.iter().flat_map(|seen| &seen.sides) {
                 let own = side.underlay.address;
                 let vteps = network.cluster.remotes.values().map(|node| node.vtep);
@@ -107,56 +106,53 @@ impl Agent {
             clsact: self.node.attach == Attach::Clsact,
             xdp: self.is_fast() && self.node.xdp != Xdp::Off,
             // One table for all: where it is too small, flows are slower.
-            flows: self.routed().map(|network| network.config.network.flows).max().unwrap_or_default(),
+            flows: self.networks.iter().map(|network| network.config.network.flows).max().unwrap_or_default(),
             sizes: self.sizes(),
         }
-    }
-
-    /// The networks that the fast path knows of.
-    fn routed(&self) -> impl Iterator<Item = &Network> {
-        self.networks.iter().filter(|network| !network.is_bridged())
     }
 
     /// What the networks need of the maps.
     fn sizes(&self) -> Sizes {
         let nodes = || {
-            let clusters = self.routed().map(|network| &network.cluster);
+            let clusters = self.networks.iter().map(|network| &network.cluster);
             clusters.flat_map(|cluster| cluster.owns().chain(cluster.remotes.values()))
         };
         let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
-        Sizes::of(self.routed().count(), nodes().count(), prefixes(true).max(prefixes(false)))
+        Sizes::of(self.networks.len(), nodes().count(), prefixes(true).max(prefixes(false)))
     }
 
-    /// Decides about XDP. With several underlays it goes to the first.
+    /// Decides about XDP. With several underlays it goes to the first; segments do without.
     fn place_xdp(&mut self, seen: &[Option<Seen>]) {
-        let fast = self.networks.iter().zip(seen).filter(|(network, _)| network.is_fast());
+        let routed = |network: &Network| network.is_fast() && !network.is_bridged();
+        let fast = self.networks.iter().zip(seen).filter(|(network, _)| routed(network));
         let first = fast.filter_map(|(_, seen)| seen.as_ref()?.sides.first()).next();
         if let Some(side) = first {
             self.machine.place_xdp(self.node.xdp, side.underlay.ifindex);
         }
     }
 
-    /// What should be of each network. A routed one without a number, because there are too many, is not planned.
+    /// What should be of each network. One without a number, because there are too many, is not planned.
     fn plan(&mut self, seen: &[Option<Seen>], foreign: &[Foreign]) -> Vec<Option<Planned>> {
         let nothing = DatapathState::default();
         let machine = &self.machine;
         let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
-        let ids = plan::network_ids(self.routed().map(Network::name), previous);
+        let ids = plan::network_ids(self.networks.iter().map(Network::name), previous);
         let remotes = |network: &Network| {
             let id = ids.get(network.name()).copied();
             let vteps = network.cluster.remotes.values().map(|node| node.vtep);
             id.map(|id| vteps.map(|vtep| Key6::new(id, vtep.into())).collect::<Vec<_>>()).unwrap_or_default()
         };
-        let vteps = self.routed().flat_map(remotes).collect();
+        let vteps = self.networks.iter().flat_map(remotes).collect();
         let vtep_ids = plan::vtep_ids(&vteps, previous);
-        let common = Common { machine, foreign, vtep_ids: &vtep_ids, previous };
+        let bridged = self.networks.iter().any(Network::is_bridged);
+        let filters = BridgeFilters {
+            netfilter: bridged && sysctl::bridges_call_netfilter(),
+            ebtables: bridged && has_legacy_ebtables(),
+        };
+        let common = Common { machine, foreign, vtep_ids: &vtep_ids, filters, previous };
         let plan = |(network, seen): (&mut Network, &Option<Seen>)| {
-            let sides = &seen.as_ref()?.sides;
-            if network.is_bridged() {
-                return Some((None, network.plan_segment(sides, &machine.tables)?));
-            }
             let id = *ids.get(network.name())?;
-            Some((Some(id), network.plan(id, sides, &common)))
+            Some((id, network.plan(id, &seen.as_ref()?.sides, &common)?))
         };
         self.networks.iter_mut().zip(seen).map(plan).collect()
     }
@@ -167,8 +163,7 @@ impl Agent {
         let machine = &self.machine;
         let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
         let mut all = DatapathState::default();
-        let routed = self.networks.iter().zip(planned).filter(|(network, _)| !network.is_bridged());
-        for (network, planned) in routed {
+        for (network, planned) in self.networks.iter().zip(planned) {
             match (planned, network.id) {
                 (Some((_, desired)), _) => all.extend(desired.datapath),
                 (None, Some(id)) => all.extend(previous.of(id)),
@@ -181,9 +176,6 @@ impl Agent {
         }
         all.node = plan::node(machine.xdp_place(), machine.secret, previous);
         all.count_networks();
-        let bridged = self.networks.iter().filter(|network| network.is_bridged());
-        let shared: BTreeSet<_> = bridged.map(|network| network.config.network.port.to_be_bytes()).collect();
-        all.pass_other_vnis(&shared);
         all
     }
 }

@@ -7,10 +7,7 @@ use crate::cluster::{ClusterState, Node};
 use crate::config::{Segment, SourceCheck};
 use crate::kernel::{self, ForeignSegment, KernelState, Sought, Tables};
 use crate::net::IfIndex;
-use crate::plan::{self, Desired, SegmentInput, Side};
-
-/// Why a bridged network has no fast path.
-pub(super) const NO_FASTPATH: &str = "segments run on the kernel's path";
+use crate::plan;
 
 impl Network {
     /// Whether frames are bridged, and not packets routed.
@@ -39,11 +36,15 @@ impl Network {
         Ok((state, device))
     }
 
-    /// What should be of a bridged network; `None` for a routed one.
-    pub(super) fn plan_segment(&self, sides: &[Side], tables: &Tables) -> Option<Desired> {
-        let (config, cluster, held) = (&self.config, &self.cluster, self.bridge);
-        let (segment, side) = (config.network.segment()?, sides.first()?);
-        Some(SegmentInput { config, segment, cluster, tables, side, held }.plan())
+    /// Remembers why frames are left to the kernel, and says what is new.
+    pub(super) fn note_left(&mut self, left: Vec<String>) {
+        for reason in left.iter().filter(|reason| !self.left.contains(reason)) {
+            tracing::info!(network = self.name(), "{reason}: the kernel carries these frames");
+        }
+        for reason in self.left.iter().filter(|reason| !left.contains(reason)) {
+            tracing::info!(network = self.name(), "{reason}: no longer");
+        }
+        self.left = left;
     }
 
     /// Remembers the bridge, if it is ours, and says what is new about it.

@@ -32,10 +32,14 @@ struct VtepRow {
 }
 
 #[derive(Serialize)]
-struct MacRow {
+struct StationRow {
     vni: u32,
     mac: Mac,
     vtep_id: VtepId,
+    /// The node that it is behind; none of others' stands for this one.
+    vtep: Option<IpAddr>,
+    /// The port of this node that it is behind.
+    port: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -66,7 +70,7 @@ pub(super) fn show(subject: &Subject, what: What, json: bool) -> anyhow::Result<
     match what {
         What::Routes => routes(subject, &pins, json),
         What::Vteps => vteps(subject, &pins, json),
-        What::Macs => macs(subject, &pins, json),
+        What::Stations => stations(subject, &pins, json),
         What::Endpoints => endpoints(subject, &pins, json),
         What::Counters => counters(subject, &pins, json),
     }
@@ -79,7 +83,7 @@ fn rows<R>(
     of: impl Fn(&DatapathState) -> Vec<R>,
 ) -> anyhow::Result<Vec<Of<R>>> {
     let (state, mut rows) = (pins.state()?, vec![]);
-    for name in subject.fast_networks()? {
+    for name in subject.networks() {
         let part = state.of(pins.network(name)?);
         rows.extend(of(&part).into_iter().map(|row| Of { network: name.to_owned(), row }));
     }
@@ -122,18 +126,21 @@ fn vteps(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
     })
 }
 
-fn macs(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+fn stations(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
     let of = |state: &DatapathState| {
         let vni = |id: NetworkId| state.networks.get(&id).map_or(0, |network| network.vni);
-        let row = |(key, station): (&MacKey, &Station)| MacRow {
+        let row = |(key, station): (&MacKey, &Station)| StationRow {
             vni: vni(key.network),
             mac: Mac(key.mac),
             vtep_id: station.vtep,
+            vtep: state.vteps.get(&station.vtep).map(|vtep| vtep.addr.into()),
+            port: (station.ifindex != 0).then(|| name(station.ifindex)),
         };
         state.stations.iter().map(row).collect()
     };
-    print_rows(subject, json, &rows(subject, pins, of)?, ["vni", "mac", "vtep id"], |r| {
-        [r.vni.to_string(), r.mac.to_string(), r.vtep_id.to_string()]
+    print_rows(subject, json, &rows(subject, pins, of)?, ["vni", "mac", "behind"], |r| {
+        let vtep = || r.vtep.map_or_else(|| format!("VTEP {}", r.vtep_id), |vtep| vtep.to_string());
+        [r.vni.to_string(), r.mac.to_string(), r.port.clone().unwrap_or_else(vtep)]
     })
 }
 
@@ -178,7 +185,7 @@ fn counters(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
         meaning: reason.describe().trim(),
     };
     let mut rows = vec![];
-    for name in subject.fast_networks()? {
+    for name in subject.networks() {
         let counted = pins.counters(pins.network(name)?)?.into_iter();
         rows.extend(counted.map(|counter| Of { network: name.to_owned(), row: row(counter) }));
     }

@@ -33,7 +33,7 @@ struct FlowRow {
 pub(super) fn list(subject: &Subject, json: bool) -> anyhow::Result<()> {
     let pins = subject.pins()?;
     let mut networks = BTreeMap::new();
-    for name in subject.fast_networks()? {
+    for name in subject.networks() {
         let id = pins.network(name)?;
         networks.insert(id, (name, pins.generation(id)?));
     }
@@ -54,7 +54,7 @@ pub(super) fn list(subject: &Subject, json: bool) -> anyhow::Result<()> {
 
 pub(super) fn flush(subject: &Subject, json: bool) -> anyhow::Result<()> {
     let mut pins = subject.pins()?;
-    for name in subject.fast_networks()? {
+    for name in subject.networks() {
         let id = pins.network(name)?;
         pins.flush_flows(id)?;
     }

@@ -88,7 +88,9 @@ enum Command {
 enum What {
     Routes,
     Vteps,
-    Macs,
+    /// Who has which MAC: VTEPs, and the stations of segments
+    #[value(alias = "macs")]
+    Stations,
     Endpoints,
     Counters,
 }
@@ -185,17 +187,6 @@ impl Subject {
     fn networks(&self) -> impl Iterator<Item = &str> {
         self.config.networks.iter().map(|view| view.network.name.as_str())
     }
-
-    /// The networks that the fast path knows of: bridged ones run without. One that was asked for by name has
-    /// to be among them.
-    fn fast_networks(&self) -> anyhow::Result<Vec<&str>> {
-        let views = self.config.networks.iter();
-        let (bridged, routed): (Vec<_>, Vec<_>) = views.partition(|view| view.network.segment().is_some());
-        if let (Some(view), false) = (bridged.first(), self.all) {
-            anyhow::bail!("network '{}' has no fast path: it is of kind \"l2\"", view.network.name);
-        }
-        Ok(routed.into_iter().map(|view| view.network.name.as_str()).collect())
-    }
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {
@@ -235,7 +226,7 @@ fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
     let (on, mut pins) = (to == OnOff::On, subject.pins()?);
     let how = if on { "on" } else { "off: every packet is the kernel's" };
     let (mut lines, mut report) = (String::new(), vec![]);
-    for network in subject.fast_networks()? {
+    for network in subject.networks() {
         let id = pins.network(network)?;
         pins.switch(id, on)?;
         lines += &format!("fast path of network {network} is {how}\n");

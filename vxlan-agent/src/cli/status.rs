@@ -120,7 +120,7 @@ fn text(run_dir: &Path, report: &Report) -> String {
         return out;
     };
     let _ = writeln!(out, "node       {}, Linux {}", status.node, status.kernel);
-    let fast = |network: &NetworkStatus| network.mode != Fastpath::Off && network.no_fastpath.is_none();
+    let fast = |network: &NetworkStatus| network.mode != Fastpath::Off;
     if status.networks.iter().any(fast) {
         out.push_str(&super::features::missing(&status.features));
     }
@@ -161,8 +161,9 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
         let _ = writeln!(out, "xdp        {xdp}");
     }
     let _ = writeln!(out, "guarded    {}", network.guard);
-    if network.no_fastpath.is_none() {
-        pods_text(out, network, fastpath);
+    pods_text(out, network, fastpath);
+    for reason in &network.left {
+        let _ = writeln!(out, "kernel's   frames, because of: {reason}");
     }
     for caution in network.bridge.iter().flat_map(|bridge| &bridge.cautions) {
         let _ = writeln!(out, "caution    {caution}");
@@ -197,7 +198,11 @@ fn nodes_text(network: &NetworkStatus) -> String {
 }
 
 fn pods_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathReport) {
-    let _ = writeln!(out, "pods       {} attached, {} addresses", network.pods_attached, network.endpoints);
+    let (attached, known) = (network.pods_attached, network.endpoints);
+    let _ = match network.bridge {
+        Some(_) => writeln!(out, "ports      {attached} attached, {known} stations"),
+        None => writeln!(out, "pods       {attached} attached, {known} addresses"),
+    };
     if !fastpath.disputed.is_empty() {
         let addresses: Vec<String> = fastpath.disputed.iter().map(ToString::to_string).collect();
         let _ = writeln!(
@@ -233,9 +238,6 @@ fn meters_text(network: &NetworkStatus) -> String {
 }
 
 fn fastpath_text(network: &NetworkStatus, fastpath: &FastpathReport) -> String {
-    if let Some(reason) = &network.no_fastpath {
-        return format!("off: {reason}");
-    }
     let mode = match network.mode {
         Fastpath::Off => "off",
         Fastpath::Direct => "direct",

@@ -49,14 +49,6 @@ impl NetworkConfig {
             Kind::L2(segment) => Some(segment),
         }
     }
-
-    /// How much of the fast path runs: none in a bridged network, whatever is configured.
-    pub fn running(&self) -> Fastpath {
-        match &self.kind {
-            Kind::L3 => self.fastpath,
-            Kind::L2(_) => Fastpath::Off,
-        }
-    }
 }
 
 /// Whether packets are routed to other nodes, or frames bridged.

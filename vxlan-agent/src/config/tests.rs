@@ -84,18 +84,6 @@ fn the_line_of_what_is_wrong_is_named() {
     refused("[[network]\n", Some(4), "");
 }
 
-#[test]
-fn a_bridged_network_has_no_fast_path_whatever_is_asked_for() {
-    refused("", None, "no [[network]]");
-    let (a, b) = ("[[network]]\nname = \"a\"\nvni = 1\n", "[[network]]\nname = \"b\"\nvni = 2\n");
-    for fastpath in ["direct", "verified"] {
-        let mode = format!("fastpath = \"{fastpath}\"\n");
-        let both = whole(&format!("{b}{mode}{a}kind = \"l2\"\n{mode}")).expect("valid");
-        let running = both.networks.iter().map(|view| view.network.running() == Fastpath::Off);
-        assert_eq!(running.collect::<Vec<_>>(), [false, true]);
-    }
-}
-
 const TENANT: &str = "[[network]]\nname = \"tenant-a\"\nkind = \"l2\"\nvni = 100\n";
 
 fn segment(keys: &str) -> Segment {

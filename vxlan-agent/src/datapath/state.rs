@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
-    DROP_OTHER_VNI, Endpoint, Key6, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, Station, VniKey,
-    Vtep, VtepId,
+    Endpoint, Key6, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, Station, VniKey, Vtep, VtepId,
 };
 
 use crate::net::IfIndex;
@@ -226,13 +225,6 @@ impl DatapathState {
         self.node.more_ports = u16::from(ports.len() > self.node.ports.len());
         self.node.ports = Default::default();
         self.node.ports.iter_mut().zip(ports).for_each(|(place, port)| *place = port);
-    }
-
-    /// Leaves the VNIs of others to the kernel at UDP ports that have networks which the maps do not know.
-    pub fn pass_other_vnis(&mut self, shared: &BTreeSet<[u8; 2]>) {
-        for network in self.networks.values_mut().filter(|network| shared.contains(&network.port)) {
-            network.flags &= !DROP_OTHER_VNI;
-        }
     }
 
     /// Records that `change` has been carried out.

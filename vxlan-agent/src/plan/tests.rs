@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::{Candidate, Viewer};
-use crate::config::{KubernetesConfig, NetworkConfig, NodeConfig, PodsConfig, StateConfig};
+use crate::config::{KubernetesConfig, NetworkConfig, NodeConfig, PodsConfig, Segment, StateConfig};
 use crate::datapath;
 use crate::kernel;
 use crate::kernel::{Kind, Link, Rule};
@@ -72,7 +72,7 @@ fn ids(cluster: &ClusterState, previous: &DatapathState) -> BTreeMap<Key6, VtepI
     vtep_ids(&keys.collect(), previous)
 }
 
-struct World {
+pub(super) struct World {
     config: View,
     tables: Tables,
     underlay: Underlay,
@@ -84,7 +84,7 @@ struct World {
 }
 
 impl World {
-    fn new(fastpath: Fastpath) -> Self {
+    pub(super) fn new(fastpath: Fastpath) -> Self {
         let underlay = Underlay {
             ifindex: IfIndex(2),
             name: "eth0".into(),
@@ -98,13 +98,36 @@ impl World {
     }
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
-        let Self { config, tables, underlay, next_hops, previous, xdp, foreign, ruleset } = self;
+        self.with_input(&self.tables, cluster, |input| input.plan())
+    }
+
+    /// The plan of a bridged network.
+    pub(super) fn segment(
+        &self,
+        segment: &Segment,
+        tables: &Tables,
+        cluster: &ClusterState,
+        filters: BridgeFilters,
+    ) -> Desired {
+        let plan = |input: &Input<'_>| {
+            SegmentInput { input, segment, side: &input.sides[0], filters, held: None }.plan()
+        };
+        self.with_input(tables, cluster, plan)
+    }
+
+    fn with_input(
+        &self,
+        tables: &Tables,
+        cluster: &ClusterState,
+        plan: impl FnOnce(&Input<'_>) -> Desired,
+    ) -> Desired {
+        let Self { config, tables: _, underlay, next_hops, previous, xdp, foreign, ruleset } = self;
         let (source_ports, xdp) = ((32_768, 60_999), xdp.as_ref());
         let asked = asked(underlay);
         let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), asked, offloads: true }];
         let ways = &[(asked, next_hops.clone())].into();
         let vtep_ids = &ids(cluster, previous);
-        Input {
+        plan(&Input {
             id: NETWORK,
             vtep_ids,
             config,
@@ -120,8 +143,7 @@ impl World {
             ruleset,
             patience: &Patience::default(),
             previous,
-        }
-        .plan()
+        })
     }
 }
 

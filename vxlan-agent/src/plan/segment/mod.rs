@@ -1,28 +1,37 @@
-//! What should be of a bridged network: all of it is the kernel's.
+//! What should be of a bridged network: in the kernel, all of it; in the fast path, known stations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Desired, Side, device_spec};
-use crate::cluster::{ClusterState, Node, Station};
-use crate::config::{Flood, Segment, View};
-use crate::datapath::DatapathState;
+use super::{Desired, Input, Side, device_spec};
+use crate::cluster::{Node, Station};
+use crate::config::{Flood, Segment};
 use crate::kernel::{self, Device, KernelState, SoughtBridge, Tables, larger_ports, wanted_bridge};
 use crate::net::{IfIndex, Mac, Mtu};
+use fastpath::SegmentPath;
+
+mod fastpath;
+
+/// What may filter frames on any bridge of the node, besides what netlink shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgeFilters {
+    /// Bridges pass IP packets to iptables.
+    pub netfilter: bool,
+    /// The kernel has tables of the ebtables from before nf_tables.
+    pub ebtables: bool,
+}
 
 /// Everything that the plan of a bridged network depends on.
 #[derive(Clone, Copy)]
 pub struct SegmentInput<'a> {
-    /// The configuration.
-    pub config: &'a View,
-    /// What it says of the segment.
+    /// What the plan of any network depends on.
+    pub input: &'a Input<'a>,
+    /// What the configuration says of the segment.
     pub segment: &'a Segment,
-    /// The cluster.
-    pub cluster: &'a ClusterState,
-    /// What netlink shows.
-    pub tables: &'a Tables,
     /// Where the network runs.
     pub side: &'a Side,
+    /// What may filter frames.
+    pub filters: BridgeFilters,
     /// The bridge of ours that the agent had last.
     pub held: Option<IfIndex>,
 }
@@ -33,29 +42,25 @@ pub fn sought_bridge<'a>(segment: &'a Segment, own: &Node, held: Option<IfIndex>
 }
 
 impl SegmentInput<'_> {
-    /// Plans. The fast path knows nothing of the network, so all its packets are the kernel's.
+    /// Plans.
     pub fn plan(&self) -> Desired {
-        Desired {
-            kernel: vec![self.kernel()],
-            datapath: DatapathState::default(),
-            hooked: vec![],
-            claims: BTreeMap::new(),
-        }
+        let SegmentPath { datapath, hooked, left } = self.fastpath();
+        Desired { kernel: vec![self.kernel()], datapath, hooked, claims: BTreeMap::new(), left }
     }
 
     fn kernel(&self) -> KernelState {
-        let sought = sought_bridge(self.segment, &self.cluster.own, self.held);
+        let sought = sought_bridge(self.segment, &self.input.cluster.own, self.held);
         let mtu = self.side.underlay.inner_mtu;
-        let bridge = wanted_bridge(self.tables, &self.config.network.name, &sought, mtu);
+        let bridge = wanted_bridge(self.input.tables, &self.input.config.network.name, &sought, mtu);
         let addresses = self.segment.addresses.iter().filter(|_| bridge.own.is_some());
         KernelState {
             device: Some(self.device()),
             bridge_addresses: addresses.copied().collect(),
             bridge: Some(bridge),
-            stations: self.stations().map(|(vtep, station)| (station.mac, vtep)).collect(),
+            stations: self.named().map(|(vtep, station)| (station.mac, vtep)).collect(),
             answers: self.answers(),
             flood: match self.segment.flood {
-                Flood::Copies => self.cluster.remotes.values().map(|node| node.vtep).collect(),
+                Flood::Copies => self.input.cluster.remotes.values().map(|node| node.vtep).collect(),
                 Flood::Group(_) => BTreeSet::new(),
             },
             ..KernelState::default()
@@ -70,18 +75,21 @@ impl SegmentInput<'_> {
             bridge: Some(bridge.clone()),
             suppress: *suppress,
         };
-        Device { segment: Some(segment), ..device_spec(self.config, &self.cluster.own, self.side) }
+        Device {
+            segment: Some(segment),
+            ..device_spec(self.input.config, &self.input.cluster.own, self.side)
+        }
     }
 
     /// Stations behind other nodes, with their VTEP.
-    fn stations(&self) -> impl Iterator<Item = (IpAddr, &Station)> {
-        let nodes = self.cluster.remotes.values();
+    fn named(&self) -> impl Iterator<Item = (IpAddr, &Station)> {
+        let nodes = self.input.cluster.remotes.values();
         nodes.flat_map(|node| node.stations.iter().map(|station| (node.vtep, station)))
     }
 
     /// Neighbours, so that questions for known stations need not be sent to all nodes.
     fn answers(&self) -> BTreeMap<IpAddr, Mac> {
-        let known = self.stations().filter(|_| self.segment.suppress);
+        let known = self.named().filter(|_| self.segment.suppress);
         known.filter_map(|(_, station)| Some((station.ip?, station.mac))).collect()
     }
 }
@@ -108,10 +116,10 @@ pub fn cautions(segment: &Segment, tables: &Tables, is_ours: bool, mtu: Mtu) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{Candidate, Viewer};
+    use crate::cluster::{Candidate, ClusterState, Viewer};
+    use crate::config::Fastpath;
     use crate::kernel::{Kind, Link, OwnBridge};
-    use crate::plan::tests::{asked, config};
-    use crate::underlay::Underlay;
+    use crate::plan::tests::World;
 
     fn mac(n: u8) -> Mac {
         Mac([2, 0, 0, 0, 1, n])
@@ -145,14 +153,12 @@ mod tests {
         ClusterState::new([1, 2, 3].map(node).into(), &viewer).expect("valid")
     }
 
+    fn desired(segment: &Segment, tables: &Tables, world: &World) -> Desired {
+        world.segment(segment, tables, &cluster(), BridgeFilters::default())
+    }
+
     fn plan(segment: &Segment, tables: &Tables) -> KernelState {
-        let config = config(crate::config::Fastpath::Verified);
-        let address = vtep(1);
-        let underlay = Underlay { ifindex: IfIndex(2), name: "eth0".into(), address, inner_mtu: Mtu(1450) };
-        let side = &Side { asked: asked(&underlay), underlay, device: None, offloads: true };
-        let cluster = &cluster();
-        let desired = SegmentInput { config: &config, segment, cluster, tables, side, held: None }.plan();
-        assert_eq!(desired.datapath, DatapathState::default());
+        let desired = desired(segment, tables, &World::new(Fastpath::Verified));
         let [kernel] = <[KernelState; 1]>::try_from(desired.kernel).expect("one side");
         assert!(kernel.routes.is_empty() && kernel.addresses.is_empty() && kernel.neighbours.is_empty());
         kernel
