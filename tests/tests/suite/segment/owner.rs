@@ -63,6 +63,8 @@ fn a_bridge_that_the_agent_makes_goes_with_the_network_unless_it_is_used() {
     let mut lab = build(&agents_with("").agents_make_bridges().hosts(1).tenants(two_tenants(4789)));
     for tenant in [RED, BLUE] {
         assert_all_reach_each_other(&lab, tenant);
+        let heeds = lab.node(1).sh(&format!("cat /proc/sys/net/ipv6/conf/br-{tenant}/accept_ra"));
+        assert_eq!(heeds.expect("a setting").trim(), "0", "a tenant's router is not the host's");
         assert!(shown(&lab, &format!("br-{tenant}")).contains("alias vxlan-agent bridge"));
     }
     lab.node(1).ip("link set blue-1-1 nomaster\n").expect("taken out");
