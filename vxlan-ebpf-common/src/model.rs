@@ -134,6 +134,9 @@ impl Packet for Frame {
     fn replace_in_sum(&mut self, _from: u32, _to: u32) {}
 }
 
+/// Packets and bytes by network, program and reason.
+pub type Counted = BTreeMap<(NetworkId, Hook, Reason), (u64, u64)>;
+
 /// The maps of a node. LPM is done by trying every prefix.
 #[derive(Clone, Debug, Default)]
 pub struct Maps {
@@ -170,7 +173,7 @@ pub struct Maps {
     /// The time in nanoseconds.
     pub now: u64,
     /// COUNTERS.
-    pub counters: RefCell<BTreeMap<(NetworkId, Hook, Reason), (u64, u64)>>,
+    pub counters: RefCell<Counted>,
 }
 
 /// A free entry of VTEPS, as the kernel's array has it.
@@ -200,7 +203,7 @@ fn longest<K, const N: usize>(
 }
 
 impl Maps {
-    /// The network of the [testbed](crate::testbed).
+    /// The network of the testbed.
     ///
     /// # Panics
     ///

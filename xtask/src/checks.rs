@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::run::{output, run, step};
-use crate::{apiserver, ebpf, host, kernels, lab, toolchain};
+use crate::{apiserver, before, ebpf, host, kernels, lab, toolchain};
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
@@ -113,6 +113,9 @@ fn unit(filter: &[String]) -> Result<()> {
 fn with_root(filter: &[String]) -> Result<Command> {
     let mut cargo = toolchain::cargo()?;
     cargo.args(["test", "--release", "-p", "vxlan-tests", "--", "--test-threads=1"]).args(filter);
+    if let (Some(agent), None) = (before::built(), std::env::var_os(before::VARIABLE)) {
+        cargo.env(before::VARIABLE, agent);
+    }
     Ok(cargo)
 }
 

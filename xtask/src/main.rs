@@ -5,6 +5,7 @@
 
 mod apiserver;
 mod apt;
+mod before;
 mod checks;
 mod ebpf;
 mod fuzz;
@@ -36,6 +37,8 @@ enum Command {
     TestKernels(kernels::KernelArgs),
     /// Build a Kubernetes API server, against which the tests then run too
     KubeApiserver,
+    /// Build the agent of the release before, which the tests then replace by this one and put back
+    AgentBefore,
     /// What has to pass before a change goes in: format, clippy, documentation, tests
     Ci,
     /// Look for inputs that break a promise of the packet engine or the agent's parsers
@@ -55,6 +58,7 @@ fn main() -> std::process::ExitCode {
         Command::Test(args) => checks::test(&args),
         Command::TestKernels(args) => kernels::test(&args),
         Command::KubeApiserver => apiserver::build(),
+        Command::AgentBefore => before::build(),
         Command::Ci => checks::ci(),
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::BuildEbpf => ebpf::build(),

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
+use vxlan_agent::ownership::node_pin_dir;
 
 use super::agent_files::{Place, etcd_section, file_section, node_lines, write_flannel_files};
 use super::cmd::{self, wait_until};
@@ -40,6 +41,8 @@ pub struct AgentOptions {
     pub sections: String,
     /// A command that runs the agent in its place, with the agent's command line behind it.
     pub wrapper: Vec<String>,
+    /// Another agent than [`agent_binary`].
+    pub program: Option<PathBuf>,
 }
 
 impl Default for AgentOptions {
@@ -51,6 +54,7 @@ impl Default for AgentOptions {
             network: String::new(),
             sections: String::new(),
             wrapper: vec![],
+            program: None,
         }
     }
 }
@@ -81,6 +85,7 @@ pub struct Agent {
     /// fast path off.
     pods: usize,
     wrapper: Vec<String>,
+    program: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -136,6 +141,7 @@ impl Agent {
             log: site.run_dir().join(format!("{node}.log")),
             pods: 0,
             wrapper: options.wrapper.clone(),
+            program: options.program.clone(),
             child: None,
             node,
             config,
@@ -175,6 +181,15 @@ impl Agent {
         Ok(())
     }
 
+    /// Runs another agent from the next start on; `None`: [`agent_binary`].
+    pub fn set_program(&mut self, program: Option<PathBuf>) {
+        self.program = program;
+    }
+
+    fn program(&self) -> Result<PathBuf> {
+        self.program.clone().map_or_else(agent_binary, Ok)
+    }
+
     /// Starts the process and returns at once.
     ///
     /// # Errors
@@ -183,7 +198,7 @@ impl Agent {
         ensure!(self.child.is_none(), "the agent of {} runs already", self.node);
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let errors = log.try_clone()?;
-        let program = agent_binary()?;
+        let program = self.program()?;
         // From a thread inside the namespace: `ip netns exec` would hide bpffs. In a process group
         // of its own: Ctrl-C is for the lab, which then ends its agents.
         let child = self.ns.run(|| {
@@ -282,7 +297,7 @@ impl Agent {
     /// # Errors
     /// It ends with a status other than zero: the error quotes what it said.
     pub fn cli(&self, args: &[&str]) -> Result<String> {
-        let program = agent_binary()?;
+        let program = self.program()?;
         self.ns.run(|| cmd::run(Command::new(program).args(args).arg("--config").arg(&self.config)))
     }
 
@@ -308,12 +323,19 @@ impl Agent {
         &self.config
     }
 
+    /// The directory that its configuration names for pins.
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
     /// The directory of its network's pins: maps by name, links.
     ///
     /// # Errors
     /// There is no such directory (yet).
     pub fn pins(&self) -> Result<PathBuf> {
-        find_pins(&self.pin_dir).with_context(|| format!("no pinned maps below {}", self.pin_dir.display()))
+        let pins = node_pin_dir(&self.pin_dir);
+        ensure!(pins.join("NODE").exists(), "nothing is pinned at {}", pins.display());
+        Ok(pins)
     }
 
     /// Everything it has printed.
@@ -341,11 +363,15 @@ impl Agent {
 
     fn is_ready(&self) -> bool {
         let Ok(status) = self.json(&["status"]) else { return false };
-        let planned = |network: &serde_json::Value| network["plan_error"].is_null();
+        let nothing_to_retry = |all: &serde_json::Value| all.as_array().is_none_or(Vec::is_empty);
+        // An older agent says of its network what it tries again.
+        let planned = |network: &serde_json::Value| {
+            network["plan_error"].is_null() && nothing_to_retry(&network["retrying"])
+        };
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
             && status["networks"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(planned))
-            && status["retrying"].as_array().is_some_and(Vec::is_empty);
+            && nothing_to_retry(&status["retrying"]);
         let fastpath = &status["fastpath"];
         let attached = fastpath["attachments"].as_array().map_or(0, Vec::len);
         // One program per pod, two on the device, one on the underlay; two addresses per pod.
@@ -380,13 +406,4 @@ fn target_dir() -> Result<PathBuf> {
     let profile = own.ancestors().skip(1).find(|dir| !dir.ends_with("deps"));
     let target = profile.and_then(Path::parent).context("this program is in no target directory")?;
     Ok(target.to_owned())
-}
-
-/// The first directory at or below `dir` that has a map named NODE.
-fn find_pins(dir: &Path) -> Option<PathBuf> {
-    if dir.join("NODE").exists() {
-        return Some(dir.to_owned());
-    }
-    let entries = std::fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    entries.filter(|path| path.is_dir()).find_map(|path| find_pins(&path))
 }

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::config::{Config, Fastpath, NodeConfig, StateConfig};
-use crate::datapath::{self, KernelFeatures, Tcx};
+use crate::datapath::{self, Datapath, KernelFeatures, Tcx};
 use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::{Events, Netlink, Touched};
 use crate::ownership;
@@ -123,7 +123,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
             network = news.recv() => reload.extend(network),
             event = events.next(&mut agent.machine.tables, &mut touched) => event.context("netlink notifications have stopped")?,
-            Some(()) = unpinned.recv() => touched.changed = true,
+            Some(()) = unpinned.recv() => {
+                agent.machine.datapath.iter_mut().for_each(Datapath::doubt_names);
+                touched.changed = true;
+            }
             Some(()) = reattached.recv() => touched.changed = true,
             Ok(()) = rules.changed() => {}
             () = tokio::time::sleep_until(wake) => {}

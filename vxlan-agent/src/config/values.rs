@@ -154,7 +154,7 @@ pub(super) fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf
     Err(D::Error::custom(format!("{path:?} is not the absolute path of a file")))
 }
 
-/// As [`file`], where there may be none.
+/// As [`file()`], where there may be none.
 pub(super) fn some_file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     file(deserializer).map(Some)
 }

@@ -65,7 +65,7 @@ pub struct Datapath {
     state: DatapathState,
     features: Features,
     no_xdp: Option<String>,
-    /// Networks that links to the pins are named after.
+    /// Networks that links to the pins are named after, as far as known.
     named: Option<BTreeSet<String>>,
 }
 
@@ -124,10 +124,16 @@ impl Datapath {
         &self.state
     }
 
-    /// Where its pins lie.
-    pub fn directories(&self) -> [PathBuf; 3] {
+    /// Where its pins lie, and the links that networks are named by.
+    pub fn directories(&self) -> Vec<PathBuf> {
         let dir = &self.dir;
-        [dir.clone(), dir.join(PROGRAMS), dir.join(LINKS)]
+        let names = dir.parent().map(Path::to_owned);
+        [dir.clone(), dir.join(PROGRAMS), dir.join(LINKS)].into_iter().chain(names).collect()
+    }
+
+    /// Has what the networks are named by looked at anew.
+    pub fn doubt_names(&mut self) {
+        self.named = None;
     }
 
     /// What its maps have room for.
@@ -138,7 +144,8 @@ impl Datapath {
     /// Whether everything is still pinned that has to be, so that the next agent finds it and links can be
     /// pinned. A link without its pin is gone, and is missed as an attachment.
     pub fn is_pinned(&self) -> bool {
-        let [dir, programs, links] = self.directories();
+        let dir = &self.dir;
+        let (programs, links) = (dir.join(PROGRAMS), dir.join(LINKS));
         let mut hooks = Hook::ALL.into_iter().filter(|hook| *hook != Hook::UnderlayXdp);
         links.is_dir()
             && names::ALL.iter().all(|name| dir.join(name).exists())
@@ -303,17 +310,17 @@ fn load(dir: &Path, flows: u32, sizes: Sizes) -> Result<Ebpf> {
     Ok(programs)
 }
 
-/// Makes way for larger tables of nodes, and for tables in the place of those that somebody has removed.
-/// Programs are detached first: to those that find nobody in the tables every node is a stranger. Until they
-/// are attached again the kernel has every packet.
+/// Makes way for larger tables, and for tables in the place of those that somebody has removed. Programs are
+/// detached first: to those that find nobody in the tables every node is a stranger. Until they are attached
+/// again the kernel has every packet.
 fn make_room(dir: &Path, sizes: Sizes) -> Result<()> {
-    let (tables, links) = (sizes.places().map(|(name, _)| dir.join(name)), dir.join(LINKS));
-    let exceeded = sizes.exceed(dir)?;
-    if links.is_dir() && (exceeded || tables.iter().any(|table| !table.exists())) {
-        tracing::info!("there will be new tables of nodes: the kernel has every packet meanwhile");
+    let (mut tables, links) = (sizes.places().map(|(name, _)| dir.join(name)).into_iter(), dir.join(LINKS));
+    let exceeded = sizes.exceeded(dir)?;
+    if links.is_dir() && (!exceeded.is_empty() || tables.any(|table| !table.exists())) {
+        tracing::info!("there will be new tables: the kernel has every packet meanwhile");
         attach::detach_all(&links, attach::clsact_handle(dir))?;
     }
-    if exceeded { tables.iter().try_for_each(|table| remove_if_there(table)) } else { Ok(()) }
+    exceeded.into_iter().try_for_each(|name| remove_if_there(&dir.join(name)))
 }
 
 /// Makes way for a table of the size that is asked for. Programs that are attached go on with theirs

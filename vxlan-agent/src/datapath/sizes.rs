@@ -46,17 +46,18 @@ impl Sizes {
         ]
     }
 
-    /// Whether there is a map in `dir` with fewer places.
-    pub(super) fn exceed(self, dir: &Path) -> Result<bool> {
+    /// Maps in `dir` with fewer places.
+    pub(super) fn exceeded(self, dir: &Path) -> Result<Vec<&'static str>> {
+        let mut exceeded = vec![];
         for (name, places) in self.places() {
             let pin = dir.join(name);
             let known = pin.exists().then(|| MapInfo::from_pin(&pin)).transpose();
             let known = known.with_context(|| format!("cannot read {name}"))?;
             if known.is_some_and(|map| map.max_entries() < places) {
-                return Ok(true);
+                exceeded.push(name);
             }
         }
-        Ok(false)
+        Ok(exceeded)
     }
 
     /// Whether what these are made for fits into maps that `other` was made for.

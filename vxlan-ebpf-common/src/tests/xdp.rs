@@ -63,7 +63,7 @@ fn segments_that_were_merged_in_between_stay_merged() {
 #[test]
 fn a_mark_that_is_not_the_secret_is_not_believed() {
     let sent = Inner::from_remote(REMOTE4, false);
-    for mark in [0, LEFT ^ 1 << 32, LEFT << 32 | LEFT >> 32] {
+    for mark in [0, LEFT ^ 1 << 32, LEFT.rotate_right(32)] {
         let forged = Frame { bytes: stripped(&sent), mark, ..Frame::default() };
         left_alone(stripped_ingress, &forged, Reason::NotVxlan);
         left_alone(underlay_ingress, &forged, Reason::NotVxlan);

@@ -12,7 +12,7 @@ use super::{
 const RATE: u32 = 5_000;
 
 /// A stream of UDP from pod to pod in both directions while `change` happens.
-fn under_traffic(lab: &mut Lab, change: impl FnOnce(&mut Lab)) {
+pub(super) fn under_traffic(lab: &mut Lab, change: impl FnOnce(&mut Lab)) {
     let streams = [(1, 2), (2, 1)].map(|(from, to)| {
         let (client, server) = (lab.pod(from, 1), lab.pod(to, 1));
         UdpStream::start(client, server, server.ip4.into(), RATE, 200).expect("a stream")

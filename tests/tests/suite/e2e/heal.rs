@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use vxlan_tests::lab::agent::NETWORK;
 use vxlan_tests::lab::traffic::{Ping, ping};
 use vxlan_tests::lab::{Lab, StateNode, UNDERLAY, agent, wait_until, xdp};
 
@@ -34,8 +35,9 @@ fn pins_that_somebody_removes_come_back_while_the_agent_runs() {
     let lab = build(&pair());
     warm_up(&lab);
     let pins = lab.agent(1).and_then(|agent| agent.pins()).expect("pins");
-    for gone in [pins.clone(), pins.join("links"), pins.join("VTEPS"), pins.join("programs")] {
-        if gone.is_dir() {
+    let name = pins.with_file_name(NETWORK);
+    for gone in [pins.clone(), pins.join("links"), pins.join("VTEPS"), pins.join("programs"), name] {
+        if gone.is_dir() && !gone.is_symlink() {
             std::fs::remove_dir_all(&gone).expect("removed");
         } else {
             std::fs::remove_file(&gone).expect("removed");

@@ -26,6 +26,7 @@ mod ruleset;
 mod soak;
 mod table;
 mod underlays;
+mod upgrade;
 mod verified;
 mod xdp;
 
