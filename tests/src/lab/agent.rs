@@ -363,7 +363,11 @@ impl Agent {
 
     fn is_ready(&self) -> bool {
         let Ok(status) = self.json(&["status"]) else { return false };
-        let planned = |network: &serde_json::Value| network["plan_error"].is_null();
+        let nothing_to_retry = |all: &serde_json::Value| all.as_array().is_none_or(Vec::is_empty);
+        // An older agent says of its network what it tries again.
+        let planned = |network: &serde_json::Value| {
+            network["plan_error"].is_null() && nothing_to_retry(&network["retrying"])
+        };
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
             && status["networks"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(planned))

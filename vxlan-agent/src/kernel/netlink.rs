@@ -260,7 +260,10 @@ impl Netlink {
             self.ack(message::set_mac(link.index, own.mac)).await?;
         }
         self.ack(message::set_mtu(link.index, own.mtu.0)).await?;
-        Ok(self.ack(message::set_up(link.index)).await?)
+        // Whoever is on the segment could give this host another default route.
+        let deaf = sysctl::ignore_advertisements(name);
+        self.ack(message::set_up(link.index)).await?;
+        deaf
     }
 
     /// Asks first whether somebody has made an interface its port.

@@ -62,6 +62,16 @@ pub fn forward_ipv6(underlay: &str) -> anyhow::Result<()> {
     switch_on(ALL)
 }
 
+/// Has the host make no addresses and routes of what routers on `interface` advertise.
+pub fn ignore_advertisements(interface: &str) -> anyhow::Result<()> {
+    let setting = format!("ipv6/conf/{interface}/accept_ra");
+    match read(&setting).as_deref() {
+        // Without IPv6 nobody listens.
+        None | Some("0") => Ok(()),
+        Some(_) => write(&setting, "0"),
+    }
+}
+
 /// Lets conntrack accept packets outside of the windows it has seen, and says so. A connection that
 /// has bypassed the host stack and returns to it, after a flush, would otherwise be "invalid".
 pub fn tolerate_gaps() -> anyhow::Result<()> {

@@ -26,8 +26,8 @@ use vxlan_tests::lab::{AgentOptions, Netns, Overlay};
 /// Who carries the segments in the tests.
 const PAIRINGS: &[Pairing] = &[
     Pairing { name: "kernel-kernel", nodes: [kernel, kernel] },
-    Pairing { name: "agent-kernel", nodes: [agent, kernel] },
-    Pairing { name: "agent-agent", nodes: [agent, agent] },
+    Pairing { name: "verified-kernel", nodes: [verified, kernel] },
+    Pairing { name: "direct-direct", nodes: [direct, direct] },
 ];
 
 /// The tenant of tests that need one.
@@ -45,8 +45,12 @@ fn kernel() -> Overlay {
     Overlay::KernelVxlan
 }
 
-fn agent() -> Overlay {
+fn direct() -> Overlay {
     Overlay::agent()
+}
+
+fn verified() -> Overlay {
+    Overlay::verified()
 }
 
 impl Pairing {

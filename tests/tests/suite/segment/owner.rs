@@ -63,6 +63,8 @@ fn a_bridge_that_the_agent_makes_goes_with_the_network_unless_it_is_used() {
     let mut lab = build(&agents_with("").agents_make_bridges().hosts(1).tenants(two_tenants(4789)));
     for tenant in [RED, BLUE] {
         assert_all_reach_each_other(&lab, tenant);
+        let heeds = lab.node(1).sh(&format!("cat /proc/sys/net/ipv6/conf/br-{tenant}/accept_ra"));
+        assert_eq!(heeds.expect("a setting").trim(), "0", "a tenant's router is not the host's");
         assert!(shown(&lab, &format!("br-{tenant}")).contains("alias vxlan-agent bridge"));
     }
     lab.node(1).ip("link set blue-1-1 nomaster\n").expect("taken out");
@@ -130,7 +132,7 @@ fn ports_that_are_too_large_for_the_segment_are_named() {
     };
     wait_until("the port is named", SOON, cautioned).expect("in time");
     let text = lab.agent(1).and_then(|agent| agent.cli(&["status"])).expect("a status");
-    assert!(text.contains("fast path  off: segments run on the kernel's path"), "{text}");
+    assert!(text.contains("fast path  direct, "), "{text}");
     assert!(text.contains("caution    big has MTU 9000"), "{text}");
 }
 

@@ -9,7 +9,7 @@ use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject};
 use vxlan_tests::lab::{SegmentSpec, UNDERLAY, wait_until};
 
 use super::frames::{carries, datagram, tunnelled};
-use super::{RED, agent, agents_with, assert_all_reach_each_other, assert_answered, build};
+use super::{RED, agents_with, assert_all_reach_each_other, assert_answered, build, direct};
 
 const SOON: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(200);
@@ -104,7 +104,7 @@ fn known_stations_are_asked_for_by_nobody_and_reached_without_learning() {
 
 #[test]
 fn a_node_that_is_removed_is_forgotten_at_once_with_all_that_was_learnt_of_it() {
-    let mut lab = build(&SegmentSpec::of(vec![agent(), agent(), agent()]));
+    let mut lab = build(&SegmentSpec::of(vec![direct(), direct(), direct()]));
     let mut fastest = Duration::MAX;
     for _ in 0..5 {
         assert_all_reach_each_other(&lab, RED);
