@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vxlan_ebpf_common::maps::{Key6, NetworkId};
+use anyhow::anyhow;
+use vxlan_ebpf_common::maps::{Key6, NetworkId, PARTIAL};
 
 use super::Agent;
+use super::collide::{Claim, collisions};
 use super::network::{Common, Network, Seen};
+use super::pending::Pending;
 use crate::config::{Attach, Fastpath, Xdp};
 use crate::datapath::{DatapathState, Options, Sizes};
 use crate::kernel::Foreign;
@@ -21,6 +24,7 @@ impl Agent {
             let dumped = self.machine.netlink.dump().await;
             self.machine.tables = dumped.inspect_err(|_| self.machine.stale = true)?;
         }
+        self.has_begun = true;
         let mut wanted = BTreeSet::new();
         let seen = self.look();
         self.find_ways(&seen).await;
@@ -59,6 +63,7 @@ impl Agent {
         self.machine.mention_hooked(hooked);
         let desired = self.merge(planned);
         changed |= self.machine.apply_datapath(desired, &mut wanted)?;
+        changed |= self.leave(&mut wanted).await;
         for (network, seen) in self.networks.iter_mut().zip(&seen) {
             // The devices were there before this round.
             if seen.as_ref().is_some_and(|seen| seen.sides.iter().all(|side| side.device.is_some())) {
@@ -71,13 +76,20 @@ impl Agent {
 
     /// What there is of each network; nothing of one that cannot run here at the moment.
     fn look(&mut self) -> Vec<Option<Seen>> {
+        let collisions = match self.networks.as_slice() {
+            [] | [_] => vec![None; self.networks.len()],
+            several => collisions(&several.iter().map(Claim::of).collect::<Vec<_>>()),
+        };
         let tables = &self.machine.tables;
-        let look = |network: &mut Network| {
-            let looked = network.look(&network.cluster, tables);
+        let look = |(network, collision): (&mut Network, Option<String>)| {
+            let looked = match collision {
+                Some(reason) => Err(anyhow!(reason)),
+                None => network.look(&network.cluster, tables),
+            };
             let looked = looked.inspect_err(|error| network.cannot_plan(error)).ok()?;
             Some(Seen { kernel: looked.0, sides: looked.1 })
         };
-        self.networks.iter_mut().map(look).collect()
+        self.networks.iter_mut().zip(collisions).map(look).collect()
     }
 
     async fn find_ways(&mut self, seen: &[Option<Seen>]) {
@@ -101,7 +113,7 @@ impl Agent {
             clsact: self.node.attach == Attach::Clsact,
             xdp: self.is_fast() && self.node.xdp != Xdp::Off,
             // One table for all: where it is too small, flows are slower.
-            flows: self.networks.iter().map(|network| network.config.network.flows).max().unwrap_or_default(),
+            flows: self.views().map(|view| view.network.flows).max().unwrap_or_default(),
             sizes: self.sizes(),
         }
     }
@@ -113,7 +125,11 @@ impl Agent {
             clusters.flat_map(|cluster| cluster.owns().chain(cluster.remotes.values()))
         };
         let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
-        Sizes::of(self.networks.len(), nodes().count(), prefixes(true).max(prefixes(false)))
+        Sizes::of(
+            self.config.networks.len().max(self.networks.len()),
+            nodes().count(),
+            prefixes(true).max(prefixes(false)),
+        )
     }
 
     /// Decides about XDP. With several underlays it goes to the first.
@@ -153,18 +169,32 @@ impl Agent {
         let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
         let mut all = DatapathState::default();
         for (network, planned) in self.networks.iter().zip(planned) {
-            match (planned, network.id) {
-                (Some((_, desired)), _) => all.extend(desired.datapath),
-                (None, Some(id)) => all.extend(previous.of(id)),
-                // Of an earlier agent, perhaps.
-                (None, None) => {
-                    let ids = plan::network_ids([network.name()].into_iter(), previous);
-                    ids.values().for_each(|id| all.extend(previous.of(*id)));
-                }
+            match planned {
+                Some((_, desired)) => all.extend(desired.datapath),
+                None => all.extend(kept(previous, network.name())),
             }
+        }
+        // What an earlier agent has left.
+        let runs = |name: &str| self.networks.iter().any(|network| network.name() == name);
+        let pending = self.pending.iter().map(Pending::name).filter(|name| !runs(name));
+        pending.for_each(|name| all.extend(kept(previous, name)));
+        for leaving in &self.leaving {
+            let id = previous.number(leaving.name());
+            let entry = id.and_then(|id| Some((id, *previous.networks.get(&id)?)));
+            all.networks.extend(entry);
         }
         all.node = plan::node(machine.xdp_place(), machine.secret, previous);
         all.count_networks();
         all
     }
+}
+
+/// What there is of the network called `name`. Where tables were made anew meanwhile, its nodes are no strangers.
+fn kept(previous: &DatapathState, name: &str) -> DatapathState {
+    let Some(id) = previous.number(name) else { return DatapathState::default() };
+    let mut kept = previous.of(id);
+    if kept.vnis.is_empty() || kept.routes.is_empty() || kept.vtep_ids.is_empty() {
+        kept.networks.values_mut().for_each(|network| network.flags |= PARTIAL);
+    }
+    kept
 }

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -19,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::agent;
 use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{Config, DEFAULT_PATH, NodeConfig};
 use crate::datapath::Pins;
 use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
 
@@ -140,7 +141,7 @@ fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
     }
     log_to_stderr(json);
     flannel.undone.iter().for_each(|undone| tracing::warn!("{undone}"));
-    run(flannel.config.into())
+    run(flannel.config.into(), None)
 }
 
 /// The configuration that a command is about.
@@ -157,6 +158,29 @@ fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
         }
     }
     Config::read(given.unwrap_or(ours))?.runnable()
+}
+
+/// The file that [`configuration`] comes from, if it is one of ours.
+fn file(given: Option<&Path>) -> Option<PathBuf> {
+    let ours = Path::new(DEFAULT_PATH);
+    given.or_else(|| ours.exists().then_some(ours)).map(Path::to_owned)
+}
+
+/// What `status` is about. The agent goes on where a configuration is refused, and says why: this node is all
+/// that has to be known then.
+fn running(given: Option<&Path>, name: Option<&str>) -> anyhow::Result<Subject> {
+    let refused = match configuration(given) {
+        Ok(config) => return Subject::new(config, name),
+        Err(refused) => refused,
+    };
+    let node = file(given).and_then(|path| NodeConfig::read(&path).ok());
+    let has_run = |node: &NodeConfig| matches!(crate::status::read(&node.run_dir), Ok(Some(_)));
+    match node.filter(has_run) {
+        Some(node) if name.is_none() => {
+            Ok(Subject { config: Config { node: Arc::new(node), networks: vec![] }, all: true })
+        }
+        _ => Err(refused),
+    }
 }
 
 /// What a command looks at: the configuration, and which of its networks.
@@ -202,9 +226,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Features => features::show(json),
         Command::Run => {
             log_to_stderr(json);
-            run(whole()?)
+            run(whole()?, file(cli.common.config.as_deref()))
         }
-        Command::Status => status::show(&subject()?, json),
+        Command::Status => status::show(&running(cli.common.config.as_deref(), name)?, json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),
         Command::Fastpath { to } => switch(&subject()?, *to, json),
         Command::Flows { what: Flows::List } => flows::list(&subject()?, json),
@@ -237,10 +261,10 @@ fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Runs the agent, and does not wait for a file that somebody reads for it.
-fn run(config: Config) -> anyhow::Result<()> {
+/// Runs the agent, which follows the configuration at `path`, if there is one, and does not wait for a file that somebody reads for it.
+fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    let ended = runtime.block_on(agent::run(config));
+    let ended = runtime.block_on(agent::run(config, path));
     runtime.shutdown_background();
     ended
 }
