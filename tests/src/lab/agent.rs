@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
+use vxlan_agent::config::SNIPPETS;
 use vxlan_agent::ownership::node_pin_dir;
 
 use super::cmd::{self, wait_until};
@@ -96,7 +97,9 @@ impl Agent {
         let node = format!("n{n}");
         let run_dir = lab.run_dir().join(&node);
         std::fs::create_dir_all(&run_dir)?;
-        let config = lab.run_dir().join(format!("{node}.toml"));
+        // In a directory of its own, for further networks.
+        let config = lab.run_dir().join(format!("{node}.d")).join("config.toml");
+        std::fs::create_dir_all(config.with_file_name(SNIPPETS))?;
         let pin_dir = cleanup::pin_dir(lab.prefix()).join(&node);
         let mut more = options.node.clone();
         if let (Some(xdp), false) = (xdp(), more.contains("xdp")) {
@@ -249,14 +252,35 @@ impl Agent {
         }
     }
 
-    /// Replaces `from` in its configuration, for the next start.
+    /// Replaces `from` in its configuration; one that runs takes it in, but for the section `[node]`.
     ///
     /// # Errors
     /// It is not there, or the file cannot be written.
     pub fn reconfigure(&self, from: &str, to: &str) -> Result<()> {
         let text = std::fs::read_to_string(&self.config)?;
         ensure!(text.contains(from), "there is no {from} in the configuration of {}", self.node);
-        Ok(std::fs::write(&self.config, text.replace(from, to))?)
+        replace(&self.config, &text.replace(from, to))
+    }
+
+    /// Puts the snippet `name` with further networks beside its configuration, which an agent that runs takes in.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn add_snippet(&self, name: &str, text: &str) -> Result<()> {
+        replace(&self.snippet(name), text)
+    }
+
+    /// Removes the snippet `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn remove_snippet(&self, name: &str) -> Result<()> {
+        let path = self.snippet(name);
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    fn snippet(&self, name: &str) -> PathBuf {
+        self.config.with_file_name(SNIPPETS).join(name).with_extension("toml")
     }
 
     /// [`Agent::stop`], then [`Agent::start`].
@@ -354,6 +378,7 @@ impl Agent {
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
             && network["plan_error"].is_null()
+            && network["pending"].is_null()
             // An older agent says so of its network.
             && [&status["retrying"], &network["retrying"]].iter().filter_map(|all| all.as_array()).all(Vec::is_empty);
         let fastpath = &status["fastpath"];
@@ -369,6 +394,13 @@ impl Agent {
         let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
     }
+}
+
+/// Replaces the file at `path` in one step.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_extension("new");
+    let replaced = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
+    replaced.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// `[state]` of a node that finds the others in `etcd`.

@@ -22,8 +22,6 @@ use tokio::time::Instant;
 use super::Agent;
 use super::network::Network;
 
-/// The loop turns at least this often.
-const TURN: Duration = super::PEEK;
 /// So long without a turn is too long: thousands of nodes at once take it some seconds.
 const STANDSTILL: Duration = Duration::from_secs(30);
 /// What a whole exchange may take.
@@ -127,6 +125,9 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The loop turns at least this often.
+    const TURN: Duration = crate::agent::PEEK;
 
     fn answer(missing: &[&str], path: &str, still: Duration) -> (u16, String) {
         let turned = Instant::now();
