@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
+use vxlan_ebpf_common::maps::NetworkId;
 
 use crate::agent;
 use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
@@ -206,6 +207,21 @@ impl Subject {
         Pins::open(&self.config.node.pins())
     }
 
+    /// Its networks and their numbers in the maps. Of all of them, those that do not run yet are left out.
+    ///
+    /// # Errors
+    /// The maps know none of them.
+    fn numbered(&self, pins: &Pins) -> anyhow::Result<Vec<(&str, NetworkId)>> {
+        let (mut found, mut unknown) = (vec![], None);
+        for name in self.networks() {
+            match pins.network(name) {
+                Ok(id) => found.push((name, id)),
+                Err(error) => unknown = unknown.or(Some(error)),
+            }
+        }
+        unknown.filter(|_| found.is_empty()).map_or(Ok(found), Err)
+    }
+
     fn networks(&self) -> impl Iterator<Item = &str> {
         self.config.networks.iter().map(|view| view.network.name.as_str())
     }
@@ -248,8 +264,7 @@ fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
     let (on, mut pins) = (to == OnOff::On, subject.pins()?);
     let how = if on { "on" } else { "off: every packet is the kernel's" };
     let (mut lines, mut report) = (String::new(), vec![]);
-    for network in subject.networks() {
-        let id = pins.network(network)?;
+    for (network, id) in subject.numbered(&pins)? {
         pins.switch(id, on)?;
         lines += &format!("fast path of network {network} is {how}\n");
         report.push(serde_json::json!({ "network": network, "switched_on": on }));
@@ -261,7 +276,8 @@ fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Runs the agent, which follows the configuration at `path`, if there is one, and does not wait for a file that somebody reads for it.
+/// Runs the agent, which follows the configuration at `path`, if there is one, and does not wait for a file that
+/// somebody reads for it.
 fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let ended = runtime.block_on(agent::run(config, path));

@@ -67,11 +67,19 @@ fn soon(lab: &Lab, what: &str, condition: impl FnMut() -> bool) {
     met.inspect_err(|_| lab.agent(1).expect("an agent").print_log()).expect("in time");
 }
 
-/// Whether node 1 has the second network's device with a route to node 2, and programs on it.
+/// Whether both nodes have the second network's device with a route to the other one, and programs on it.
 fn is_there(lab: &Lab) -> bool {
-    let node = lab.node(1);
-    let route = node.sh(&format!("ip route show 10.99.2.0/24 dev {SECOND_DEVICE}")).unwrap_or_default();
-    !route.is_empty() && status(lab)["fastpath_of"][SECOND]["vteps"] == 1
+    let is_on = |n: u8| {
+        let (node, other) = (lab.node(n), 3 - n);
+        let route = format!("ip route show 10.99.{other}.0/24 dev {SECOND_DEVICE}");
+        let status = lab.agent(n).and_then(|agent| agent.json(&["status"])).expect("a status");
+        let fastpath = &status["fastpath_of"][SECOND];
+        let attached = fastpath["attachments"].as_array().into_iter().flatten();
+        !node.sh(&route).unwrap_or_default().is_empty()
+            && fastpath["vteps"] == 1
+            && attached.filter(|program| program["hook"] == "tunnel_egress").count() == 1
+    };
+    is_on(1) && is_on(2)
 }
 
 /// Nothing of the second network is left on node 1.
@@ -138,7 +146,7 @@ fn a_network_is_changed_in_place() {
                 lab.agent(n).and_then(|agent| agent.add_snippet(SECOND, &text)).expect("a snippet");
             }
             let shown = || lab.node(1).sh(&format!("ip -d link show {SECOND_DEVICE}")).unwrap_or_default();
-            soon(lab, "it has another VNI", || shown().contains(&format!("id {to} ")));
+            soon(lab, "it has another VNI", || shown().contains(&format!("id {to} ")) && is_there(lab));
             assert!(!shown().contains(&format!("id {from} ")), "one device");
         }
         let renamed = snippet(lab, VNI + 1).replace(SECOND_DEVICE, "vxlab-renamed");
@@ -151,7 +159,6 @@ fn a_network_is_changed_in_place() {
         lab.agent(1).and_then(|a| a.add_snippet(SECOND, &snippet(lab, VNI + 1))).expect("a snippet");
         soon(lab, "it has its first device", || is_there(lab));
     });
-    soon(&lab, "both ends agree", || lab.node(1).sh("ping -c 1 -W 1 10.99.2.0").is_ok());
     assert_second_runs(&lab);
     let changed = lab.agent(1).and_then(|a| a.reconfigure("[node]\n", "[node]\nxdp = \"off\"\n"));
     if vxlan_tests::lab::xdp().is_none() {
@@ -211,7 +218,6 @@ fn a_network_without_its_state_waits_and_keeps_no_other_from_running() {
     write_state(&lab);
     soon(&lab, "the second network is there", || is_there(&lab));
     assert_eq!(status(&lab)["networks"][1]["pending"], Value::Null);
-    soon(&lab, "both ends run", || lab.node(1).sh("ping -c 1 -W 1 10.99.2.0").is_ok());
     assert_second_runs(&lab);
 
     // What an earlier agent has left goes on.
@@ -269,7 +275,6 @@ fn of_networks_whose_subnets_overlap_the_first_one_runs() {
         assert!(lab.node(1).sh(&format!("ip link show {SECOND_DEVICE}")).is_err(), "nothing was made");
         write_state(lab);
         soon(lab, "the second network is there", || is_there(lab));
-        soon(lab, "both ends run", || lab.node(1).sh("ping -c 1 -W 1 10.99.2.0").is_ok());
     });
     assert_second_runs(&lab);
     assert_first_runs(&lab);
