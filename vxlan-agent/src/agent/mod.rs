@@ -83,8 +83,6 @@ pub struct Agent {
     follows_rules: bool,
     /// Whether the only network has not run yet: what is wrong with it ends the agent.
     is_alone: bool,
-    /// Whether there has been a round.
-    has_begun: bool,
     /// Why nothing could be done in the last round.
     error: Option<String>,
     started: u64,
@@ -193,7 +191,6 @@ impl Agent {
             rules: if follows_rules { ruleset::follow() } else { latest::channel(None).1 },
             follows_rules,
             is_alone: config.networks.len() == 1,
-            has_begun: false,
             error: None,
             started: now.map_or(0, |elapsed| elapsed.as_secs()),
             kernel: preflight::kernel_release()?,
@@ -213,6 +210,10 @@ impl Agent {
         self.take_rules(rules);
         self.note_configured();
         self.find_leftovers();
+        if !self.leaving.is_empty() {
+            // Names and numbers of what is gone may be wanted anew.
+            self.settle().await;
+        }
         self.config.networks.clone().into_iter().for_each(|view| self.begin(view));
         self.take_up()?;
         self.settle().await;
@@ -259,7 +260,7 @@ impl Agent {
     /// Rounds until nothing differs any more. There is none before a network can run: what an earlier agent has
     /// left goes on as it is.
     async fn settle(&mut self) {
-        let is_idle = self.networks.is_empty() && (self.leaving.is_empty() || !self.has_begun);
+        let is_idle = self.networks.is_empty() && self.leaving.is_empty();
         if is_idle {
             self.machine.look_again().await;
         }

@@ -8,7 +8,6 @@ use vxlan_ebpf_common::maps::{Key6, NetworkId, PARTIAL};
 use super::Agent;
 use super::collide::{Claim, collisions};
 use super::network::{Common, Network, Seen};
-use super::pending::Pending;
 use crate::config::{Attach, Fastpath, Xdp};
 use crate::datapath::{DatapathState, Options, Sizes};
 use crate::kernel::Foreign;
@@ -24,7 +23,6 @@ impl Agent {
             let dumped = self.machine.netlink.dump().await;
             self.machine.tables = dumped.inspect_err(|_| self.machine.stale = true)?;
         }
-        self.has_begun = true;
         let mut wanted = BTreeSet::new();
         let seen = self.look();
         self.find_ways(&seen).await;
@@ -174,16 +172,19 @@ impl Agent {
                 None => all.extend(kept(previous, network.name())),
             }
         }
-        // What an earlier agent has left.
+        // What an earlier agent has left of those that do not run yet.
         let runs = |name: &str| self.networks.iter().any(|network| network.name() == name);
-        let pending = self.pending.iter().map(Pending::name).filter(|name| !runs(name));
-        pending.for_each(|name| all.extend(kept(previous, name)));
+        let names = self.config.networks.iter().map(|view| view.network.name.as_str());
+        names.filter(|name| !runs(name)).for_each(|name| all.extend(kept(previous, name)));
         for leaving in &self.leaving {
             let id = previous.number(leaving.name());
             let entry = id.and_then(|id| Some((id, *previous.networks.get(&id)?)));
             all.networks.extend(entry);
         }
-        all.node = plan::node(machine.xdp_place(), machine.secret, previous);
+        all.node = match self.networks.as_slice() {
+            [] => previous.node,
+            _ => plan::node(machine.xdp_place(), machine.secret, previous),
+        };
         all.count_networks();
         all
     }

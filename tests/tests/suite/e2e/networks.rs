@@ -171,6 +171,32 @@ fn a_network_is_changed_in_place() {
 }
 
 #[test]
+fn a_network_may_take_the_place_of_another_one() {
+    let mut lab = build(&pair());
+    warm_up(&lab);
+    write_state(&lab);
+    add(&lab);
+    soon(&lab, "the second network is there", || is_there(&lab));
+    let alias = || lab.node(1).sh(&format!("ip link show {SECOND_DEVICE}")).unwrap_or_default();
+    let state = lab.run_dir().join("second.toml").display().to_string();
+    let third = snippet(&lab, VNI + 1).replace("\"second\"", "\"third\"");
+    assert!(third.contains(&state) && !alias().contains("third"));
+    lab.agent(1).and_then(|agent| agent.add_snippet(SECOND, &third)).expect("a snippet");
+    let is_third = || {
+        let networks = status(&lab)["networks"].clone();
+        alias().contains("vxlan-agent network third") && networks[1]["plan_error"].is_null()
+    };
+    soon(&lab, "the third network has the device", is_third);
+    lab.agent_mut(1).and_then(|agent| agent.stop()).expect("a stop");
+    add(&lab);
+    lab.agent_mut(1).and_then(|agent| agent.start()).expect("a start");
+    soon(&lab, "the second network is there", || is_there(&lab));
+    assert!(status(&lab)["fastpath_of"]["third"].is_null());
+    assert_second_runs(&lab);
+    assert_first_runs(&lab);
+}
+
+#[test]
 fn a_wrong_snippet_is_refused_and_changes_nothing() {
     let mut lab = build(&pair());
     warm_up(&lab);
@@ -218,6 +244,17 @@ fn a_network_without_its_state_waits_and_keeps_no_other_from_running() {
     write_state(&lab);
     soon(&lab, "the second network is there", || is_there(&lab));
     assert_eq!(status(&lab)["networks"][1]["pending"], Value::Null);
+    assert_second_runs(&lab);
+
+    // So does a network whose source is to be another one.
+    let elsewhere = snippet(&lab, VNI + 1).replace("second.toml", "elsewhere.toml");
+    lab.agent(1).and_then(|agent| agent.add_snippet(SECOND, &elsewhere)).expect("a snippet");
+    soon(&lab, "it waits", || status(&lab)["networks"][1]["pending"].is_string());
+    assert_second_runs(&lab);
+    assert_eq!(status(&lab)["networks"][1]["nodes"][0]["name"], "n2", "the cluster of before");
+    state(&lab).write(&lab.run_dir().join("elsewhere.toml")).expect("a state file");
+    soon(&lab, "it runs", || status(&lab)["networks"][1]["pending"].is_null());
+    add(&lab);
     assert_second_runs(&lab);
 
     // What an earlier agent has left goes on.
