@@ -31,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch as latest};
 use tokio::time::Instant;
 
-use crate::config::{Config, Fastpath, NodeConfig, View};
+use crate::config::{Config, Fastpath, NodeConfig};
 use crate::datapath::{self, Datapath, KernelFeatures, Tcx};
 use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::{Events, Netlink, Touched};
@@ -221,15 +221,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Tells the sources what this machine is like now.
-    fn tell(&self) {
-        let tables = &self.machine.tables;
-        for network in &self.networks {
-            network.feed.iter().for_each(|feed| feed.tell(&network.config, tables));
-        }
-        self.pending.iter().for_each(|pending| pending.tell(tables));
-    }
-
     /// Takes in what happened and acts on it. `reload`: the networks whose sources have news.
     async fn news(&mut self, reload: &[String], touched: &Touched) -> anyhow::Result<()> {
         let now = Instant::now();
@@ -290,21 +281,6 @@ impl Agent {
     /// Whether conntrack takes connections back otherwise than the programs were told.
     fn settings_changed(&self) -> bool {
         self.runs(Fastpath::Verified) && self.machine.settings_changed()
-    }
-
-    /// What is configured, and what runs as it was configured before.
-    fn views(&self) -> impl Iterator<Item = &View> {
-        self.config.networks.iter().chain(self.networks.iter().map(|network| &network.config))
-    }
-
-    /// Whether a network's fast path runs in this mode.
-    fn runs(&self, mode: Fastpath) -> bool {
-        self.views().any(|view| view.network.fastpath == mode)
-    }
-
-    /// Whether any network has a fast path.
-    fn is_fast(&self) -> bool {
-        self.views().any(|view| view.network.fastpath != Fastpath::Off)
     }
 
     /// When to act without being told.

@@ -97,9 +97,16 @@ impl Pending {
         let (netlink, tables) = (machine.netlink.clone(), machine.tables.clone());
         self.opening.spawn(async move {
             let name = view.network.name.clone();
-            let say = move |reason: &str| drop(waits.send_replace(reason.to_owned()));
+            let tell = move || drop(told.send(name.clone()));
+            let say = {
+                let tell = tell.clone();
+                move |reason: &str| {
+                    waits.send_replace(reason.to_owned());
+                    tell();
+                }
+            };
             let opened = Feed::open(view, netlink, tables, &say).await;
-            let _ = told.send(name);
+            tell();
             opened
         });
     }
@@ -193,6 +200,15 @@ impl Agent {
             self.put_in_order();
         }
         Ok(any)
+    }
+
+    /// Tells the sources what this machine is like now.
+    pub(super) fn tell(&self) {
+        let tables = &self.machine.tables;
+        for network in &self.networks {
+            network.feed.iter().for_each(|feed| feed.tell(&network.config, tables));
+        }
+        self.pending.iter().for_each(|pending| pending.tell(tables));
     }
 
     /// Lets `network` run, in the place of what it was before.

@@ -188,6 +188,21 @@ impl Agent {
         self.leaving.push(network.map_or_else(|| Leaving::named(name), Leaving::from));
     }
 
+    /// What is configured, and what runs as it was configured before.
+    pub(super) fn views(&self) -> impl Iterator<Item = &View> {
+        self.config.networks.iter().chain(self.networks.iter().map(|network| &network.config))
+    }
+
+    /// Whether a network's fast path runs in this mode.
+    pub(super) fn runs(&self, mode: Fastpath) -> bool {
+        self.views().any(|view| view.network.fastpath == mode)
+    }
+
+    /// Whether any network has a fast path.
+    pub(super) fn is_fast(&self) -> bool {
+        self.views().any(|view| view.network.fastpath != Fastpath::Off)
+    }
+
     fn network_mut(&mut self, name: &str) -> Option<&mut Network> {
         self.networks.iter_mut().find(|network| network.name() == name)
     }

@@ -274,6 +274,17 @@ fn a_network_without_its_state_waits_and_keeps_no_other_from_running() {
 }
 
 #[test]
+fn the_only_network_needs_its_state_from_the_start() {
+    let mut lab = build(&pair());
+    let agent = lab.agent_mut(1).expect("an agent");
+    agent.stop().expect("a stop");
+    std::fs::remove_file(lab.state_path()).expect("a state file that was there");
+    let error = lab.agent(1).and_then(|agent| agent.cli(&["run"])).expect_err("nothing to run");
+    let error = format!("{error:#}");
+    assert!(error.contains("state.toml: cannot be read"), "{error}");
+}
+
+#[test]
 fn networks_that_nobody_configures_any_more_are_cleaned_up_at_the_next_start() {
     let mut lab = build(&pair());
     warm_up(&lab);
