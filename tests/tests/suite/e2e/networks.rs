@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use vxlan_tests::lab::traffic::Ping;
-use vxlan_tests::lab::{Counters, Lab, PORT, StateFile, VNI, wait_until};
+use vxlan_tests::lab::{AgentOptions, Counters, Lab, LabSpec, Overlay, PORT, StateFile, VNI, wait_until};
 
 use super::change::under_traffic;
 use super::{assert_answered, assert_took, build, counted, pair, warm_up};
@@ -280,6 +280,31 @@ fn the_only_network_needs_its_state_from_the_start() {
     let error = lab.agent(1).and_then(|agent| agent.cli(&["run"])).expect_err("nothing to run");
     let error = format!("{error:#}");
     assert!(error.contains("state.toml: cannot be read"), "{error}");
+}
+
+#[test]
+fn files_for_pods_follow_the_configuration() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let [before, after] = ["before.env", "after.env"].map(|name| dir.path().join(name));
+    let sections = format!("[pods]\nnetworks = [\"10.244.0.0/16\"]\nsubnet_file = {before:?}\n");
+    let options = AgentOptions { sections, ..AgentOptions::default() };
+    let lab = build(&LabSpec::pair(Overlay::Agent(options), Overlay::agent()));
+    soon(&lab, "the file is there", || before.exists());
+    let agent = lab.agent(1).expect("an agent");
+    let reconfigure = |from: &str, to: &str| agent.reconfigure(from, to).expect("a configuration");
+    reconfigure("before.env", "after.env");
+    soon(&lab, "the file is another one", || after.exists() && !before.exists());
+    // Whoever has the pods now writes the file.
+    write_state(&lab);
+    reconfigure(
+        "[[network]]\nname = \"pods\"",
+        &format!("{}\n[[network]]\nname = \"pods\"", snippet(&lab, VNI + 1)),
+    );
+    let says = |word: &str| std::fs::read_to_string(&after).unwrap_or_default().contains(word);
+    soon(&lab, "the second network, which is the first one now, has the pods", || says("10.99.1."));
+    reconfigure(&snippet(&lab, VNI + 1), "");
+    soon(&lab, "the first network has the pods again", || says("10.244.1."));
+    assert!(after.exists());
 }
 
 #[test]
