@@ -38,6 +38,11 @@ pub fn device6_alias(network: &str) -> String {
     format!("vxlan-agent network {network} over IPv6")
 }
 
+/// Aliases of all vxlan devices that `network` may have.
+pub fn device_aliases(network: &str) -> [String; 2] {
+    [device_alias(network), device6_alias(network)]
+}
+
 /// Alias of the devices that give a bridge's ports head-room.
 pub fn headroom_alias(network: &str) -> String {
     format!("vxlan-agent head-room {network}")

@@ -44,6 +44,9 @@ pub struct Status {
     /// Why nothing could be done in the last round.
     #[serde(default)]
     pub error: Option<String>,
+    /// Why the configuration as it is now was refused; the one before is in force.
+    #[serde(default)]
+    pub config_error: Option<String>,
     /// Changes that failed and are tried again.
     #[serde(default)]
     pub retrying: Vec<RetryStatus>,
@@ -103,6 +106,9 @@ pub struct NetworkStatus {
     pub reload_error: Option<String>,
     /// Why nothing can be planned at the moment; what was programmed before stays.
     pub plan_error: Option<String>,
+    /// Why the state source has no cluster yet; what was programmed before stays.
+    #[serde(default)]
+    pub pending: Option<String>,
 }
 
 /// The bridge of a bridged network.
@@ -369,6 +375,7 @@ mod tests {
             node: "a".into(),
             networks: vec![],
             error: None,
+            config_error: None,
             retrying: vec![],
         };
         StatusFile::new(dir.path()).write(&status).expect("writable");

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
+use vxlan_agent::config::SNIPPETS;
 use vxlan_agent::ownership::node_pin_dir;
 
 use super::agent_files::{Place, etcd_section, file_section, node_lines, write_flannel_files};
@@ -132,7 +133,9 @@ impl Agent {
     /// Writes the configuration `text` for the node at `place`; starts nothing.
     pub(super) fn with_config(site: &Site, place: Place, text: &str, options: &AgentOptions) -> Result<Self> {
         let Place { node, run_dir: _, pin_dir } = place;
-        let config = site.run_dir().join(format!("{node}.toml"));
+        // In a directory of its own, for further networks.
+        let config = site.run_dir().join(format!("{node}.d")).join("config.toml");
+        std::fs::create_dir_all(config.with_file_name(SNIPPETS))?;
         std::fs::write(&config, text)?;
         Ok(Self {
             ns: site.namespace(&node)?,
@@ -262,14 +265,35 @@ impl Agent {
         }
     }
 
-    /// Replaces `from` in its configuration, for the next start.
+    /// Replaces `from` in its configuration; one that runs takes it in, but for the section `[node]`.
     ///
     /// # Errors
     /// It is not there, or the file cannot be written.
     pub fn reconfigure(&self, from: &str, to: &str) -> Result<()> {
         let text = std::fs::read_to_string(&self.config)?;
         ensure!(text.contains(from), "there is no {from} in the configuration of {}", self.node);
-        Ok(std::fs::write(&self.config, text.replace(from, to))?)
+        replace(&self.config, &text.replace(from, to))
+    }
+
+    /// Puts the snippet `name` with further networks beside its configuration, which an agent that runs takes in.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn add_snippet(&self, name: &str, text: &str) -> Result<()> {
+        replace(&self.snippet(name), text)
+    }
+
+    /// Removes the snippet `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn remove_snippet(&self, name: &str) -> Result<()> {
+        let path = self.snippet(name);
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    fn snippet(&self, name: &str) -> PathBuf {
+        self.config.with_file_name(SNIPPETS).join(name).with_extension("toml")
     }
 
     /// [`Agent::stop`], then [`Agent::start`].
@@ -366,16 +390,14 @@ impl Agent {
         let nothing_to_retry = |all: &serde_json::Value| all.as_array().is_none_or(Vec::is_empty);
         // An older agent says of its network what it tries again.
         let planned = |network: &serde_json::Value| {
-            network["plan_error"].is_null() && nothing_to_retry(&network["retrying"])
+            network["plan_error"].is_null()
+                && network["pending"].is_null()
+                && nothing_to_retry(&network["retrying"])
         };
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
             && status["networks"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(planned))
-            // An older agent says so of its network.
-            && [&status["retrying"], &status["networks"][0]["retrying"]]
-                .iter()
-                .filter_map(|all| all.as_array())
-                .all(Vec::is_empty);
+            && nothing_to_retry(&status["retrying"]);
         let fastpath = &status["fastpath"];
         let attached = fastpath["attachments"].as_array().map_or(0, Vec::len);
         // One program per pod, two on the device, one on the underlay; two addresses per pod.
@@ -389,6 +411,13 @@ impl Agent {
         let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
     }
+}
+
+/// Replaces the file at `path` in one step.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_extension("new");
+    let replaced = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
+    replaced.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The agent to run: `$VXLAN_AGENT`, or the release build of this workspace.

@@ -1,48 +1,60 @@
 //! Where snapshots come from, and what the source wants to know of this machine in turn.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
-use crate::cluster::{ClusterState, Viewer};
+use crate::cluster::Viewer;
 use crate::config::{Fastpath, KubernetesConfig, StateConfig, View};
-use crate::kernel::{Events, Netlink, Tables, Touched};
+use crate::kernel::{Netlink, Tables};
 use crate::local::{Choice, Local};
 use crate::source::kubernetes::{self, Settings};
-use crate::source::{EtcdSource, FileSource, KubernetesSource, Snapshot, Source, etcd};
+use crate::source::{EtcdSource, FileSource, KubernetesSource, Snapshot, Source, Waits, etcd};
 
-/// A source at work.
+/// A source at work; it ends when this is dropped.
 pub(super) struct Feed {
     /// What it last saw.
     snapshots: watch::Receiver<Snapshot>,
     /// What this machine says of itself, where the source asks.
     local: Option<watch::Sender<Local>>,
+    /// Tells of news.
+    announcer: JoinSet<()>,
 }
 
 impl Feed {
-    /// Starts the configured source. An interface that is asked for by where it leads to is looked
-    /// up once, and stands in `config` by name then.
-    pub(super) async fn open(config: &mut View, netlink: &Netlink, tables: &Tables) -> anyhow::Result<Self> {
-        if let StateConfig::File(path) = &config.state {
-            let source = Box::new(FileSource::new(path.clone(), viewer(config)));
-            return Ok(Self { snapshots: source.watch()?, local: None });
-        }
+    /// Starts to follow the state file at `path`, which is read at once.
+    pub(super) fn of_file(path: &Path, config: &View) -> anyhow::Result<Self> {
+        let source = Box::new(FileSource::new(path.to_owned(), viewer(config)));
+        Ok(Self::new(source.watch()?, None))
+    }
+
+    /// Starts the configured source. What the source or this machine says of the network stands in the
+    /// configuration then; an interface that is asked for by where it leads to is looked up once, and stands
+    /// there by name. `waits` is told why this takes its time.
+    pub(super) async fn open(
+        mut config: View,
+        netlink: Netlink,
+        tables: Tables,
+        waits: &Waits,
+    ) -> anyhow::Result<(View, Self)> {
         for choice in config.state.interfaces_mut().into_iter().flatten() {
             if let Choice::Reaching(ip) = choice {
-                *choice = Choice::Name(reaching(*ip, netlink, tables).await?);
+                *choice = Choice::Name(reaching(*ip, &netlink, &tables).await?);
             }
         }
         if let StateConfig::Kubernetes(kubernetes) = &config.state
             && let Some((namespace, pod)) = &kubernetes.pod
         {
-            Arc::make_mut(&mut config.node).name =
-                kubernetes::node_of(kubernetes.kubeconfig.as_deref(), namespace, pod).await?;
+            let node = kubernetes::node_of(kubernetes.kubeconfig.as_deref(), namespace, pod, waits).await?;
+            Arc::make_mut(&mut config.node).name = node;
         }
         let network = match &mut config.state {
             StateConfig::Etcd(etcd) => {
-                let found = etcd::network(&etcd.access).await?;
+                let found = etcd::network(&etcd.access, waits).await?;
                 etcd.agree(&mut config.network, &found).map_err(anyhow::Error::msg)?;
                 if config.pods.networks.is_empty() {
                     config.pods.networks = found.conf.networks();
@@ -51,9 +63,10 @@ impl Feed {
             }
             _ => None,
         };
-        let (local, facts) = watch::channel(look(config, tables));
-        let viewer = viewer(config);
+        let (local, facts) = watch::channel(look(&config, &tables));
+        let viewer = viewer(&config);
         let source: Box<dyn Source> = match (&config.state, network) {
+            (StateConfig::File(path), _) => Box::new(FileSource::new(path.clone(), viewer)),
             (StateConfig::Kubernetes(kubernetes), _) => {
                 let settings = settings(kubernetes, viewer, config.network.fastpath);
                 Box::new(KubernetesSource::new(kubernetes.kubeconfig.as_deref(), settings, facts).await?)
@@ -63,49 +76,26 @@ impl Feed {
                 let settings = etcd::Settings { viewer, network, public, margin };
                 Box::new(EtcdSource::new(etcd.access.clone(), settings, &etcd.subnet_file, facts)?)
             }
-            _ => bail!("there is no state source"),
+            (StateConfig::Etcd(_), None) => bail!("there is no state source"),
         };
-        Ok(Self { snapshots: source.watch()?, local: Some(local) })
+        let feed = Self::new(source.watch()?, Some(local));
+        Ok((config, feed))
     }
 
-    /// The first cluster. A file has to be there and to be right; an API server may take its time,
-    /// and `waits` is told why.
-    pub(super) async fn first(
-        &mut self,
-        config: &View,
-        events: &mut Events,
-        tables: &mut Tables,
-        waits: &dyn Fn(&str),
-    ) -> anyhow::Result<ClusterState> {
-        let mut said = None;
-        loop {
-            let snapshot = self.snapshots.borrow_and_update().clone();
-            let reason = match snapshot {
-                Ok(cluster) => return Ok(cluster),
-                Err(reason) if self.local.is_none() => bail!(reason),
-                Err(reason) => reason,
-            };
-            if said.as_ref() != Some(&reason) {
-                tracing::info!("waiting: {reason}");
-                waits(&reason);
-            }
-            said = Some(reason);
-            let mut touched = Touched::default();
-            tokio::select! {
-                changed = self.snapshots.changed() => changed.context("the state source has stopped")?,
-                event = events.next(tables, &mut touched) => {
-                    event.context("netlink notifications have stopped")?;
-                }
-            }
-            self.tell(config, tables);
-        }
+    fn new(snapshots: watch::Receiver<Snapshot>, local: Option<watch::Sender<Local>>) -> Self {
+        Self { snapshots, local, announcer: JoinSet::new() }
+    }
+
+    /// What the source has sent last.
+    pub(super) fn latest(&mut self) -> Snapshot {
+        self.snapshots.borrow_and_update().clone()
     }
 
     /// From now on sends `network` to `told` whenever there is news, or nothing more will come.
-    pub(super) fn announce(&self, network: usize, told: mpsc::UnboundedSender<usize>) {
+    pub(super) fn announce(&mut self, network: String, told: mpsc::UnboundedSender<String>) {
         let mut snapshots = self.snapshots.clone();
-        tokio::spawn(async move {
-            while snapshots.changed().await.is_ok() && told.send(network).is_ok() {}
+        self.announcer.spawn(async move {
+            while snapshots.changed().await.is_ok() && told.send(network.clone()).is_ok() {}
             let _ = told.send(network);
         });
     }
@@ -128,7 +118,8 @@ impl Feed {
     }
 }
 
-fn viewer(config: &View) -> Viewer {
+/// Whose view the source takes.
+pub(super) fn viewer(config: &View) -> Viewer {
     let network = &config.network;
     let (node, name) = (config.node.name.clone(), network.name.clone());
     Viewer { node, network: name, vni: network.vni, l2: network.segment().is_some() }

@@ -22,15 +22,10 @@ use tokio::time::Instant;
 use super::Agent;
 use super::network::Network;
 
-/// The loop turns at least this often.
-const TURN: Duration = super::PEEK;
 /// So long without a turn is too long: thousands of nodes at once take it some seconds.
 const STANDSTILL: Duration = Duration::from_secs(30);
 /// What a whole exchange may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where the answer to health checks is kept; `None` if nobody asks.
-pub(super) type Said = Option<watch::Sender<Health>>;
 
 /// How the agent is.
 #[derive(Clone, Debug)]
@@ -72,20 +67,6 @@ async fn answer_all(
                 tokio::time::sleep(super::PAUSE).await;
             }
         }
-    }
-}
-
-/// Says that nothing is done yet because of `reason`.
-pub(super) fn waits(said: &Said, reason: &str) {
-    let waiting = Health { turned: Instant::now(), missing: vec![format!("waiting: {reason}")] };
-    said.iter().for_each(|said| drop(said.send_replace(waiting.clone())));
-}
-
-/// Says from time to time that the agent lives, where it has no loop yet.
-pub(super) async fn lives(said: &Said) -> Infallible {
-    loop {
-        said.iter().for_each(|said| said.send_modify(|health| health.turned = Instant::now()));
-        tokio::time::sleep(TURN).await;
     }
 }
 
@@ -131,7 +112,11 @@ impl Agent {
                 network.reload_error.iter().chain(&network.plan_error).chain(&network.cluster.trouble);
             lines.map(|line| network.key(line)).collect::<Vec<_>>()
         };
-        let errors = self.error.iter().cloned().chain(self.networks.iter().flat_map(of_network));
+        let waits =
+            self.pending.iter().map(|pending| format!("{}: waiting: {}", pending.name(), pending.reason()));
+        let refused = self.config_error.iter().map(|reason| format!("configuration refused: {reason}"));
+        let errors = self.error.iter().cloned().chain(refused).chain(waits);
+        let errors = errors.chain(self.networks.iter().flat_map(of_network));
         let failed = self.machine.retries.status().into_iter().map(|retry| retry.sentence());
         Health { turned: Instant::now(), missing: errors.chain(failed).collect() }
     }
@@ -140,6 +125,9 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The loop turns at least this often.
+    const TURN: Duration = crate::agent::PEEK;
 
     fn answer(missing: &[&str], path: &str, still: Duration) -> (u16, String) {
         let turned = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
 use anyhow::Context as _;
@@ -35,6 +36,10 @@ const AT_ONCE: usize = 64;
 /// What the networks of a node share.
 pub(super) struct Machine {
     pub(super) netlink: Netlink,
+    /// Names of the configured networks.
+    pub(super) configured: BTreeSet<String>,
+    /// Files for pods that the configuration asks for.
+    pub(super) files: BTreeSet<PathBuf>,
     pub(super) tables: Tables,
     /// The tables may lack something: dump them before the next round.
     pub(super) stale: bool,
@@ -68,10 +73,12 @@ fn secret() -> anyhow::Result<u32> {
 }
 
 impl Machine {
-    pub(super) fn new(netlink: Netlink, tables: Tables, pins: PinWatch, tcx: Tcx) -> anyhow::Result<Self> {
+    pub(super) fn new(netlink: Netlink, pins: PinWatch, tcx: Tcx) -> anyhow::Result<Self> {
         Ok(Self {
             netlink,
-            tables,
+            configured: BTreeSet::new(),
+            files: BTreeSet::new(),
+            tables: Tables::default(),
             stale: true,
             ways: Ways::new(),
             learnt: BTreeMap::new(),
@@ -95,6 +102,17 @@ impl Machine {
         self.read_policies().await;
         self.stale = false;
         Ok(())
+    }
+
+    /// Looks round where no round does.
+    pub(super) async fn look_again(&mut self) {
+        if !self.stale {
+            return;
+        }
+        match self.netlink.dump().await {
+            Ok(tables) => (self.tables, self.stale) = (tables, false),
+            Err(error) => tracing::warn!("{error:#}"),
+        }
     }
 
     /// Has everything read anew before the next round.

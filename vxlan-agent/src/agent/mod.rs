@@ -1,39 +1,48 @@
 //! The loop: wait for news, look, plan, change what differs, write down how it went.
 //!
-//! [`Machine`] is what all networks share, [`Network`] what each has for itself.
+//! [`Machine`] is what all networks share, [`Network`] what each has for itself. A network begins as
+//! [`Pending`] and ends as [`Leaving`]; the configuration is watched by `watch`, and its changes
+//! are taken in by `reconfigure`.
 
+mod collide;
 mod describe;
 mod feed;
 mod health;
+mod leaving;
 mod look;
 mod machine;
 mod network;
+mod pending;
 mod pins;
 mod pods;
+mod reconfigure;
 mod report;
 mod retries;
 mod round;
 mod segment;
+mod watch;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch as latest};
 use tokio::time::Instant;
 
-use crate::config::{Config, Fastpath, NodeConfig, StateConfig};
+use crate::config::{Config, Fastpath, NodeConfig};
 use crate::datapath::{self, Datapath, KernelFeatures, Tcx};
 use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::{Events, Netlink, Touched};
 use crate::ownership;
 use crate::preflight;
 use crate::status::{Lock, StatusFile};
-use feed::Feed;
+use leaving::Leaving;
 use machine::Machine;
 use network::Network;
+use pending::{Pending, Told};
 use pins::PinWatch;
 
 /// How long news is collected: a veth that is made comes with a handful of notifications.
@@ -55,8 +64,26 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A running agent.
 pub struct Agent {
     node: Arc<NodeConfig>,
+    /// As read last, with the section `[node]` of the beginning.
+    config: Config,
+    /// The section `[node]` as read last.
+    seen_node: Arc<NodeConfig>,
+    /// Why the configuration as it is now was refused.
+    config_error: Option<String>,
     machine: Machine,
+    /// Those that have a cluster, in the order of the configuration.
     networks: Vec<Network>,
+    /// Those whose source has none yet.
+    pending: Vec<Pending>,
+    /// Those that are not configured any more.
+    leaving: Vec<Leaving>,
+    told: Told,
+    /// What packet filters do, once it is known.
+    rules: latest::Receiver<Option<Arc<Ruleset>>>,
+    /// Whether `rules` are followed: without a fast path nobody asks.
+    follows_rules: bool,
+    /// Whether the only network has not run yet: what is wrong with it ends the agent.
+    is_alone: bool,
     /// Why nothing could be done in the last round.
     error: Option<String>,
     started: u64,
@@ -65,11 +92,12 @@ pub struct Agent {
     status: StatusFile,
 }
 
-/// Runs until SIGTERM or SIGINT, which leave everything in place.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { node, networks: views } = config;
+/// Runs until SIGTERM or SIGINT, which leave everything in place. `path` is where `config` was read, if it is to
+/// be read anew when it changes.
+pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
+    let node = Arc::clone(&config.node);
     preflight::check_privileges()?;
-    let is_fast = views.iter().any(|view| view.network.fastpath != Fastpath::Off);
+    let is_fast = config.networks.iter().any(|view| view.network.fastpath != Fastpath::Off);
     if is_fast {
         preflight::check_kernel()?;
     }
@@ -80,44 +108,29 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let netlink = Netlink::open()?;
     let mut events = Events::subscribe()?;
-    let mut rules = if is_fast { ruleset::follow() } else { watch::channel(None).1 };
-    let mut tables = netlink.dump().await?;
     let (told, mut news) = mpsc::unbounded_channel();
-    let begin = async {
-        let mut networks = vec![];
-        for mut view in views {
-            let mut feed = Feed::open(&mut view, &netlink, &tables).await?;
-            let waits = |reason: &str| health::waits(&health, reason);
-            let cluster = feed.first(&view, &mut events, &mut tables, &waits).await?;
-            feed.announce(networks.len(), told.clone());
-            networks.push(Network::new(view, feed, cluster));
-        }
-        anyhow::Ok(networks)
-    };
-    let networks = tokio::select! {
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-        never = health::lives(&health) => match never {},
-        begun = begin => begun?,
-    };
     let (pins, mut unpinned) = PinWatch::new();
     let features = KernelFeatures::probe();
     let (tcx, mut reattached) = Tcx::new(features.tcx, &ownership::node_pin_dir(&node.pin_dir))?;
-    let machine = Machine::new(netlink, tables, pins, tcx)?;
-    let mut agent = Agent::new(node, machine, networks, features)?;
+    let machine = Machine::new(netlink, pins, tcx)?;
+    let mut configured = match path {
+        Some(path) => watch::follow(path, config.clone()),
+        None => mpsc::channel(1).1,
+    };
+    let mut agent = Agent::new(config, machine, told, features)?;
     // A bypass is not opened before it is known that it may be.
-    let known = tokio::select! {
+    tokio::select! {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
-        known = rules.wait_for(Option::is_some) => known.ok().and_then(|known| known.clone()),
-    };
-    agent.start(known).await?;
+        _ = agent.rules.wait_for(Option::is_some) => {}
+    }
+    agent.start().await?;
     let (mut resync, mut peek, mut learn) =
         (Instant::now() + RESYNC, Instant::now() + PEEK, Instant::now() + LEARN);
     loop {
         health.iter().for_each(|health| drop(health.send_replace(agent.health())));
         let wake = agent.wake_at().into_iter().fold(resync.min(peek).min(learn), Instant::min);
-        let (mut touched, mut reload) = (Touched::default(), vec![]);
+        let (mut touched, mut reload, mut read) = (Touched::default(), vec![], None);
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -128,7 +141,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 touched.changed = true;
             }
             Some(()) = reattached.recv() => touched.changed = true,
-            Ok(()) = rules.changed() => {}
+            Some(now) = configured.recv() => read = Some(now),
+            Ok(()) = agent.rules.changed() => {}
             () = tokio::time::sleep_until(wake) => {}
         }
         tokio::time::sleep(COLLECT).await;
@@ -150,66 +164,66 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             (settings, peek) = (agent.settings_changed(), now + PEEK);
         }
         touched.changed |= settings;
-        touched.changed |= agent.take_rules(rules.borrow_and_update().clone());
+        let rules = agent.rules.borrow_and_update().clone();
+        touched.changed |= agent.take_rules(rules);
+        if let Some(read) = read {
+            agent.reconfigure(read).await?;
+        }
         agent.news(&reload, &touched).await?;
-        let tables = &agent.machine.tables;
-        agent.networks.iter().for_each(|network| network.feed.tell(&network.config, tables));
+        agent.tell();
     }
     tracing::info!("stopped; the overlay goes on as it is");
     Ok(())
 }
 
 impl Agent {
-    fn new(
-        node: Arc<NodeConfig>,
-        machine: Machine,
-        networks: Vec<Network>,
-        features: KernelFeatures,
-    ) -> anyhow::Result<Self> {
+    fn new(config: Config, machine: Machine, told: Told, features: KernelFeatures) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let follows_rules = config.networks.iter().any(|view| view.network.fastpath != Fastpath::Off);
         Ok(Self {
+            node: Arc::clone(&config.node),
+            seen_node: Arc::clone(&config.node),
+            config_error: None,
             machine,
-            networks,
+            networks: vec![],
+            pending: vec![],
+            leaving: vec![],
+            told,
+            rules: if follows_rules { ruleset::follow() } else { latest::channel(None).1 },
+            follows_rules,
+            is_alone: config.networks.len() == 1,
             error: None,
             started: now.map_or(0, |elapsed| elapsed.as_secs()),
             kernel: preflight::kernel_release()?,
             features,
-            status: StatusFile::new(&node.run_dir),
-            node,
+            status: StatusFile::new(&config.node.run_dir),
+            config,
         })
     }
 
-    /// The first rounds. What is wrong with a file from the start ends the agent; what is wrong in
-    /// a Kubernetes cluster or in etcd will be put right there.
-    async fn start(&mut self, rules: Option<Arc<Ruleset>>) -> anyhow::Result<()> {
+    /// The first rounds, with those networks whose clusters are known by now.
+    ///
+    /// # Errors
+    /// As [`Agent::take_up`].
+    async fn start(&mut self) -> anyhow::Result<()> {
         self.machine.begin().await?;
+        let rules = self.rules.borrow_and_update().clone();
         self.take_rules(rules);
-        for network in &self.networks {
-            if let (Err(refused), StateConfig::File(_)) =
-                (network.check(&network.cluster, &self.machine.tables), &network.config.state)
-            {
-                bail!("{refused}");
-            }
+        self.note_configured();
+        self.find_leftovers();
+        if !self.leaving.is_empty() {
+            // Names and numbers of what is gone may be wanted anew.
+            self.settle().await;
         }
+        self.config.networks.clone().into_iter().for_each(|view| self.begin(view));
+        self.take_up()?;
         self.settle().await;
-        for network in &self.networks {
-            if network.cluster.policy.is_some() {
-                // Nobody knows what has changed while there was no agent.
-                network.flush_flows(&mut self.machine);
-            }
-            tracing::info!(
-                node = network.config.node.name,
-                network = network.config.network.name,
-                device = network.config.device_over(network.cluster.own.vtep),
-                nodes = network.cluster.remote_nodes(),
-                "running"
-            );
-        }
+        self.greet();
         Ok(())
     }
 
     /// Takes in what happened and acts on it. `reload`: the networks whose sources have news.
-    async fn news(&mut self, reload: &[usize], touched: &Touched) -> anyhow::Result<()> {
+    async fn news(&mut self, reload: &[String], touched: &Touched) -> anyhow::Result<()> {
         let now = Instant::now();
         let due = self.wake_at().is_some_and(|due| due <= now);
         let ways = self.machine.forget_ways(touched);
@@ -221,21 +235,28 @@ impl Agent {
             self.machine.traffic = None;
         }
         let mut reloaded = false;
-        for network in reload {
-            if let Some(network) = self.networks.get_mut(*network) {
-                reloaded |= network.reload(&mut self.machine)?;
-            }
+        for network in
+            self.networks.iter_mut().filter(|network| reload.iter().any(|name| name == network.name()))
+        {
+            reloaded |= network.reload(&mut self.machine)?;
         }
+        reloaded |= self.take_up()? || !reload.is_empty();
         let stale = self.machine.stale;
         if reloaded || touched.changed || touched.policies || touched.traffic || ways || stale || due {
             self.settle().await;
+            self.greet();
         }
         Ok(())
     }
 
-    /// Rounds until nothing differs any more.
+    /// Rounds until nothing differs any more. There is none before a network can run: what an earlier agent has
+    /// left goes on as it is.
     async fn settle(&mut self) {
-        for _ in 0..ROUNDS {
+        let is_idle = self.networks.is_empty() && self.leaving.is_empty();
+        if is_idle {
+            self.machine.look_again().await;
+        }
+        for _ in 0..if is_idle { 0 } else { ROUNDS } {
             match self.round().await {
                 Ok(changed) => {
                     self.error = None;
@@ -263,20 +284,11 @@ impl Agent {
         self.runs(Fastpath::Verified) && self.machine.settings_changed()
     }
 
-    /// Whether a network's fast path runs in this mode.
-    fn runs(&self, mode: Fastpath) -> bool {
-        self.networks.iter().any(|network| network.config.network.fastpath == mode)
-    }
-
-    /// Whether any network has a fast path.
-    fn is_fast(&self) -> bool {
-        self.networks.iter().any(Network::is_fast)
-    }
-
     /// When to act without being told.
     fn wake_at(&self) -> Option<Instant> {
         let recent = self.networks.iter().filter_map(|network| network.recent.next_due());
-        self.machine.wake_at().into_iter().chain(recent).min()
+        let pending = self.pending.iter().filter_map(Pending::wake_at);
+        self.machine.wake_at().into_iter().chain(recent).chain(pending).min()
     }
 
     /// Takes in what packet filters do; whether that is new.

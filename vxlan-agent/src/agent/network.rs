@@ -14,9 +14,10 @@ use super::machine::Machine;
 use crate::cluster::{ClusterState, Node};
 use crate::config::{Fastpath, StateConfig, View};
 use crate::datapath::DatapathState;
-use crate::kernel::{self, Foreign, KernelChange, KernelState, Tables, Target, sysctl};
+use crate::kernel::{self, Foreign, KernelChange, KernelState, Sought, Tables, Target, sysctl};
 use crate::net::{IfIndex, Mac};
 use crate::node::Table;
+use crate::ownership;
 use crate::plan::{BridgeFilters, Desired, Input, SegmentInput, Side};
 use crate::pods::Recent;
 use crate::underlay::Underlay;
@@ -27,7 +28,8 @@ const FORWARD: &str = "switch on forwarding";
 /// One network of the node.
 pub(super) struct Network {
     pub(super) config: View,
-    pub(super) feed: Feed,
+    /// `None` while another one begins, see [`Pending`](super::pending::Pending).
+    pub(super) feed: Option<Feed>,
     pub(super) cluster: ClusterState,
     /// Its number in the maps, once it has one.
     pub(super) id: Option<NetworkId>,
@@ -57,6 +59,8 @@ pub(super) struct Network {
     pub(super) reload_error: Option<String>,
     /// Why nothing can be planned at the moment.
     pub(super) plan_error: Option<String>,
+    /// Whether nobody has been told yet that it runs.
+    pub(super) is_new: bool,
 }
 
 /// What was seen of a network before a round.
@@ -79,7 +83,7 @@ impl Network {
     pub(super) fn new(config: View, feed: Feed, cluster: ClusterState) -> Self {
         Self {
             config,
-            feed,
+            feed: Some(feed),
             cluster,
             id: None,
             underlays: vec![],
@@ -95,7 +99,15 @@ impl Network {
             files: BTreeMap::new(),
             reload_error: None,
             plan_error: None,
+            is_new: true,
         }
+    }
+
+    /// Goes on with the configuration, the source and the cluster of `other`.
+    pub(super) fn go_on_as(&mut self, other: Self) {
+        let Self { config, feed, cluster, .. } = other;
+        (self.config, self.feed, self.cluster) = (config, feed, cluster);
+        (self.reload_error, self.plan_error, self.is_new) = (None, None, true);
     }
 
     pub(super) fn name(&self) -> &str {
@@ -109,9 +121,9 @@ impl Network {
     /// Takes on a new cluster if it can be planned for; the one before stays in force otherwise. Whether
     /// there was one at all.
     pub(super) fn reload(&mut self, machine: &mut Machine) -> anyhow::Result<bool> {
-        let Some(snapshot) = self.feed.news().with_context(|| format!("network {}", self.name()))? else {
-            return Ok(false);
-        };
+        let Some(feed) = &mut self.feed else { return Ok(false) };
+        let news = feed.news().with_context(|| format!("network {}", self.config.network.name))?;
+        let Some(snapshot) = news else { return Ok(false) };
         let checked = snapshot.and_then(|cluster| self.check(&cluster, &machine.tables).map(|()| cluster));
         match checked {
             Ok(cluster) => {
@@ -242,76 +254,113 @@ impl Network {
         let (mut changed, mut refused) = (false, BTreeSet::new());
         for ((observed, desired), side) in seen.kernel.iter().zip(&desired.kernel).zip(&seen.sides) {
             let (name, alias) = self.device_over(side.underlay.address);
-            let target = self.target(name, alias, side.device);
-            changed |= self.apply_changes(machine, (observed, desired), target, wanted, &mut refused).await;
+            let network = self.name().to_owned();
+            let target = Target { network, name: name.to_owned(), alias, index: side.device };
+            changed |= apply_changes(machine, (observed, desired), target, wanted, &mut refused).await.any();
         }
         changed |= self.leave_unused_devices(machine, wanted).await;
         leave_to_kernel(&mut desired.datapath, &self.cluster, &refused);
         changed
     }
 
-    fn target(&self, name: &str, alias: String, index: Option<IfIndex>) -> Target {
-        Target { network: self.name().to_owned(), name: name.to_owned(), alias, index }
-    }
-
-    /// Removes devices of ours over an IP version that the network does not run over any more.
+    /// Removes devices of ours over an IP version that the network does not run over any more, whatever they
+    /// were called.
     async fn leave_unused_devices(&self, machine: &mut Machine, wanted: &mut BTreeSet<String>) -> bool {
-        let used: BTreeSet<String> =
-            self.cluster.owns().map(|own| self.config.device_over(own.vtep).to_owned()).collect();
+        let used: BTreeSet<String> = self.cluster.owns().map(|own| self.device_over(own.vtep).1).collect();
         let mut changed = false;
-        let unused = self.config.devices().into_iter().filter(|(name, _)| !used.contains(*name));
-        for (name, alias) in unused {
-            let observed = self.observe_device(name, &alias, Mac::default(), None, &machine.tables);
-            let Ok((mut observed, index)) = observed else { continue };
-            observed.headroom.clear();
-            let target = self.target(name, alias, index);
-            let nothing = KernelState::default();
-            changed |= self
-                .apply_changes(machine, (&observed, &nothing), target, wanted, &mut BTreeSet::new())
-                .await;
-        }
-        changed
-    }
-
-    async fn apply_changes(
-        &self,
-        machine: &mut Machine,
-        (observed, desired): (&KernelState, &KernelState),
-        mut target: Target,
-        wanted: &mut BTreeSet<String>,
-        refused: &mut BTreeSet<IpNetwork>,
-    ) -> bool {
-        let changes = kernel::diff(observed, desired);
-        let mut broken = BTreeSet::new();
-        // What failed on an interface that was about to go is not held against the one that takes its place.
-        let (mut changed, mut anew) = (false, false);
-        for change in &changes {
-            let (key, now) = (self.key(&change.to_string()), Instant::now());
-            wanted.insert(key.clone());
-            if !(anew || machine.retries.is_due(&key, now)) || lacks_base(change, desired, &broken) {
-                broken.extend(base(change));
-                refused.extend(missing_route(change).filter(|_| !broken.contains(&Base::Device)));
+        for alias in ownership::device_aliases(self.name()) {
+            if used.contains(&alias) {
                 continue;
             }
-            match machine.netlink.apply(change, &mut target).await {
-                Ok(()) => {
-                    tracing::debug!(network = self.name(), %change, "done");
-                    machine.retries.held(&key);
-                    anew |= matches!(change, KernelChange::CreateDevice(_) | KernelChange::CreateBridge(..));
-                    changed = true;
-                }
-                Err(error) => {
-                    broken.extend(base(change));
-                    refused.extend(missing_route(change));
-                    machine.retries.failed(key, &error, now);
-                    machine.stale = true;
-                }
-            }
+            let names = self.config.devices();
+            let name = names.iter().find(|(_, known)| *known == alias).map_or("", |(name, _)| name);
+            let held = self.devices.get(name).copied();
+            changed |= remove_device(machine, self.name(), (name, alias, held), false, wanted).await.any();
         }
-        // Our own notifications are still on their way: a dump shows what we did at once.
-        machine.stale |= changed;
         changed
     }
+}
+
+/// Removes the device that carries an alias of `network`, what is on it, and, with `headroom`, what gives
+/// bridges head-room. A device that is called as ours and is not is left alone.
+pub(super) async fn remove_device(
+    machine: &mut Machine,
+    network: &str,
+    (name, alias, held): (&str, String, Option<IfIndex>),
+    headroom: bool,
+    wanted: &mut BTreeSet<String>,
+) -> Applied {
+    let sought = Sought { network, alias: &alias, name, mac: Mac::default(), adopt: None, held };
+    let Ok((mut observed, index)) = kernel::observed(&machine.tables, &sought) else {
+        return Applied::default();
+    };
+    if !headroom {
+        observed.headroom.clear();
+    }
+    let name = observed.device.as_ref().map_or(name, |device| &device.name).to_owned();
+    let target = Target { network: network.to_owned(), name, alias, index };
+    let nothing = KernelState::default();
+    apply_changes(machine, (&observed, &nothing), target, wanted, &mut BTreeSet::new()).await
+}
+
+/// How many changes were carried out.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Applied {
+    done: usize,
+    of: usize,
+}
+
+impl Applied {
+    /// Whether anything was changed.
+    pub(super) const fn any(self) -> bool {
+        self.done > 0
+    }
+
+    /// Whether nothing is left to be changed.
+    pub(super) const fn all(self) -> bool {
+        self.done == self.of
+    }
+}
+
+/// Carries out what differs.
+async fn apply_changes(
+    machine: &mut Machine,
+    (observed, desired): (&KernelState, &KernelState),
+    mut target: Target,
+    wanted: &mut BTreeSet<String>,
+    refused: &mut BTreeSet<IpNetwork>,
+) -> Applied {
+    let changes = kernel::diff(observed, desired);
+    let mut broken = BTreeSet::new();
+    let mut applied = Applied { done: 0, of: changes.len() };
+    // What failed on an interface that was about to go is not held against the one that takes its place.
+    let mut anew = false;
+    for change in &changes {
+        let (key, now) = (format!("{}: {change}", target.network), Instant::now());
+        wanted.insert(key.clone());
+        if !(anew || machine.retries.is_due(&key, now)) || lacks_base(change, desired, &broken) {
+            broken.extend(base(change));
+            refused.extend(missing_route(change).filter(|_| !broken.contains(&Base::Device)));
+            continue;
+        }
+        match machine.netlink.apply(change, &mut target).await {
+            Ok(()) => {
+                tracing::debug!(network = target.network, %change, "done");
+                machine.retries.held(&key);
+                anew |= matches!(change, KernelChange::CreateDevice(_) | KernelChange::CreateBridge(..));
+                applied.done += 1;
+            }
+            Err(error) => {
+                broken.extend(base(change));
+                refused.extend(missing_route(change));
+                machine.retries.failed(key, &error, now);
+                machine.stale = true;
+            }
+        }
+    }
+    // Our own notifications are still on their way: a dump shows what we did at once.
+    machine.stale |= applied.any();
+    applied
 }
 
 /// What other changes rest on, as far as a failed change leaves it missing.

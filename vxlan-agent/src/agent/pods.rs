@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use tokio::time::Instant;
@@ -46,7 +47,7 @@ impl Network {
         match self.install(desired.as_ref()) {
             Ok(()) => {
                 if self.table.is_none() {
-                    self.remove_unused_tables(machine);
+                    Self::remove_unused_tables(machine);
                 }
                 self.table = Some(desired);
                 machine.retries.held(&key);
@@ -81,11 +82,12 @@ impl Network {
     }
 
     /// Tables of a network that was called otherwise: nobody else would take them away.
-    fn remove_unused_tables(&self, machine: &Machine) {
+    fn remove_unused_tables(machine: &Machine) {
         let aliases = || machine.tables.links.values().filter_map(|link| link.alias.as_deref());
-        let is_served =
+        let has_device =
             |network: &str| aliases().any(|alias| ownership::network_of_device(alias) == Some(network));
-        match node::remove_unused_tables(&self.config.network.name, is_served) {
+        let is_served = |network: &str| machine.configured.contains(network) || has_device(network);
+        match node::remove_unused_tables(is_served) {
             Ok(removed) => removed.iter().for_each(|network| {
                 tracing::info!(network, "nf_tables table of a network without a device removed");
             }),
@@ -165,7 +167,12 @@ impl Network {
     fn write_files(&mut self, machine: &mut Machine, mtu: Mtu, wanted: &mut BTreeSet<String>) {
         let (config, subnets) = (&self.config.pods, self.cluster.own_subnets());
         let facts = Facts { config, networks: &config.networks, subnets: &subnets, mtu };
-        for (path, content) in node::files(&facts) {
+        let files = node::files(&facts);
+        self.files.retain(|path, content| {
+            let stays = files.iter().any(|(wanted, _)| wanted == path) || machine.files.contains(path);
+            stays || !remove_file(path, content)
+        });
+        for (path, content) in files {
             let (key, now) = (format!("write {}", path.display()), Instant::now());
             wanted.insert(key.clone());
             if !machine.retries.is_due(&key, now) {
@@ -181,6 +188,22 @@ impl Network {
                 }
                 Err(error) => machine.retries.failed(key, &error, now),
             }
+        }
+    }
+}
+
+/// Removes a file that is still as we wrote it; whether nothing more is to be done about it.
+pub(super) fn remove_file(path: &Path, content: &str) -> bool {
+    match node::remove_if_same(path, content) {
+        Ok(removed) => {
+            if removed {
+                tracing::info!(path = %path.display(), "removed");
+            }
+            true
+        }
+        Err(error) => {
+            tracing::warn!("{error:#}");
+            false
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What goes into the status file.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use vxlan_ebpf_common::Hook;
@@ -8,10 +9,12 @@ use vxlan_ebpf_common::maps::{Kind, NetworkId};
 use super::Agent;
 use super::machine::Machine;
 use super::network::Network;
+use super::pending::Pending;
 use crate::cluster::Node;
+use crate::config::View;
 use crate::datapath::DatapathState;
 use crate::kernel::Foreign;
-use crate::net::IfIndex;
+use crate::net::{IfIndex, Mac};
 use crate::plan;
 use crate::status::{BridgeStatus, HookedStatus, NetworkStatus, NodeStatus, Status};
 use crate::underlay::Underlay;
@@ -27,11 +30,61 @@ impl Agent {
             kernel: self.kernel.clone(),
             features: self.features,
             node: self.networks.first().map_or(&self.node.name, |network| &network.config.node.name).clone(),
-            networks: self.networks.iter().map(|network| network.status(&self.machine)).collect(),
+            networks: self.config.networks.iter().filter_map(|view| self.network_status(view)).collect(),
+            config_error: self.config_error.clone(),
             error: self.error.clone(),
             retrying: self.machine.retries.status(),
         };
         self.status.write(&status)
+    }
+
+    /// How the network that `view` configures is.
+    fn network_status(&self, view: &View) -> Option<NetworkStatus> {
+        let name = &view.network.name;
+        let pending = self.pending.iter().find(|pending| pending.name() == name);
+        let reason = pending.map(Pending::reason);
+        let network = self.networks.iter().find(|network| network.name() == name);
+        let network = network.map(|network| network.status(&self.machine));
+        let mut status = network.or_else(|| Some(pending?.status()))?;
+        status.pending = reason;
+        Some(status)
+    }
+}
+
+impl Pending {
+    /// What is known of it without a cluster.
+    fn status(&self) -> NetworkStatus {
+        let network = &self.view.network;
+        NetworkStatus {
+            name: network.name.clone(),
+            vni: network.vni,
+            port: network.port,
+            mode: network.fastpath,
+            left: vec![],
+            attach: None,
+            xdp: None,
+            guard: "not yet".into(),
+            device: network.device.clone(),
+            mac: Mac::default(),
+            mtu: None,
+            underlay: None,
+            address: None,
+            bridge: network.segment().map(|segment| BridgeStatus {
+                name: segment.bridge.clone(),
+                ours: false,
+                cautions: vec![],
+            }),
+            subnets: vec![],
+            nodes: vec![],
+            hooked: vec![],
+            pods_attached: 0,
+            endpoints: 0,
+            meters: vec![],
+            files: BTreeMap::new(),
+            reload_error: None,
+            plan_error: None,
+            pending: None,
+        }
     }
 }
 
@@ -93,6 +146,7 @@ impl Network {
             files: self.files.clone(),
             reload_error: self.reload_error.clone(),
             plan_error: self.plan_error.clone(),
+            pending: None,
         }
     }
 }

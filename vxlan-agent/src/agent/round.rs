@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vxlan_ebpf_common::maps::{Key6, NetworkId};
+use anyhow::anyhow;
+use vxlan_ebpf_common::maps::{Key6, NetworkId, PARTIAL};
 
 use super::Agent;
+use super::collide::{Claim, collisions};
 use super::network::{Common, Network, Seen};
 use crate::config::{Attach, Fastpath, Xdp};
 use crate::datapath::{DatapathState, Options, Sizes};
@@ -62,6 +64,7 @@ impl Agent {
         self.machine.mention_hooked(hooked);
         let desired = self.merge(planned);
         changed |= self.machine.apply_datapath(desired, &mut wanted)?;
+        changed |= self.leave(&mut wanted).await;
         for (network, seen) in self.networks.iter_mut().zip(&seen) {
             // The devices were there before this round.
             let stands =
@@ -76,13 +79,20 @@ impl Agent {
 
     /// What there is of each network; nothing of one that cannot run here at the moment.
     fn look(&mut self) -> Vec<Option<Seen>> {
+        let collisions = match self.networks.as_slice() {
+            [] | [_] => vec![None; self.networks.len()],
+            several => collisions(&several.iter().map(Claim::of).collect::<Vec<_>>()),
+        };
         let tables = &self.machine.tables;
-        let look = |network: &mut Network| {
-            let looked = network.look(&network.cluster, tables);
+        let look = |(network, collision): (&mut Network, Option<String>)| {
+            let looked = match collision {
+                Some(reason) => Err(anyhow!(reason)),
+                None => network.look(&network.cluster, tables),
+            };
             let looked = looked.inspect_err(|error| network.cannot_plan(error)).ok()?;
             Some(Seen { kernel: looked.0, sides: looked.1 })
         };
-        self.networks.iter_mut().map(look).collect()
+        self.networks.iter_mut().zip(collisions).map(look).collect()
     }
 
     async fn find_ways(&mut self, seen: &[Option<Seen>]) {
@@ -106,7 +116,7 @@ impl Agent {
             clsact: self.node.attach == Attach::Clsact,
             xdp: self.is_fast() && self.node.xdp != Xdp::Off,
             // One table for all: where it is too small, flows are slower.
-            flows: self.networks.iter().map(|network| network.config.network.flows).max().unwrap_or_default(),
+            flows: self.views().map(|view| view.network.flows).max().unwrap_or_default(),
             sizes: self.sizes(),
         }
     }
@@ -118,7 +128,11 @@ impl Agent {
             clusters.flat_map(|cluster| cluster.owns().chain(cluster.remotes.values()))
         };
         let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
-        Sizes::of(self.networks.len(), nodes().count(), prefixes(true).max(prefixes(false)))
+        Sizes::of(
+            self.config.networks.len().max(self.networks.len()),
+            nodes().count(),
+            prefixes(true).max(prefixes(false)),
+        )
     }
 
     /// Decides about XDP. With several underlays it goes to the first; segments do without.
@@ -164,18 +178,35 @@ impl Agent {
         let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
         let mut all = DatapathState::default();
         for (network, planned) in self.networks.iter().zip(planned) {
-            match (planned, network.id) {
-                (Some((_, desired)), _) => all.extend(desired.datapath),
-                (None, Some(id)) => all.extend(previous.of(id)),
-                // Of an earlier agent, perhaps.
-                (None, None) => {
-                    let ids = plan::network_ids([network.name()].into_iter(), previous);
-                    ids.values().for_each(|id| all.extend(previous.of(*id)));
-                }
+            match planned {
+                Some((_, desired)) => all.extend(desired.datapath),
+                None => all.extend(kept(previous, network.name())),
             }
         }
-        all.node = plan::node(machine.xdp_place(), machine.secret, previous);
+        // What an earlier agent has left of those that do not run yet.
+        let runs = |name: &str| self.networks.iter().any(|network| network.name() == name);
+        let names = self.config.networks.iter().map(|view| view.network.name.as_str());
+        names.filter(|name| !runs(name)).for_each(|name| all.extend(kept(previous, name)));
+        for leaving in &self.leaving {
+            let id = previous.number(leaving.name());
+            let entry = id.and_then(|id| Some((id, *previous.networks.get(&id)?)));
+            all.networks.extend(entry);
+        }
+        all.node = match self.networks.as_slice() {
+            [] => previous.node,
+            _ => plan::node(machine.xdp_place(), machine.secret, previous),
+        };
         all.count_networks();
         all
     }
+}
+
+/// What there is of the network called `name`. Where tables were made anew meanwhile, its nodes are no strangers.
+fn kept(previous: &DatapathState, name: &str) -> DatapathState {
+    let Some(id) = previous.number(name) else { return DatapathState::default() };
+    let mut kept = previous.of(id);
+    if kept.vnis.is_empty() || kept.routes.is_empty() || kept.vtep_ids.is_empty() {
+        kept.networks.values_mut().for_each(|network| network.flags |= PARTIAL);
+    }
+    kept
 }

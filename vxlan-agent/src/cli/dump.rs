@@ -83,8 +83,8 @@ fn rows<R>(
     of: impl Fn(&DatapathState) -> Vec<R>,
 ) -> anyhow::Result<Vec<Of<R>>> {
     let (state, mut rows) = (pins.state()?, vec![]);
-    for name in subject.networks() {
-        let part = state.of(pins.network(name)?);
+    for (name, id) in subject.numbered(pins)? {
+        let part = state.of(id);
         rows.extend(of(&part).into_iter().map(|row| Of { network: name.to_owned(), row }));
     }
     Ok(rows)
@@ -185,8 +185,8 @@ fn counters(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
         meaning: reason.describe().trim(),
     };
     let mut rows = vec![];
-    for name in subject.networks() {
-        let counted = pins.counters(pins.network(name)?)?.into_iter();
+    for (name, id) in subject.numbered(pins)? {
+        let counted = pins.counters(id)?.into_iter();
         rows.extend(counted.map(|counter| Of { network: name.to_owned(), row: row(counter) }));
     }
     if subject.all {

@@ -33,8 +33,7 @@ struct FlowRow {
 pub(super) fn list(subject: &Subject, json: bool) -> anyhow::Result<()> {
     let pins = subject.pins()?;
     let mut networks = BTreeMap::new();
-    for name in subject.networks() {
-        let id = pins.network(name)?;
+    for (name, id) in subject.numbered(&pins)? {
         networks.insert(id, (name, pins.generation(id)?));
     }
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
@@ -54,8 +53,7 @@ pub(super) fn list(subject: &Subject, json: bool) -> anyhow::Result<()> {
 
 pub(super) fn flush(subject: &Subject, json: bool) -> anyhow::Result<()> {
     let mut pins = subject.pins()?;
-    for name in subject.networks() {
-        let id = pins.network(name)?;
+    for (_, id) in subject.numbered(&pins)? {
         pins.flush_flows(id)?;
     }
     if json {

@@ -11,15 +11,17 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
+use vxlan_ebpf_common::maps::NetworkId;
 
 use crate::agent;
 use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{Config, DEFAULT_PATH, NodeConfig};
 use crate::datapath::Pins;
 use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
 
@@ -142,7 +144,7 @@ fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
     }
     log_to_stderr(json);
     flannel.undone.iter().for_each(|undone| tracing::warn!("{undone}"));
-    run(flannel.config.into())
+    run(flannel.config.into(), None)
 }
 
 /// The configuration that a command is about.
@@ -159,6 +161,29 @@ fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
         }
     }
     Ok(Config::read(given.unwrap_or(ours))?)
+}
+
+/// The file that [`configuration`] comes from, if it is one of ours.
+fn file(given: Option<&Path>) -> Option<PathBuf> {
+    let ours = Path::new(DEFAULT_PATH);
+    given.or_else(|| ours.exists().then_some(ours)).map(Path::to_owned)
+}
+
+/// What `status` is about. The agent goes on where a configuration is refused, and says why: this node is all
+/// that has to be known then.
+fn running(given: Option<&Path>, name: Option<&str>) -> anyhow::Result<Subject> {
+    let refused = match configuration(given) {
+        Ok(config) => return Subject::new(config, name),
+        Err(refused) => refused,
+    };
+    let node = file(given).and_then(|path| NodeConfig::read(&path).ok());
+    let has_run = |node: &NodeConfig| matches!(crate::status::read(&node.run_dir), Ok(Some(_)));
+    match node.filter(has_run) {
+        Some(node) if name.is_none() => {
+            Ok(Subject { config: Config { node: Arc::new(node), networks: vec![] }, all: true })
+        }
+        _ => Err(refused),
+    }
 }
 
 /// What a command looks at: the configuration, and which of its networks.
@@ -184,6 +209,21 @@ impl Subject {
         Pins::open(&self.config.node.pins())
     }
 
+    /// Its networks and their numbers in the maps. Of all of them, those that do not run yet are left out.
+    ///
+    /// # Errors
+    /// The maps know none of them.
+    fn numbered(&self, pins: &Pins) -> anyhow::Result<Vec<(&str, NetworkId)>> {
+        let (mut found, mut unknown) = (vec![], None);
+        for name in self.networks() {
+            match pins.network(name) {
+                Ok(id) => found.push((name, id)),
+                Err(error) => unknown = unknown.or(Some(error)),
+            }
+        }
+        unknown.filter(|_| found.is_empty()).map_or(Ok(found), Err)
+    }
+
     fn networks(&self) -> impl Iterator<Item = &str> {
         self.config.networks.iter().map(|view| view.network.name.as_str())
     }
@@ -204,9 +244,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Features => features::show(json),
         Command::Run => {
             log_to_stderr(json);
-            run(whole()?)
+            run(whole()?, file(cli.common.config.as_deref()))
         }
-        Command::Status => status::show(&subject()?, json),
+        Command::Status => status::show(&running(cli.common.config.as_deref(), name)?, json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),
         Command::Fastpath { to } => switch(&subject()?, *to, json),
         Command::Flows { what: Flows::List } => flows::list(&subject()?, json),
@@ -226,8 +266,7 @@ fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
     let (on, mut pins) = (to == OnOff::On, subject.pins()?);
     let how = if on { "on" } else { "off: every packet is the kernel's" };
     let (mut lines, mut report) = (String::new(), vec![]);
-    for network in subject.networks() {
-        let id = pins.network(network)?;
+    for (network, id) in subject.numbered(&pins)? {
         pins.switch(id, on)?;
         lines += &format!("fast path of network {network} is {how}\n");
         report.push(serde_json::json!({ "network": network, "switched_on": on }));
@@ -239,10 +278,11 @@ fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Runs the agent, and does not wait for a file that somebody reads for it.
-fn run(config: Config) -> anyhow::Result<()> {
+/// Runs the agent, which follows the configuration at `path`, if there is one, and does not wait for a file that
+/// somebody reads for it.
+fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    let ended = runtime.block_on(agent::run(config));
+    let ended = runtime.block_on(agent::run(config, path));
     runtime.shutdown_background();
     ended
 }

@@ -129,6 +129,9 @@ fn text(run_dir: &Path, report: &Report) -> String {
         let fastpath = report.fastpath_of.get(&network.name).unwrap_or(&report.fastpath);
         network_text(&mut out, network, fastpath);
     }
+    if let Some(error) = &status.config_error {
+        let _ = writeln!(out, "refused    the configuration, the one before is in force: {error}");
+    }
     if let Some(error) = &status.error {
         let _ = writeln!(out, "stuck      {error}");
     }
@@ -168,7 +171,9 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     for caution in network.bridge.iter().flat_map(|bridge| &bridge.cautions) {
         let _ = writeln!(out, "caution    {caution}");
     }
-    for (label, error) in [("refused", &network.reload_error), ("stuck", &network.plan_error)] {
+    let errors =
+        [("pending", &network.pending), ("refused", &network.reload_error), ("stuck", &network.plan_error)];
+    for (label, error) in errors {
         if let Some(error) = error {
             let _ = writeln!(out, "{label:<10} {error}");
         }

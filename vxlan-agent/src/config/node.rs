@@ -1,7 +1,7 @@
 //! The section `[node]`: what is particular to this node.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,21 @@ impl Default for NodeConfig {
 }
 
 impl NodeConfig {
+    /// Reads the section `[node]` of the file at `path` alone, whatever else is wrong there.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or this section is wrong.
+    pub fn read(path: &Path) -> Result<Self, Refused> {
+        #[derive(Deserialize)]
+        struct NodeSection {
+            #[serde(default)]
+            node: NodeConfig,
+        }
+        let text = Text::read(path)?;
+        let NodeSection { node } = text.parse()?;
+        node.complete(&text, &hostname)
+    }
+
     /// Where the pins of all networks lie.
     pub fn pins(&self) -> PathBuf {
         ownership::node_pin_dir(&self.pin_dir)

@@ -1,6 +1,6 @@
 //! `[pods]`: what pods need of their node besides the overlay. All of it is off unless asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
@@ -66,6 +66,12 @@ impl Default for PodsConfig {
 }
 
 impl PodsConfig {
+    /// The files that are asked for.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let conflist = (self.cni != Cni::Off).then_some(&self.cni_file);
+        self.subnet_file.iter().chain(conflist).map(PathBuf::as_path)
+    }
+
     /// Whether anything of this needs to know the pod networks.
     pub fn needs_networks(&self) -> bool {
         self.masquerade || self.subnet_file.is_some()

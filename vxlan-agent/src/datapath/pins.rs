@@ -46,6 +46,12 @@ impl Pins {
         Ok(state)
     }
 
+    /// Names of the networks.
+    pub fn networks(&self) -> Result<Vec<String>> {
+        let networks = self.maps.networks()?;
+        Ok(networks.values().filter_map(|network| Some(network.name()?.to_owned())).collect())
+    }
+
     /// The number of the network called `name`.
     pub fn network(&self, name: &str) -> Result<NetworkId> {
         let networks = self.maps.networks()?;

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Endpoint, Key6, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, Station, VniKey, Vtep, VtepId,
+    name_bytes,
 };
 
 use crate::net::IfIndex;
@@ -179,6 +180,11 @@ impl DatapathState {
         self.endpoints.extend(endpoints);
         self.links.extend(links);
         self.attachments.extend(attachments);
+    }
+
+    /// The number of the network called `name`, if it has one.
+    pub fn number(&self, name: &str) -> Option<NetworkId> {
+        self.networks.iter().find(|(_, network)| network.name == name_bytes(name)).map(|(id, _)| *id)
     }
 
     /// What there is of one network.

@@ -22,6 +22,7 @@ use crate::net::{IfIndex, Mac};
 use crate::ownership;
 
 /// A netlink socket in the network namespace of the thread that opened it.
+#[derive(Clone)]
 pub struct Netlink {
     handle: Handle,
 }

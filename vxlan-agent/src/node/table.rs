@@ -172,14 +172,13 @@ pub fn remove(network: &str) -> anyhow::Result<bool> {
     }
 }
 
-/// Removes tables of networks that this agent is not for and no other agent is, as far as one can
-/// see: every rule is marked as ours, and `is_served` knows no device of that network. Names the
-/// networks.
-pub fn remove_unused(own: &str, is_served: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
+/// Removes tables of networks that no agent is for, as far as one can see: every rule is marked as ours, and
+/// `is_served` knows the network neither from a configuration nor by a device. Names the networks.
+pub fn remove_unused(is_served: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
     let mut removed = vec![];
     for table in nft::tables().map_err(|e| explain(&e))? {
         let Some(network) = ownership::network_of_nft_table(&table) else { continue };
-        if network == own || is_served(network) {
+        if is_served(network) {
             continue;
         }
         let comments = nft::comments(&table).map_err(|e| explain(&e))?;

@@ -51,7 +51,11 @@ impl FileSource {
     ) {
         let _keep_watching = watcher;
         let source = Arc::new(self);
-        while changed.recv().await.is_some() {
+        loop {
+            tokio::select! {
+                told = changed.recv() => if told.is_none() { return },
+                () = out.closed() => return,
+            }
             tokio::time::sleep(SETTLE).await;
             while changed.try_recv().is_ok() {}
             // A slow file system or a long file keeps nobody waiting.

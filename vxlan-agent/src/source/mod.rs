@@ -16,6 +16,9 @@ pub use kubernetes::KubernetesSource;
 /// What a source last saw: a checked cluster, or one sentence why what it saw was refused.
 pub type Snapshot = Result<ClusterState, String>;
 
+/// Where somebody is told why a source has nothing to say yet.
+pub type Waits = dyn Fn(&str) + Send + Sync;
+
 /// Something that knows the cluster.
 pub trait Source {
     /// The state now, then every later one. Slow receivers see the newest only.

@@ -16,6 +16,7 @@ mod hostile;
 mod interop;
 mod kubernetes;
 mod limits;
+mod networks;
 mod notrack;
 mod onward;
 mod outlive;

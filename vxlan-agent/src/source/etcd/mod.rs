@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::watch as latest;
 
-use super::{Snapshot, Source};
+use super::{Snapshot, Source, Waits};
 use crate::cluster::Viewer;
 use crate::local::Local;
 pub use api::Access;
@@ -50,11 +50,11 @@ pub struct Settings {
     pub margin: Duration,
 }
 
-/// The network's parameters, as soon as they are there and can be used.
+/// The network's parameters, as soon as they are there and can be used; `waits` is told why they are not.
 ///
 /// # Errors
 /// `access` cannot be used: a file cannot be read.
-pub async fn network(access: &Access) -> anyhow::Result<Network> {
+pub async fn network(access: &Access, waits: &Waits) -> anyhow::Result<Network> {
     let mut members = Members::new(access.clone())?;
     let mut said = None;
     loop {
@@ -64,6 +64,7 @@ pub async fn network(access: &Access) -> anyhow::Result<Network> {
         };
         if said.as_ref() != Some(&reason) {
             tracing::warn!("waiting for the network's parameters, the overlay goes on as it is: {reason}");
+            waits(&reason);
         }
         said = Some(reason);
         tokio::time::sleep(ASK_AGAIN).await;

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch as latest};
 use vxlan_ebpf_common::maps::Family;
 
-use super::{Snapshot, Source};
+use super::{Snapshot, Source, Waits};
 use crate::cluster::Viewer;
 use crate::local::Local;
 use annotations::Names;
@@ -96,7 +96,8 @@ impl KubernetesSource {
     }
 }
 
-/// Name of the node that the pod `name` in `namespace` runs on, as soon as the API server says so.
+/// Name of the node that the pod `name` in `namespace` runs on, as soon as the API server says so;
+/// `waits` is told why it does not.
 ///
 /// # Errors
 /// There is no usable configuration.
@@ -104,6 +105,7 @@ pub async fn node_of(
     kubeconfig: Option<&std::path::Path>,
     namespace: &str,
     name: &str,
+    waits: &Waits,
 ) -> anyhow::Result<String> {
     let api = Api::new(kubeconfig).await?;
     let mut said = false;
@@ -112,6 +114,7 @@ pub async fn node_of(
             Ok(node) => return Ok(node),
             Err(failure) if !said => {
                 tracing::warn!("cannot ask which node this is, the overlay goes on as it is: {failure}");
+                waits(&failure.to_string());
                 said = true;
             }
             Err(_) => {}
