@@ -5,7 +5,7 @@ use std::ops::Deref as _;
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Host, SegmentLab, SegmentNode, SegmentSpec, agent, host, kernel};
+use super::{SegmentLab, SegmentNode, SegmentSpec, agent, host, kernel};
 use crate::lab::site::Site;
 use crate::lab::underlay::{self, FABRIC, link_nodes};
 use crate::lab::{Agent, Netns, Overlay, StateFile, StateNode, UNDERLAY, addr, topology};
@@ -53,7 +53,7 @@ pub(super) fn build(spec: &SegmentSpec) -> Result<SegmentLab> {
             lab.hosts.push(host);
         }
     }
-    lab.hosts.iter().try_for_each(Host::wait_up)?;
+    lab.hosts.iter().try_for_each(|host| host.wait_up(lab.node(host.node)))?;
     Ok(lab)
 }
 

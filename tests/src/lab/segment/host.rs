@@ -74,13 +74,17 @@ impl Host {
         let port = &self.port;
         old.ip(&format!("link set {port} netns {}\n", new.namespace()))?;
         new.ip(&format!("link set {port} master {} up\n", self.bridge))?;
-        self.wait_up()
+        self.wait_up(new)
     }
 
-    /// Waits until its link is up: what it sends before is lost.
-    pub(super) fn wait_up(&self) -> Result<()> {
+    /// Waits until its link to `node` is up at both ends: what it sends before is lost.
+    pub(super) fn wait_up(&self, node: &SegmentNode) -> Result<()> {
+        // A tap has no state of its own.
+        let is_up = |shown: String| shown.contains(" state UP ") || self.cable.is_some();
+        let forwards = || node.sh(&format!("ip -d -o link show dev {}", self.port));
         wait_until(&format!("the link of {} is up", self.name), Duration::from_secs(5), || {
-            self.sh("ip -o link show dev eth0").is_ok_and(|shown| shown.contains(" state UP "))
+            self.sh("ip -o link show dev eth0").is_ok_and(is_up)
+                && forwards().is_ok_and(|shown| shown.contains("bridge_slave state forwarding"))
         })
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::kernel::{Address, FdbEntry, Flood, KernelChange, Remote, diff};
+use crate::kernel::{Address, FdbEntry, Flood, KernelChange, Neighbour, Remote, diff};
 use crate::net::Vni;
 
 const BRIDGE: IfIndex = IfIndex(5);
@@ -213,4 +213,34 @@ fn a_network_that_becomes_a_routed_one_leaves_its_bridge() {
     tables.links.get_mut(&BRIDGE).expect("there").alias = None;
     let (state, _) = observed(&tables, &SOUGHT).expect("ours");
     assert_eq!(diff(&state, &routed), [], "what an operator has made it");
+}
+
+#[test]
+fn neighbours_on_the_bridge_are_ours_by_their_protocol_number() {
+    let known = |n: u8, permanent, ours| {
+        ((BRIDGE, IpAddr::from([10, 0, 0, n])), Neighbour { mac: mac(n), permanent, ours })
+    };
+    for alias in [None, Some("vxlan-agent bridge lan")] {
+        let mut tables = world(alias);
+        tables.neighbours.extend([known(1, true, true), known(2, true, false), known(3, false, true)]);
+        let state = look(&tables);
+        assert_eq!(state.answers, [(IpAddr::from([10, 0, 0, 1]), mac(1))].into(), "{alias:?}");
+        let desired = KernelState { answers: [].into(), ..state.clone() };
+        let removal = KernelChange::RemoveAnswer("br1".into(), [10, 0, 0, 1].into());
+        assert_eq!(diff(&state, &desired), [removal]);
+    }
+}
+
+#[test]
+fn what_was_learnt_of_somebody_who_is_no_node_is_forgotten() {
+    let far = |n, ages| Remote { vtep: Some(vtep(n)), plain: true, ages };
+    let mut tables = ours();
+    for (n, remote) in [(1, far(2, true)), (2, far(3, true)), (3, far(3, false))] {
+        tables.remotes.insert((DEVICE, mac(n)), remote);
+    }
+    tables.remotes.insert((PORT, mac(4)), far(3, true));
+    let state = KernelState { orphans: orphans(&tables, DEVICE, &[vtep(2)].into()), ..look(&tables) };
+    assert_eq!(state.orphans, [mac(2)].into());
+    let desired = KernelState { orphans: [].into(), ..state.clone() };
+    assert_eq!(diff(&state, &desired), [KernelChange::RemoveStation(mac(2))]);
 }
