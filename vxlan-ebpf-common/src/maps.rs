@@ -518,7 +518,7 @@ pub struct Station {
     pub mtu: u16,
     /// Or of [`station`]'s bits.
     pub flags: u8,
-    /// A program's note: 1 if a frame of it has come from elsewhere since the agent wrote the entry.
+    /// A program's note: a value of [`moved`].
     pub moved: u8,
     /// A program's note: the tick, its low bits, when [`confirmed`](Self::confirmed) was last compared.
     pub tick: u32,
@@ -534,6 +534,16 @@ pub mod station {
     pub const HOOKED_IN: u8 = 1 << 1;
     /// The same of frames from it.
     pub const HOOKED_OUT: u8 = 1 << 2;
+}
+
+/// Values of [`Station::moved`]: where frames of the station have come from since the agent wrote the entry.
+pub mod moved {
+    /// From where the entry says.
+    pub const NOT: u8 = 0;
+    /// From elsewhere.
+    pub const AWAY: u8 = 1;
+    /// From elsewhere, and then again from behind the VTEP that the entry says. The kernel's bridge is to see it.
+    pub const BACK: u8 = 2;
 }
 
 impl Station {

@@ -138,7 +138,7 @@ impl Packet for Frame {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     /// It is elsewhere, or back.
-    Moved(bool),
+    Moved(u8),
     /// The kernel was given a frame of it.
     Confirmed,
 }
@@ -266,7 +266,7 @@ impl Tables for Maps {
         self.stations.get(key)
     }
 
-    fn note_moved(&self, station: &Station, moved: bool) {
+    fn note_moved(&self, station: &Station, moved: u8) {
         self.notes.borrow_mut().push((station.written(), Note::Moved(moved)));
     }
 

@@ -11,7 +11,7 @@ use crate::encap;
 use crate::headers::{ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
 use crate::hooks::{self, Bridged, Forward};
 use crate::inner::{self, Inner, largest_packet};
-use crate::maps::{LOCAL_VTEP, MacKey, Network, Station, station};
+use crate::maps::{LOCAL_VTEP, MacKey, Network, Station, moved, station};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, OuterIp, Underlay};
@@ -40,7 +40,7 @@ pub(crate) fn from_port<'t, P: Packet, T: Tables>(
     if sender.flags & station::HOOKED_OUT != 0 {
         return Err(Reason::Hooked);
     }
-    confirm(t, sender)?;
+    confirm(t, sender, moved::AWAY)?;
     let receiver = receiver(t, network, &eth)?;
     match eth.ether_type {
         ETH_P_IP => switch::<P, T, Ipv4>(p, t, network, &eth, receiver),
@@ -81,7 +81,7 @@ pub(crate) fn from_tunnel<'t, P: Packet, T: Tables>(
     if sender.ifindex != 0 {
         return Err(elsewhere(t, sender));
     }
-    confirm(t, sender)?;
+    confirm(t, sender, moved::BACK)?;
     let receiver = behind_port(t, network, eth)?;
     match eth.ether_type {
         ETH_P_IP => deliver::<P, Ipv4>(p, receiver),
@@ -114,7 +114,11 @@ pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
         return Err(elsewhere(t, sender));
     }
     decap::check_whole::<P, U>(p, network, outer, vtep)?;
-    // It is confirmed behind the vxlan device, where the bridge is next.
+    // What the kernel's bridge has to see is noted behind the vxlan device, where it is next.
+    if sender.moved != moved::NOT {
+        t.note_moved(sender, moved::BACK);
+        return Err(Reason::Moved);
+    }
     if is_due(t, sender).is_some() {
         return Err(Reason::Unconfirmed);
     }
@@ -162,16 +166,18 @@ fn sender<'t, T: Tables>(t: &'t T, network: &Network, eth: &Eth) -> Result<&'t S
 /// Notes that `station` is elsewhere: the kernel's bridge is given the frame, and says where.
 #[inline(always)]
 fn elsewhere<T: Tables>(t: &T, station: &Station) -> Reason {
-    t.note_moved(station, true);
+    t.note_moved(station, moved::AWAY);
     Reason::Moved
 }
 
-/// Gives the kernel a frame of `station`, which comes from where it is known to be, if it is time to, or if
-/// there was one from elsewhere since.
+/// Gives the kernel's bridge a frame of `station` if it is time to, or if there was one from elsewhere. It is
+/// from where the station is known to be if what is noted of that is no less than `back`.
 #[inline(always)]
-fn confirm<T: Tables>(t: &T, station: &Station) -> Result<(), Reason> {
-    if station.moved != 0 {
-        t.note_moved(station, false);
+fn confirm<T: Tables>(t: &T, station: &Station, back: u8) -> Result<(), Reason> {
+    if station.moved != moved::NOT {
+        if station.moved >= back {
+            t.note_moved(station, moved::NOT);
+        }
         return Err(Reason::Moved);
     }
     match is_due(t, station) {
@@ -205,7 +211,7 @@ fn receiver<'t, T: Tables>(t: &'t T, network: &Network, eth: &Eth) -> Result<&'t
         return Err(Reason::Flooded);
     }
     let receiver = t.station(&MacKey::of(network.id, eth.dst)).ok_or(Reason::UnknownStation)?;
-    if receiver.moved != 0 {
+    if receiver.moved != moved::NOT {
         return Err(Reason::Moved);
     }
     if receiver.flags & station::HOOKED_IN != 0 {

@@ -29,8 +29,9 @@ pub trait Tables {
     fn vtep_id(&self, network: NetworkId, address: &Addr) -> Option<VtepId>;
     /// STATIONS.
     fn station(&self, key: &MacKey) -> Option<&Station>;
-    /// Notes in an entry of STATIONS whether its station is elsewhere now.
-    fn note_moved(&self, station: &Station, moved: bool);
+    /// Notes in an entry of STATIONS whether its station is elsewhere now: a value of
+    /// [`moved`](crate::maps::moved).
+    fn note_moved(&self, station: &Station, moved: u8);
     /// Notes in an entry of STATIONS when the kernel was given a frame of it.
     fn note_confirmed(&self, station: &Station, now: u64);
     /// Notes in an entry of STATIONS the tick in which that was looked at.

@@ -109,10 +109,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn note_moved(&self, station: &Station, moved: bool) {
-        // SAFETY: the entry lies in a map's memory, which any program may write to; what is read of it says
-        // one or the other.
-        unsafe { (&raw const station.moved).cast_mut().write_volatile(u8::from(moved)) };
+    fn note_moved(&self, station: &Station, moved: u8) {
+        // SAFETY: the entry lies in a map's memory, which any program may write to; it is one byte.
+        unsafe { (&raw const station.moved).cast_mut().write_volatile(moved) };
     }
 
     #[inline(always)]

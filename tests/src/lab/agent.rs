@@ -390,13 +390,12 @@ impl Agent {
         let nothing_to_retry = |all: &serde_json::Value| all.as_array().is_none_or(Vec::is_empty);
         // An older agent says of its network what it tries again.
         let planned = |network: &serde_json::Value| {
-            network["plan_error"].is_null()
-                && network["pending"].is_null()
-                && nothing_to_retry(&network["retrying"])
+            network["plan_error"].is_null() && nothing_to_retry(&network["retrying"])
         };
         let programmed = status["running"] == true
             && status["pid"].as_u64() == self.pid().map(u64::from)
             && status["networks"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(planned))
+            && status["networks"][0]["pending"].is_null()
             && nothing_to_retry(&status["retrying"]);
         let fastpath = &status["fastpath"];
         let attached = fastpath["attachments"].as_array().map_or(0, Vec::len);

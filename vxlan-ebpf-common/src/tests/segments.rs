@@ -3,7 +3,7 @@
 use super::*;
 use crate::counters::Hook;
 use crate::hooks::{port_ingress, tunnel_egress, tunnel_ingress, underlay_ingress, underlay_xdp};
-use crate::maps::{MacKey, Station, station};
+use crate::maps::{MacKey, Station, moved, station};
 use crate::model::Note;
 use crate::oracle;
 use crate::segment::CONFIRM;
@@ -107,7 +107,7 @@ fn who_sends_from_elsewhere_is_the_kernels_to_find() {
         let maps = segment();
         assert_eq!(oracle::check(hook, &frame, &maps), Reason::Moved);
         let station = maps.stations[&MacKey::new(NETWORK, mac)].written();
-        assert_eq!(*maps.notes.borrow(), [(station, Note::Moved(true))]);
+        assert_eq!(*maps.notes.borrow(), [(station, Note::Moved(moved::AWAY))]);
     }
 }
 
@@ -128,7 +128,22 @@ fn a_station_that_has_moved_gets_and_sends_by_the_kernel_until_it_is_heard_where
     back.ifindex = 2;
     assert_eq!(run_with(port_ingress, &back, &maps).0, Reason::Moved);
     let station = maps.stations[&MacKey::new(NETWORK, NEIGHBOUR)].written();
-    assert_eq!(*maps.notes.borrow(), [(station, Note::Moved(false))]);
+    assert_eq!(*maps.notes.borrow(), [(station, Note::Moved(moved::NOT))]);
+}
+
+#[test]
+fn a_remote_station_is_back_when_the_bridge_has_seen_it() {
+    let (inner, frame) = frame_from(REMOTE4, false);
+    let (mut maps, key) = (segment(), MacKey::new(NETWORK, station_mac(REMOTE4)));
+    change(&mut maps, station_mac(REMOTE4), |station| station.moved = moved::AWAY);
+    // Behind the device nobody knows where it came from.
+    assert_eq!(run_with(tunnel_ingress, &inner.frame(), &maps).0, Reason::Moved);
+    assert_eq!(maps.notes.take(), []);
+    assert_eq!(run_with(underlay_ingress, &frame, &maps).0, Reason::Moved);
+    assert_eq!(maps.notes.take(), [(maps.stations[&key].written(), Note::Moved(moved::BACK))]);
+    change(&mut maps, station_mac(REMOTE4), |station| station.moved = moved::BACK);
+    assert_eq!(run_with(tunnel_ingress, &inner.frame(), &maps).0, Reason::Moved);
+    assert_eq!(maps.notes.take(), [(maps.stations[&key].written(), Note::Moved(moved::NOT))]);
 }
 
 #[test]
