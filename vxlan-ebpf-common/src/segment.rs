@@ -154,6 +154,7 @@ fn extract<P: Packet, U: Underlay, H: Inner>(
     if tos != ip.tos() {
         ip.replace(&ip.with_tos(tos), p, ETH_LEN).ok_or(Reason::WriteFailed)?;
     }
+    address_to(p, receiver);
     Ok(())
 }
 
@@ -227,9 +228,22 @@ fn behind_port<'t, T: Tables>(t: &'t T, network: &Network, eth: &Eth) -> Result<
     if receiver.ifindex == 0 { Err(Reason::NoEndpoint) } else { Ok(receiver) }
 }
 
-/// Whether a bare frame fits the receiver's port.
+/// Makes a bare frame ready for the receiver's port, if it fits.
 #[inline(always)]
-fn to_port<P: Packet, H: Inner>(p: &P, ip: &H, receiver: &Station) -> Result<(), Reason> {
+fn to_port<P: Packet, H: Inner>(p: &mut P, ip: &H, receiver: &Station) -> Result<(), Reason> {
     let largest = largest_packet(p, ip, ETH_LEN, p.length() - ETH_LEN as u32)?;
-    if largest > u32::from(receiver.mtu) { Err(Reason::TooBig) } else { Ok(()) }
+    if largest > u32::from(receiver.mtu) {
+        return Err(Reason::TooBig);
+    }
+    address_to(p, receiver);
+    Ok(())
+}
+
+/// Has the other end of a veth take a frame that it gets right away: it does not look whose MAC it has
+/// (`eth_type_trans` would, v6.18), and the station has said that it is there.
+#[inline(always)]
+fn address_to<P: Packet>(p: &mut P, receiver: &Station) {
+    if receiver.flags & station::PEER != 0 {
+        p.address_to_host();
+    }
 }
