@@ -8,7 +8,7 @@ use crate::maps::NetworkId;
 pub enum Hook {
     /// TC ingress on the host side of a pod's veth.
     PodEgress = 0,
-    /// TC egress on the vxlan device.
+    /// TC egress on the vxlan device, and on ports of a segment's bridge, where it looks only.
     TunnelEgress = 1,
     /// TC ingress on the underlay interface.
     UnderlayIngress = 2,
@@ -162,7 +162,7 @@ reasons! {
 
     /// The flow has not been seen to pass the host stack unchanged (yet, or once more).
     Unverified = 29, "unverified", Kernel;
-    /// The host stack has passed it to a pod.
+    /// The host stack has passed it to a pod, or out of a segment's port.
     Passed = 30, "passed", Kernel;
 
     /// The outer source is not a VTEP of this network.

@@ -153,8 +153,7 @@ fn routed_to_tunnel<'t, P: Packet, T: Tables>(
 ) -> Result<Forward<'t>, Reason> {
     let eth = untagged(p)?;
     if network.kind == Kind::L2 as u8 {
-        // From the bridge, for the vxlan device to note that it is in use.
-        return Err(Reason::Unconfirmed);
+        return Err(segment::from_bridge(p, t, network, &eth));
     }
     match eth.ether_type {
         ETH_P_IP => from_host::<P, T, Ipv4>(p, t, network, &eth),

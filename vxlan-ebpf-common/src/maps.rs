@@ -524,6 +524,10 @@ pub struct Station {
     pub tick: u32,
     /// A program's note: when the kernel was last given a frame of it, `CLOCK_MONOTONIC` in nanoseconds.
     pub confirmed: u64,
+    /// A program's note: [`tick_mark`] of when the port was last found to be there.
+    pub found: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Bits of [`Station::flags`].
@@ -549,12 +553,12 @@ pub mod moved {
 impl Station {
     /// A remote VTEP itself.
     pub const fn vtep(vtep: VtepId) -> Self {
-        Self { vtep, ifindex: 0, mtu: 0, flags: 0, moved: 0, tick: 0, confirmed: 0 }
+        Self { vtep, ifindex: 0, mtu: 0, flags: 0, moved: 0, tick: 0, confirmed: 0, found: 0, reserved: 0 }
     }
 
     /// The entry as the agent writes it, without programs' notes.
     pub const fn written(self) -> Self {
-        Self { moved: 0, tick: 0, confirmed: 0, ..self }
+        Self { moved: 0, tick: 0, confirmed: 0, found: 0, ..self }
     }
 }
 
@@ -626,6 +630,8 @@ pub mod link {
     pub const HAD6: u32 = 1 << 5;
     /// As [`SEVERAL4`].
     pub const SEVERAL6: u32 = 1 << 6;
+    /// It is the network's vxlan device.
+    pub const DEVICE: u32 = 1 << 7;
 }
 
 impl LinkEntry {
@@ -786,7 +792,7 @@ const _: () = {
     assert!(size_of::<VniKey>() == 4 + 2 + 2);
     assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 2);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
-    assert!(size_of::<Station>() == 4 + 4 + 2 + 1 + 1 + 4 + 8);
+    assert!(size_of::<Station>() == 4 + 4 + 2 + 1 + 1 + 4 + 8 + 4 + 4);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1 + 4);
     assert!(size_of::<LinkEntry>() == 8);
     assert!(size_of::<FlowKey>() == 2 * 16 + 2 * 2 + 1 + 3);

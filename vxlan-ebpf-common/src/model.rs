@@ -35,6 +35,8 @@ pub struct Frame {
     pub stray: bool,
     /// [`Packet::ifindex`].
     pub ifindex: u32,
+    /// [`Packet::arrived_by`].
+    pub arrived_by: u32,
     /// [`Packet::flow_hash`].
     pub flow_hash: u32,
     /// [`Packet::random`].
@@ -91,6 +93,10 @@ impl Packet for Frame {
 
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    fn arrived_by(&self) -> u32 {
+        self.arrived_by
     }
 
     fn has_interface(&self, ifindex: u32) -> bool {
@@ -273,6 +279,8 @@ impl Tables for Maps {
     fn note_confirmed(&self, station: &Station, _now: u64) {
         self.notes.borrow_mut().push((station.written(), Note::Confirmed));
     }
+
+    fn note_port_found(&self, _station: &Station, _tick: u32) {}
 
     fn note_tick(&self, _station: &Station, _tick: u32) {}
 

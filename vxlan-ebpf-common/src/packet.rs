@@ -74,6 +74,11 @@ pub trait Packet {
     /// Interface that the hook belongs to.
     fn ifindex(&self) -> u32;
 
+    /// Interface that the packet came to this host by, 0 if none or if that cannot be told.
+    fn arrived_by(&self) -> u32 {
+        0
+    }
+
     /// Whether there is an interface of this index where the hook is.
     fn has_interface(&self, ifindex: u32) -> bool;
 

@@ -11,7 +11,7 @@ use crate::encap;
 use crate::headers::{ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac};
 use crate::hooks::{self, Bridged, Forward};
 use crate::inner::{self, Inner, largest_packet};
-use crate::maps::{LOCAL_VTEP, MacKey, Network, Station, moved, station};
+use crate::maps::{LOCAL_VTEP, MacKey, Network, Station, link, moved, station, tick_mark};
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, OuterIp, Underlay};
@@ -65,8 +65,32 @@ fn switch<'t, P: Packet, T: Tables, H: Inner>(
     if receiver.ifindex == p.ifindex() {
         return Err(Reason::SamePort);
     }
+    find_port(p, t, receiver)?;
     to_port(p, &ip, receiver)?;
     Ok(Forward::Bridged(receiver, Bridged::Switched))
+}
+
+/// What the kernel's bridge sends out of a port, or to the vxlan device: looked at, never forwarded.
+///
+/// Somebody may answer it before the agent has heard that its sender is elsewhere now. Where it came in there
+/// may be no program yet.
+#[inline(always)]
+pub(crate) fn from_bridge<P: Packet, T: Tables>(p: &P, t: &T, network: &Network, eth: &Eth) -> Reason {
+    let from = p.arrived_by();
+    match t.station(&MacKey::of(network.id, eth.src)) {
+        Some(sender) if from != 0 && !is_at(t, network, sender, from) => elsewhere(t, sender),
+        _ => Reason::Passed,
+    }
+}
+
+/// Whether frames of `station` arrive by the interface `from`: its port; or the vxlan device, or the underlay,
+/// if a program has taken them out of the tunnel.
+#[inline(always)]
+fn is_at<T: Tables>(t: &T, network: &Network, station: &Station, from: u32) -> bool {
+    if station.ifindex != 0 {
+        return station.ifindex == from;
+    }
+    from == network.local4.ifindex || from == network.local6.ifindex || t.link(from).flags & link::DEVICE != 0
 }
 
 /// What the kernel's vxlan device took out of a tunnel. It has learnt who sent it.
@@ -82,7 +106,7 @@ pub(crate) fn from_tunnel<'t, P: Packet, T: Tables>(
         return Err(elsewhere(t, sender));
     }
     confirm(t, sender, moved::BACK)?;
-    let receiver = behind_port(t, network, eth)?;
+    let receiver = behind_port(p, t, network, eth)?;
     match eth.ether_type {
         ETH_P_IP => deliver::<P, Ipv4>(p, receiver),
         ETH_P_IPV6 => deliver::<P, Ipv6>(p, receiver),
@@ -122,7 +146,7 @@ pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     if is_due(t, sender).is_some() {
         return Err(Reason::Unconfirmed);
     }
-    let receiver = behind_port(t, network, &eth)?;
+    let receiver = behind_port(p, t, network, &eth)?;
     match eth.ether_type {
         ETH_P_IP => extract::<P, U, Ipv4>(p, outer, &eth, receiver),
         ETH_P_IPV6 => extract::<P, U, Ipv6>(p, outer, &eth, receiver),
@@ -223,9 +247,31 @@ fn receiver<'t, T: Tables>(t: &'t T, network: &Network, eth: &Eth) -> Result<&'t
 
 /// As [`receiver`], if that is behind a port of this node.
 #[inline(always)]
-fn behind_port<'t, T: Tables>(t: &'t T, network: &Network, eth: &Eth) -> Result<&'t Station, Reason> {
+fn behind_port<'t, P: Packet, T: Tables>(
+    p: &P,
+    t: &'t T,
+    network: &Network,
+    eth: &Eth,
+) -> Result<&'t Station, Reason> {
     let receiver = receiver(t, network, eth)?;
-    if receiver.ifindex == 0 { Err(Reason::NoEndpoint) } else { Ok(receiver) }
+    if receiver.ifindex == 0 {
+        return Err(Reason::NoEndpoint);
+    }
+    find_port(p, t, receiver)?;
+    Ok(receiver)
+}
+
+/// Looks whether the port of `receiver` is there, once in two ticks; see [`decap::receiver`].
+#[inline(always)]
+fn find_port<P: Packet, T: Tables>(p: &P, t: &T, receiver: &Station) -> Result<(), Reason> {
+    let tick = tick_mark(t.tick());
+    if receiver.found != tick {
+        if !p.has_interface(receiver.ifindex) {
+            return Err(Reason::NoEndpoint);
+        }
+        t.note_port_found(receiver, tick);
+    }
+    Ok(())
 }
 
 /// Makes a bare frame ready for the receiver's port, if it fits.

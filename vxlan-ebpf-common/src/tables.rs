@@ -34,6 +34,8 @@ pub trait Tables {
     fn note_moved(&self, station: &Station, moved: u8);
     /// Notes in an entry of STATIONS when the kernel was given a frame of it.
     fn note_confirmed(&self, station: &Station, now: u64);
+    /// Notes in an entry of STATIONS that its port was found.
+    fn note_port_found(&self, station: &Station, tick: u32);
     /// Notes in an entry of STATIONS the tick in which that was looked at.
     fn note_tick(&self, station: &Station, tick: u32);
     /// ENDPOINTS4.

@@ -121,6 +121,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn note_port_found(&self, station: &Station, tick: u32) {
+        // SAFETY: as above.
+        unsafe { (&raw const station.found).cast_mut().write_volatile(tick) };
+    }
+
+    #[inline(always)]
     fn note_tick(&self, station: &Station, tick: u32) {
         // SAFETY: as above.
         unsafe { (&raw const station.tick).cast_mut().write_volatile(tick) };

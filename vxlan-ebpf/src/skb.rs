@@ -138,6 +138,12 @@ impl<const HELPER: bool> Packet for TcPacket<HELPER> {
     }
 
     #[inline(always)]
+    fn arrived_by(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    #[inline(always)]
     fn has_interface(&self, ifindex: u32) -> bool {
         let mut mtu = 0;
         // SAFETY: the context is valid while the program runs.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::counters::Hook;
 use crate::hooks::{port_ingress, tunnel_egress, tunnel_ingress, underlay_ingress, underlay_xdp};
-use crate::maps::{MacKey, Station, moved, station};
+use crate::maps::{LinkEntry, MacKey, Station, link, moved, station};
 use crate::model::Note;
 use crate::oracle;
 use crate::segment::CONFIRM;
@@ -63,7 +63,7 @@ fn what_the_device_took_out_of_a_tunnel_is_delivered() {
     let frame = inner.frame();
     assert_eq!(oracle::check(Hook::TunnelIngress, &frame, &segment()), Reason::Delivered);
     // What the bridge sends, the device shall know of.
-    assert_eq!(run_with(tunnel_egress, &frame, &segment()).0, Reason::Unconfirmed);
+    assert_eq!(run_with(tunnel_egress, &frame, &segment()).0, Reason::Passed);
 }
 
 #[test]
@@ -108,6 +108,29 @@ fn who_sends_from_elsewhere_is_the_kernels_to_find() {
         assert_eq!(oracle::check(hook, &frame, &maps), Reason::Moved);
         let station = maps.stations[&MacKey::new(NETWORK, mac)].written();
         assert_eq!(*maps.notes.borrow(), [(station, Note::Moved(moved::AWAY))]);
+    }
+}
+
+#[test]
+fn what_the_bridge_sends_tells_where_its_sender_is() {
+    const DEVICE: u32 = 88;
+    let underlay = segment().network().local4.ifindex;
+    for (from_mac, arrived_by, is_there) in [
+        (NEIGHBOUR, 2, true),
+        (NEIGHBOUR, POD_IFINDEX, false),
+        (NEIGHBOUR, DEVICE, false),
+        (NEIGHBOUR, 0, true),
+        (station_mac(REMOTE4), DEVICE, true),
+        (station_mac(REMOTE4), underlay, true),
+        (station_mac(REMOTE4), 2, false),
+        (station_mac(9), 2, true),
+    ] {
+        let mut maps = segment();
+        maps.links.insert(DEVICE, LinkEntry { network: NETWORK, flags: link::DEVICE });
+        let frame = Frame { arrived_by, ..Inner { from_mac, ..frame_to([0xff; 6], false) }.frame() };
+        let expected = if is_there { Reason::Passed } else { Reason::Moved };
+        assert_eq!(run_with(tunnel_egress, &frame, &maps).0, expected, "{from_mac:?} by {arrived_by}");
+        assert_eq!(maps.notes.borrow().len(), usize::from(!is_there));
     }
 }
 

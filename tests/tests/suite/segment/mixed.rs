@@ -12,7 +12,7 @@ use super::{BLUE, RED, assert_all_reach_each_other, assert_answered, build, dire
 /// On the tenants' UDP port. What is for others there must not be dropped, whatever it says.
 const ROUTED: &str = "[[network]]\nname = \"pods\"\nvni = 7\nport = 4789\ndevice = \"vx-pods\"\n\
                       fastpath = \"direct\"\nother_vni = \"drop\"\n\
-                      [network.state]\nsource = \"file\"\npath = \"routed.toml\"\n\n[state]\n";
+                      [network.state]\nsource = \"file\"\npath = \"../routed.toml\"\n\n[state]\n";
 
 fn pod_ip(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, n, 2)

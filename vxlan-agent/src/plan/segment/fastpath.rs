@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
-    self, Key6, LOCAL_VTEP, LinkEntry, MacKey, Mode, NetworkId, Station, VniKey, station,
+    self, Key6, LOCAL_VTEP, LinkEntry, MacKey, Mode, NetworkId, Station, VniKey, link, station,
 };
 
 use super::super::hooked::{Hooked, Role};
@@ -53,8 +53,9 @@ impl SegmentInput<'_> {
             state.vteps.insert(vtep, self.input.vtep(node, &hooked));
             state.vtep_ids.insert(key, vtep);
         }
-        let entry = LinkEntry { network: id, flags: 0 };
-        state.links = ports.keys().copied().chain(device).map(|link| (link, entry)).collect();
+        let entry = |flags| LinkEntry { network: id, flags };
+        state.links = ports.keys().map(|port| (*port, entry(0))).collect();
+        state.links.extend(device.map(|device| (device, entry(link::DEVICE))));
         if let (true, Some(device), Some(bridge)) = (runs, device, bridge) {
             state.attachments = self.attachments(device, &ports);
             state.stations = self.stations(id, (device, bridge), &ports, &hooked);
@@ -98,8 +99,10 @@ impl SegmentInput<'_> {
     }
 
     fn attachments(&self, device: IfIndex, ports: &BTreeMap<IfIndex, &Link>) -> BTreeSet<Attachment> {
-        let fixed = [(Hook::TunnelIngress, device), (Hook::UnderlayIngress, self.side.underlay.ifindex)];
-        let ports = ports.keys().map(|port| (Hook::PortIngress, *port));
+        let underlay = (Hook::UnderlayIngress, self.side.underlay.ifindex);
+        let fixed = [(Hook::TunnelIngress, device), (Hook::TunnelEgress, device), underlay];
+        let both = [Hook::PortIngress, Hook::TunnelEgress];
+        let ports = ports.keys().flat_map(|port| both.map(|hook| (hook, *port)));
         fixed.into_iter().chain(ports).map(|(hook, on)| Attachment { hook, ifindex: on.0 }).collect()
     }
 
