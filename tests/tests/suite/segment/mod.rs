@@ -3,6 +3,7 @@
 //! Every test runs over [`PAIRINGS`]: kinds of nodes that take turns in a lab.
 
 mod dhcp;
+mod fast;
 mod frames;
 mod membership;
 mod mixed;
