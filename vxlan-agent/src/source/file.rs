@@ -1,23 +1,18 @@
 //! Cluster state from a TOML file that is the same on every node, watched with inotify.
 
 mod sections;
+mod shared;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{Snapshot, Source};
 use crate::cluster::Viewer;
-use crate::text::Text;
+use shared::Content;
 
 pub use sections::{StateFile, parse_state};
-
-/// How long a changed directory is left to settle: editors write, rename and remove in a row.
-const SETTLE: Duration = Duration::from_millis(20);
 
 /// A state file.
 #[derive(Debug)]
@@ -31,86 +26,43 @@ impl FileSource {
     pub fn new(path: PathBuf, viewer: Viewer) -> Self {
         Self { path, viewer }
     }
-
-    fn read(&self) -> (Option<String>, Snapshot) {
-        let text = match Text::read(&self.path) {
-            Ok(text) => text,
-            Err(refused) => return (None, Err(refused.to_string())),
-        };
-        let snapshot = parse_state(&text, &self.viewer).map_err(|refused| refused.to_string());
-        (Some(text.content().to_owned()), snapshot)
-    }
-
-    /// Sends a snapshot whenever the file's content differs from `seen`.
-    async fn follow(
-        self,
-        mut seen: Option<String>,
-        mut changed: mpsc::Receiver<()>,
-        out: watch::Sender<Snapshot>,
-        watcher: RecommendedWatcher,
-    ) {
-        let _keep_watching = watcher;
-        let source = Arc::new(self);
-        loop {
-            tokio::select! {
-                told = changed.recv() => if told.is_none() { return },
-                () = out.closed() => return,
-            }
-            tokio::time::sleep(SETTLE).await;
-            while changed.try_recv().is_ok() {}
-            // A slow file system or a long file keeps nobody waiting.
-            let source = Arc::clone(&source);
-            let Ok((content, snapshot)) = tokio::task::spawn_blocking(move || source.read()).await else {
-                return;
-            };
-            if content == seen {
-                continue;
-            }
-            seen = content;
-            if out.send(snapshot).is_err() {
-                return;
-            }
-        }
-    }
 }
 
 impl Source for FileSource {
     fn watch(self: Box<Self>) -> anyhow::Result<watch::Receiver<Snapshot>> {
-        let (poke, changed) = mpsc::channel(1);
-        // Watch before reading, so that a change in between is not missed.
-        let watcher = watch_directories(&self.path, poke)?;
-        let (content, snapshot) = self.read();
-        let (out, receiver) = watch::channel(snapshot);
-        tokio::spawn(self.follow(content, changed, out, watcher));
+        let mut contents = shared::follow(&self.path)?;
+        let viewer = Arc::new(self.viewer);
+        let (out, receiver) = watch::channel(seen(&contents.borrow_and_update(), &viewer));
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    changed = contents.changed() => if changed.is_err() { return },
+                    () = out.closed() => return,
+                }
+                let (content, viewer) = (contents.borrow_and_update().clone(), Arc::clone(&viewer));
+                // A long file keeps nobody waiting.
+                let Ok(snapshot) = tokio::task::spawn_blocking(move || seen(&content, &viewer)).await else {
+                    return;
+                };
+                if out.send(snapshot).is_err() {
+                    return;
+                }
+            }
+        });
         Ok(receiver)
     }
 }
 
-/// Watches the file's directory, because an editor replaces the file; where the file is a symbolic
-/// link, that of its target too.
-fn watch_directories(path: &Path, poke: mpsc::Sender<()>) -> anyhow::Result<RecommendedWatcher> {
-    let told = move |event: notify::Result<notify::Event>| {
-        // A full channel already says all there is to say; that somebody read the file says nothing.
-        if !event.is_ok_and(|e| e.kind.is_access()) {
-            let _ = poke.try_send(());
-        }
-    };
-    let mut watcher =
-        notify::recommended_watcher(told).context("cannot watch files: inotify is not available")?;
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mut directories: Vec<PathBuf> =
-        [path, &real].iter().filter_map(|p| p.parent()).map(Path::to_owned).collect();
-    directories.dedup();
-    for directory in directories {
-        let directory = if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory };
-        let context = || format!("cannot watch the state file's directory {}", directory.display());
-        watcher.watch(&directory, RecursiveMode::NonRecursive).with_context(context)?;
-    }
-    Ok(watcher)
+/// What `viewer` sees in a file.
+fn seen(content: &Content, viewer: &Viewer) -> Snapshot {
+    let text = content.as_ref().map_err(Clone::clone)?;
+    parse_state(text, viewer).map_err(|refused| refused.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::net::Vni;
 
@@ -153,5 +105,32 @@ mod tests {
 
         std::fs::remove_file(&path).expect("remove");
         assert!(next(&mut receiver).await.expect_err("gone").contains("cannot be read"));
+    }
+
+    #[tokio::test]
+    async fn many_networks_share_a_file() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("cluster.toml");
+        std::fs::write(&path, A).expect("write");
+        // More than a user may have inotify instances.
+        let source = || Box::new(FileSource::new(path.clone(), viewer())).watch().expect("watch");
+        let mut receivers: Vec<_> = (0..500).map(|_| source()).collect();
+        assert!(receivers.iter_mut().all(|receiver| receiver.borrow_and_update().is_ok()));
+        std::fs::write(&path, "nonsense").expect("write");
+        for receiver in &mut receivers {
+            assert!(next(receiver).await.is_err());
+        }
+        // Once nobody follows it any more, it is read anew.
+        drop(receivers);
+        std::fs::write(&path, A).expect("write");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(5), async {
+                while source().borrow().is_err() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await
+            .is_ok()
+        );
     }
 }
