@@ -234,6 +234,7 @@ fn switching_killing_and_restarting_lose_nothing() {
 #[test]
 fn a_mac_that_flaps_between_ports_fares_as_on_the_kernels_bridge() {
     for overlay in [Overlay::KernelVxlan, direct()] {
+        eprintln!("{overlay:?}");
         let lab = build(&SegmentSpec::pair(overlay.clone(), overlay).hosts(2));
         assert_all_reach_each_other(&lab, RED);
         // The second host of node 1 gets the first one's MAC and speaks up now and then.
@@ -241,10 +242,9 @@ fn a_mac_that_flaps_between_ports_fares_as_on_the_kernels_bridge() {
         second.ip(&format!("link set eth0 address {}\n", mac_text(first.mac))).expect("a MAC");
         for _ in 0..20 {
             for host in [first, second] {
-                // Whoever spoke last has the MAC, so an answer comes back.
+                // Whoever spoke last has the MAC, so an answer comes back, unless the other one has just spoken by itself.
                 let ask = || ping(host, other.ip4, Ping::default()).is_ok_and(|report| report.all_answered());
                 wait_until("an answer", SOON, ask).expect("in time");
-                assert_answered(host, other.ip4, Ping { count: 3, ..Ping::default() });
             }
         }
     }
