@@ -31,7 +31,7 @@ impl Network {
     /// The table, before anything can arrive through the tunnel. `look`: whether somebody may have taken
     /// rules or elements away.
     pub(super) fn set_table(&mut self, machine: &mut Machine, look: bool, wanted: &mut BTreeSet<String>) {
-        self.known_by.extend(self.cluster.owns().map(|own| own.vtep));
+        self.note_addresses();
         if look && self.no_guard.take().is_some() {
             // A module may have been loaded.
             self.no_guard = self.desired_table().as_ref().and_then(Table::no_guard);
@@ -63,6 +63,17 @@ impl Network {
                 machine.retries.failed(key, &error, now);
             }
         }
+    }
+
+    /// Remembers what other nodes know this one by.
+    fn note_addresses(&mut self) {
+        self.known_by.extend(self.cluster.owns().map(|own| own.vtep));
+    }
+
+    /// The table, if nothing is known of it yet.
+    pub(super) fn new_table(&mut self) -> Option<Table> {
+        self.note_addresses();
+        self.desired_table().filter(|_| self.table.is_none())
     }
 
     fn install(&self, desired: Option<&Table>) -> anyhow::Result<()> {

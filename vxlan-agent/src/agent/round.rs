@@ -11,6 +11,7 @@ use super::network::{Common, Network, Seen};
 use crate::config::{Attach, Fastpath, Xdp};
 use crate::datapath::{DatapathState, Options, Sizes};
 use crate::kernel::{Foreign, ruleset::has_legacy_ebtables, sysctl};
+use crate::node;
 use crate::ownership;
 use crate::plan::{self, BridgeFilters, Desired};
 
@@ -47,6 +48,7 @@ impl Agent {
         let mut planned = self.plan(&seen, &foreign);
         let mut changed = false;
         let mut hooked: Vec<Foreign> = vec![];
+        self.install_tables(&seen);
         for ((network, seen), planned) in self.networks.iter_mut().zip(&seen).zip(&mut planned) {
             let (Some(seen), Some((id, desired))) = (seen, planned) else { continue };
             network.note(*id, seen, desired, &self.machine.tables);
@@ -75,6 +77,18 @@ impl Agent {
         }
         self.machine.retries.keep_only(&wanted);
         Ok(changed)
+    }
+
+    /// Installs the nf_tables tables of networks that are new together. What fails here is tried, and told, for
+    /// each by itself.
+    fn install_tables(&mut self, seen: &[Option<Seen>]) {
+        let running = self.networks.iter_mut().zip(seen).filter(|(_, seen)| seen.is_some());
+        let new: Vec<_> = running.filter_map(|(network, _)| network.new_table()).collect();
+        if let (2.., false) = (new.len(), self.machine.retries.any())
+            && let Err(error) = node::install_tables(&new)
+        {
+            tracing::debug!("cannot install nf_tables tables together: {error:#}");
+        }
     }
 
     /// What there is of each network; nothing of one that cannot run here at the moment.

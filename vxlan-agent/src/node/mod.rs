@@ -19,7 +19,10 @@ use ipnetwork::IpNetwork;
 
 pub use file::{remove_if_same, write_if_other};
 pub use guard::Guard;
-pub use table::{Change, Table, remove as remove_table, remove_unused as remove_unused_tables};
+pub use table::{
+    Change, Table, install_together as install_tables, remove as remove_table,
+    remove_unused as remove_unused_tables,
+};
 
 use crate::config::{Cni, PodsConfig};
 use crate::net::Mtu;

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
+use std::ops::RangeFrom;
 
 use anyhow::anyhow;
 use ipnetwork::IpNetwork;
@@ -100,14 +101,19 @@ impl Table {
 
     fn replace(&self, table: &str, chains: &[Chain]) -> Batch {
         let mut batch = Batch::default();
-        delete(&mut batch, table);
+        self.replace_in(&mut batch, &mut (1..), table, chains);
+        batch
+    }
+
+    /// Adds to `batch` what replaces the table; `ids` are for its sets, and for no others in the batch.
+    fn replace_in(&self, batch: &mut Batch, ids: &mut RangeFrom<u32>, table: &str, chains: &[Chain]) {
+        delete(batch, table);
         batch.push(libc::NFT_MSG_NEWTABLE, CREATE, Attributes::default().string(nfta::TABLE_NAME, table));
-        for (id, set) in (1..).zip(self.sets()) {
-            batch.add_set(table, &set, id);
+        for (set, id) in self.sets().iter().zip(ids) {
+            batch.add_set(table, set, id);
         }
         let mark = mark(chains);
-        chains.iter().for_each(|chain| add(&mut batch, table, chain, mark));
-        batch
+        chains.iter().for_each(|chain| add(batch, table, chain, mark));
     }
 
     fn sets(&self) -> Vec<Set> {
@@ -121,6 +127,26 @@ impl Table {
         let guard = self.guard.iter().flat_map(Guard::chains);
         guard.chain(masquerade).chain(untracked).collect()
     }
+}
+
+/// Replaces those of `tables` that are not there as they should be, many in a transaction: the kernel takes
+/// some tens of milliseconds for each transaction, whatever is in it.
+pub fn install_together(tables: &[Table]) -> anyhow::Result<()> {
+    /// So few fit into the socket's buffer.
+    const TOGETHER: usize = 32;
+    let mut missing = vec![];
+    for table in tables {
+        let (name, chains) = (ownership::nft_table(&table.network), table.chains());
+        if nft::comments(&name).map_err(|e| explain(&e))? != comments(&chains) {
+            missing.push((table, name, chains));
+        }
+    }
+    for some in missing.chunks(TOGETHER) {
+        let (mut batch, mut ids) = (Batch::default(), 1..);
+        some.iter().for_each(|(table, name, chains)| table.replace_in(&mut batch, &mut ids, name, chains));
+        batch.commit().map_err(|e| explain(&e))?;
+    }
+    Ok(())
 }
 
 /// All rules' comments. They carry a mark of everything that the rules do.
