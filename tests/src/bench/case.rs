@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::course::End;
 use super::cpu::{Pair, Placement};
 use super::measure::{rr, stream, udp};
-use crate::lab::Lab;
 
 /// Which values are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,9 @@ impl Measurement {
     pub(super) const ALL: [Self; 6] =
         [Self::Stream1, Self::Stream8, Self::TcpRr, Self::TcpCrr, Self::UdpRate, Self::UdpRr];
 
+    /// Those that say most, in the order of the table: for a glance, and for bridged segments.
+    pub(super) const FEW: [Self; 4] = [Self::Stream1, Self::TcpRr, Self::UdpRate, Self::UdpRr];
+
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Stream1 => "tcp_stream_1",
@@ -87,7 +90,7 @@ impl Measurement {
         }
     }
 
-    /// Where client and server run.
+    /// Where client and server run, and what carries their frames if they have taps.
     ///
     /// Request and response take turns, so one CPU is never waited for; on two, the wake-up of an
     /// idle one would be most of what is measured. Streams keep both ends busy at the same time.
@@ -98,10 +101,16 @@ impl Measurement {
         }
     }
 
-    /// Runs the traffic from pod 1 of node 1 to pod 1 of node 2 and returns values by case name.
-    pub(super) fn run(self, lab: &Lab, cpus: Pair, duration: Duration) -> Result<Vec<(&'static str, f64)>> {
-        let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
+    /// Runs the traffic from the first of two ends to the second and returns values by case name.
+    pub(super) fn run(
+        self,
+        [client, server]: [End<'_>; 2],
+        cpus: Pair,
+        duration: Duration,
+    ) -> Result<Vec<(&'static str, f64)>> {
         let cpus = cpus.place(self.placement());
+        client.bind_to_cpu(cpus.client)?;
+        server.bind_to_cpu(cpus.server)?;
         Ok(match self {
             Self::Stream1 => {
                 let seen = stream::tcp(client, server, 1, cpus, duration)?;

@@ -44,9 +44,14 @@ pub(super) fn pair() -> Result<Pair> {
 
 /// Binds the calling thread to one CPU.
 pub(super) fn pin(cpu: usize) -> Result<()> {
+    bind(Pid::from_raw(0), cpu)
+}
+
+/// Binds a thread to one CPU.
+pub(super) fn bind(thread: Pid, cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot bind a thread to CPU {cpu}"))
+    sched_setaffinity(thread, &set).with_context(|| format!("cannot bind a thread to CPU {cpu}"))
 }
 
 /// CPU seconds that the whole machine has been busy since it started: everything in `/proc/stat`

@@ -6,14 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::case::{CASES, Measurement};
+use super::course::Course;
 use super::cpu;
 use super::stats::Summary;
-use crate::lab::Lab;
 
 const ROUNDS: usize = 3;
 const DURATION: Duration = Duration::from_millis(300);
-const MEASUREMENTS: [Measurement; 4] =
-    [Measurement::TcpRr, Measurement::UdpRr, Measurement::UdpRate, Measurement::Stream1];
 const SHOWN: [&str; 4] = ["tcp_rr", "udp_rr", "udp_rate", "tcp_stream_1"];
 
 /// One case.
@@ -23,21 +21,21 @@ pub struct Glance {
     pub title: &'static str,
     /// Unit of the values.
     pub unit: &'static str,
-    /// Medians, in the order of the labs.
+    /// Medians, in the order of the courses.
     pub values: Vec<f64>,
 }
 
-/// Measures `labs` in turn, a few rounds each.
+/// Measures `courses` in turn, a few rounds each.
 ///
 /// # Errors
 /// Traffic does not flow.
-pub fn glance(labs: &[&Lab]) -> Result<Vec<Glance>> {
+pub fn glance(courses: &[&dyn Course]) -> Result<Vec<Glance>> {
     let cpus = cpu::pair()?;
     let mut seen: BTreeMap<(&str, usize), Vec<f64>> = BTreeMap::new();
-    for measurement in MEASUREMENTS {
+    for measurement in Measurement::FEW {
         for _ in 0..ROUNDS {
-            for (index, lab) in labs.iter().enumerate() {
-                for (case, value) in measurement.run(lab, cpus, DURATION)? {
+            for (index, course) in courses.iter().enumerate() {
+                for (case, value) in measurement.run(course.ends(), cpus, DURATION)? {
                     seen.entry((case, index)).or_default().push(value);
                 }
             }
@@ -45,7 +43,7 @@ pub fn glance(labs: &[&Lab]) -> Result<Vec<Glance>> {
     }
     let shown = SHOWN.iter().filter_map(|name| CASES.iter().find(|case| case.name == *name));
     let glances = shown.map(|case| {
-        let values = (0..labs.len()).filter_map(|index| Summary::of(seen.get(&(case.name, index))?));
+        let values = (0..courses.len()).filter_map(|index| Summary::of(seen.get(&(case.name, index))?));
         Glance { title: case.title, unit: case.unit, values: values.map(|s| s.median).collect() }
     });
     Ok(glances.collect())

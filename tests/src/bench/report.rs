@@ -7,13 +7,15 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::case::{Better, CASES, Case, NOT_IN_JSON};
-use super::cpu::Pair;
+use super::cpu::{Pair, Placement};
 use super::lineup::{Kind, Mode};
+use super::scene::Scene;
 use super::stats::Summary;
 use super::{BenchArgs, Measurement};
 
 /// What has been measured so far, and where.
 pub(super) struct Report {
+    scene: Scene,
     machine: String,
     kernel: String,
     values: BTreeMap<(&'static str, Kind), Vec<f64>>,
@@ -21,8 +23,8 @@ pub(super) struct Report {
 
 impl Report {
     /// Empty, of this machine.
-    pub(super) fn new() -> Self {
-        Self { machine: machine(), kernel: kernel(), values: BTreeMap::new() }
+    pub(super) fn new(scene: Scene) -> Self {
+        Self { scene, machine: machine(), kernel: kernel(), values: BTreeMap::new() }
     }
 
     /// Adds the value of one round.
@@ -40,9 +42,10 @@ impl Report {
         CASES.iter().filter(|case| self.summary(case, Kind::NoOverlay).is_some())
     }
 
-    /// Machine and kernel in one line.
+    /// Machine, kernel, and what is unusual, in one line.
     pub(super) fn place(&self) -> String {
-        format!("{}, Linux {}", self.machine, self.kernel)
+        let scene = self.scene.title().map(|title| format!("; {title}")).unwrap_or_default();
+        format!("{}, Linux {}{scene}", self.machine, self.kernel)
     }
 
     /// The table, with what has to be known to read it.
@@ -62,22 +65,33 @@ impl Report {
         for case in self.cases() {
             let _ = writeln!(text, "{}", self.line(case, &kinds, &ratios));
         }
-        let apart = names(super::cpu::Placement::Apart);
-        let together = names(super::cpu::Placement::Together);
         let _ = write!(
             text,
-            "\n{apart}: client on CPU {}, server on CPU {}. {together}: both on CPU {}. \
-             Latencies are per transaction, there and back. CPU is that of the whole machine. \
-             Netfilter on the pods' bridges: {}.\n",
-            cpus.client,
-            cpus.server,
-            cpus.client,
+            "\n{}Latencies are per transaction, there and back. CPU is that of the whole machine. \
+             Netfilter on the bridges: {}.\n",
+            self.placed(cpus),
             if args.bridge_netfilter { "on" } else { "off" }
         );
         if let Some(path) = path {
             let _ = writeln!(text, "{path}");
         }
         text
+    }
+
+    /// Where client and server of what was measured ran.
+    fn placed(&self, cpus: Pair) -> String {
+        let measured = |m: &Measurement| self.cases().any(|case| case.measurement == *m);
+        let sentence = |placement| {
+            let names = Measurement::ALL.into_iter().filter(|m| m.placement() == placement && measured(m));
+            let names = names.map(Measurement::label).collect::<Vec<_>>().join(", ");
+            let Pair { client, server } = cpus;
+            match placement {
+                _ if names.is_empty() => String::new(),
+                Placement::Apart => format!("{names}: client on CPU {client}, server on CPU {server}. "),
+                Placement::Together => format!("{names}: both on CPU {client}. "),
+            }
+        };
+        [Placement::Apart, Placement::Together].map(sentence).concat()
     }
 
     fn line(&self, case: &Case, kinds: &[Kind], ratios: &[(Kind, Kind)]) -> String {
@@ -143,11 +157,6 @@ pub(super) fn digits(value: f64) -> usize {
         v if v >= 10.0 => 1,
         _ => 2,
     }
-}
-
-fn names(placement: super::cpu::Placement) -> String {
-    let names = Measurement::ALL.into_iter().filter(|m| m.placement() == placement);
-    names.map(Measurement::label).collect::<Vec<_>>().join(", ")
 }
 
 /// Release of the kernel.

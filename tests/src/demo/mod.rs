@@ -1,13 +1,14 @@
 //! The demo: a small cluster, traffic across it, and the proof of which way it went.
 
+mod bridged;
 mod compare;
+mod look;
 mod paths;
-mod tour;
+mod routed;
+mod traffic;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-
-use crate::lab::{Lab, LabSpec, Overlay};
 
 /// What to show.
 #[derive(Args, Debug)]
@@ -15,6 +16,9 @@ pub struct DemoArgs {
     /// Nodes of the cluster
     #[arg(long, default_value_t = 2)]
     nodes: u8,
+    /// Bridged segments (networks of kind l2) instead: two tenants with the same addresses and MACs
+    #[arg(long)]
+    l2: bool,
     /// Leave the lab up and say how to look round
     #[arg(long)]
     keep: bool,
@@ -26,29 +30,21 @@ pub struct DemoArgs {
 /// The lab cannot be built, traffic does not arrive, or it took the wrong way.
 pub fn demo(args: &DemoArgs) -> Result<()> {
     ensure!((2..=20).contains(&args.nodes), "the demo has 2 to 20 nodes, not {}", args.nodes);
-    heading(&format!("A cluster of {} nodes, two pods each, one agent per node", args.nodes));
-    let lab = lab(args.nodes, &Overlay::verified())?;
-    tour::layout(&lab);
-    let before = paths::snapshot(&lab)?;
-    heading("Traffic, every byte checked");
-    tour::traffic(&lab)?;
-    heading("The way it took: what the BPF programs counted");
-    paths::show(&lab, &before)?;
-    heading("The maps of node 1, by bpftool map dump pinned");
-    tour::maps(&lab)?;
-    heading("Side by side with kernel VXLAN (short; `cargo xtask bench` does it properly)");
-    compare::against_kernel(&lab, args.nodes)?;
-    if args.keep {
-        tour::how_to_look_round(&lab)?;
-        return lab.keep();
+    if args.l2 {
+        bridged::demo(args)?
+    } else {
+        routed::demo(args)?
     }
-    drop(lab);
-    println!("\nEverything has been taken down. `--keep` leaves it up to look round.");
+    if !args.keep {
+        println!("\nEverything has been taken down. `--keep` leaves it up to look round.");
+    }
     Ok(())
 }
 
-fn lab(nodes: u8, overlay: &Overlay) -> Result<Lab> {
-    LabSpec::of(vec![overlay.clone(); usize::from(nodes)]).pods(2).build()
+/// Each of `count` nodes with the next one, the last with the first.
+fn neighbours(count: usize) -> impl Iterator<Item = (u8, u8)> {
+    let count = count as u8;
+    (1..=count).map(move |from| (from, from % count + 1))
 }
 
 fn heading(text: &str) {

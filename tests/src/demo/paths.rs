@@ -2,22 +2,22 @@
 
 use anyhow::{Result, ensure};
 
-use crate::lab::{Counters, Lab};
+use crate::lab::Counters;
 
-/// The counters of every node, in order.
-pub(super) fn snapshot(lab: &Lab) -> Result<Vec<Counters>> {
-    let agents = lab.nodes().iter().filter_map(|node| node.agent.as_ref());
-    agents.map(|agent| agent.counters()).collect()
+/// The counters of a node, or of one of its networks.
+pub(super) struct Counted {
+    pub(super) title: String,
+    pub(super) counters: Counters,
 }
 
-/// Prints what was counted since `before`.
+/// Prints what was counted between two snapshots.
 ///
 /// # Errors
 /// A node sent or received nothing on the fast path: the kernel did all the work.
-pub(super) fn show(lab: &Lab, before: &[Counters]) -> Result<()> {
-    for ((node, before), now) in lab.nodes().iter().zip(before).zip(snapshot(lab)?) {
-        let since = &now - before;
-        println!("  {}", node.name);
+pub(super) fn show(before: &[Counted], now: &[Counted]) -> Result<()> {
+    for (Counted { title, counters: now }, before) in now.iter().zip(before) {
+        let since = now - &before.counters;
+        println!("  {title}");
         for (hook, reason, count) in since.iter() {
             println!("    {hook:<17} {reason:<16} {:>9} packets {:>13} bytes", count.packets, count.bytes);
         }
@@ -25,10 +25,8 @@ pub(super) fn show(lab: &Lab, before: &[Counters]) -> Result<()> {
         let received = since.total("decapsulated") + since.total("delivered");
         ensure!(
             sent > 0 && received > 0,
-            "{}: the kernel did all the work (fast path: {sent} sent, {received} received)",
-            node.name
+            "{title}: the kernel did all the work (fast path: {sent} sent, {received} received)"
         );
     }
-    println!("\n  A packet counts once; TCP packets of up to 64 kB are one packet each.");
     Ok(())
 }

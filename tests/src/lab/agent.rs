@@ -342,6 +342,14 @@ impl Agent {
         Counters::parse(&self.json(&["dump", "counters"])?)
     }
 
+    /// As [`Agent::counters`], of one network.
+    ///
+    /// # Errors
+    /// As [`Agent::json`].
+    pub fn counters_of(&self, network: &str) -> Result<Counters> {
+        Counters::parse(&self.json(&["dump", "counters", "--network", network])?)
+    }
+
     /// The file with its configuration.
     pub fn config(&self) -> &Path {
         &self.config

@@ -125,6 +125,11 @@ impl Lab {
         self.node(n).agent.as_ref().ok_or_else(|| anyhow!("node {n} runs no agent"))
     }
 
+    /// The agents of all nodes that run one, in order.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.nodes.iter().filter_map(|node| node.agent.as_ref())
+    }
+
     /// As [`Lab::agent`], to stop and start it.
     ///
     /// # Errors
@@ -188,9 +193,7 @@ impl Drop for Lab {
             return;
         }
         if std::thread::panicking() {
-            for node in &self.nodes {
-                node.agent.iter().for_each(Agent::print_log);
-            }
+            self.agents().for_each(Agent::print_log);
         }
         self.nodes.iter_mut().filter_map(|node| node.agent.as_mut()).for_each(Agent::reap);
     }

@@ -292,7 +292,7 @@ fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
             }
         }
     }
-    lab.nodes.iter().filter_map(|node| node.agent.as_ref()).try_for_each(Agent::wait_ready)?;
+    lab.agents().try_for_each(Agent::wait_ready)?;
     if spec.kubernetes || spec.etcd.is_some() { follow_as_flannel(lab) } else { Ok(()) }
 }
 

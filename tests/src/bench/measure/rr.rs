@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use super::{SMALL, WARM_UP};
+use crate::bench::course::End;
 use crate::bench::cpu::{Pair, pin};
-use crate::lab::Pod;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Over one TCP connection.
-pub(crate) fn tcp(client: &Pod, server: &Pod, cpus: Pair, duration: Duration) -> Result<f64> {
+pub(crate) fn tcp(client: End<'_>, server: End<'_>, cpus: Pair, duration: Duration) -> Result<f64> {
     let target = SocketAddr::from((server.ip4, 5203));
-    let listener = server.run(|| TcpListener::bind(target))?;
-    let mut asking = client.run(|| TcpStream::connect(target))?;
+    let listener = server.ns.run(|| TcpListener::bind(target))?;
+    let mut asking = client.ns.run(|| TcpStream::connect(target))?;
     let (mut answering, _) = listener.accept()?;
     for stream in [&asking, &answering] {
         stream.set_nodelay(true)?;
@@ -37,9 +37,9 @@ pub(crate) fn tcp(client: &Pod, server: &Pod, cpus: Pair, duration: Duration) ->
 }
 
 /// Over a new TCP connection each. The server closes first.
-pub(crate) fn tcp_connect(client: &Pod, server: &Pod, cpus: Pair, duration: Duration) -> Result<f64> {
+pub(crate) fn tcp_connect(client: End<'_>, server: End<'_>, cpus: Pair, duration: Duration) -> Result<f64> {
     let target = SocketAddr::from((server.ip4, 5204));
-    let listener = server.run(|| TcpListener::bind(target))?;
+    let listener = server.ns.run(|| TcpListener::bind(target))?;
     let serve = move || {
         let mut message = [0; SMALL];
         // An empty connection is the end.
@@ -51,7 +51,7 @@ pub(crate) fn tcp_connect(client: &Pod, server: &Pod, cpus: Pair, duration: Dura
     };
     against(serve, cpus, move || {
         // The sockets belong to the pod that this thread has entered.
-        client.run(|| {
+        client.ns.run(|| {
             pin(cpus.client)?;
             let mut message = [0; SMALL];
             let result = time(duration, || {
@@ -70,10 +70,10 @@ pub(crate) fn tcp_connect(client: &Pod, server: &Pod, cpus: Pair, duration: Dura
 }
 
 /// Over a pair of UDP sockets.
-pub(crate) fn udp(client: &Pod, server: &Pod, cpus: Pair, duration: Duration) -> Result<f64> {
+pub(crate) fn udp(client: End<'_>, server: End<'_>, cpus: Pair, duration: Duration) -> Result<f64> {
     let target = SocketAddr::from((server.ip4, 5205));
-    let answering = server.run(|| UdpSocket::bind(target))?;
-    let asking = client.run(|| UdpSocket::bind((client.ip4, 0)))?;
+    let answering = server.ns.run(|| UdpSocket::bind(target))?;
+    let asking = client.ns.run(|| UdpSocket::bind((client.ip4, 0)))?;
     asking.connect(target)?;
     answering.connect(asking.local_addr()?)?;
     asking.set_read_timeout(Some(PATIENCE))?;

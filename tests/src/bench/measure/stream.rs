@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::watch;
+use crate::bench::course::End;
 use crate::bench::cpu::{Pair, pin};
-use crate::lab::Pod;
 
 const BLOCK: usize = 128 * 1024;
 
@@ -23,18 +23,18 @@ pub(crate) struct Streamed {
 
 /// `count` streams from `client` to `server`.
 pub(crate) fn tcp(
-    client: &Pod,
-    server: &Pod,
+    client: End<'_>,
+    server: End<'_>,
     count: usize,
     cpus: Pair,
     duration: Duration,
 ) -> Result<Streamed> {
     let target = SocketAddr::from((server.ip4, 5201));
-    let listener = server.run(|| TcpListener::bind(target))?;
+    let listener = server.ns.run(|| TcpListener::bind(target))?;
     let (received, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         for _ in 0..count {
-            let sender = client.run(|| TcpStream::connect(target))?;
+            let sender = client.ns.run(|| TcpStream::connect(target))?;
             let (receiver, _) = listener.accept()?;
             let (received, stop) = (&received, &stop);
             scope.spawn(move || receive(receiver, cpus.server, received));

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use nix::libc;
 
 use super::{SMALL, watch};
+use crate::bench::course::End;
 use crate::bench::cpu::{Pair, pin};
-use crate::lab::Pod;
 use crate::lab::traffic::set_int;
 
 /// What a receiver saw of a sender's datagrams.
@@ -24,12 +24,12 @@ pub(crate) struct OneWay {
 }
 
 /// Sends from `client` to `server`.
-pub(crate) fn one_way(client: &Pod, server: &Pod, cpus: Pair, duration: Duration) -> Result<OneWay> {
+pub(crate) fn one_way(client: End<'_>, server: End<'_>, cpus: Pair, duration: Duration) -> Result<OneWay> {
     let target = SocketAddr::from((server.ip4, 5202));
-    let sink = server.run(|| UdpSocket::bind(target))?;
+    let sink = server.ns.run(|| UdpSocket::bind(target))?;
     set_int(&sink, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 32 << 20)?;
     sink.set_read_timeout(Some(Duration::from_millis(100)))?;
-    let socket = client.run(|| UdpSocket::bind((client.ip4, 0)))?;
+    let socket = client.ns.run(|| UdpSocket::bind((client.ip4, 0)))?;
     socket.connect(target)?;
     let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
     let stop = AtomicBool::new(false);

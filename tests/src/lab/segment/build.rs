@@ -20,7 +20,7 @@ const SNOOPING: &str = "mcast_snooping 1 mcast_query_response_interval 50 mcast_
 
 /// Builds what `spec` says. See [`SegmentSpec::build`].
 pub(super) fn build(spec: &SegmentSpec) -> Result<SegmentLab> {
-    ensure!((2..=99).contains(&spec.nodes.len()), "a lab has 2 to 99 nodes");
+    ensure!((1..=99).contains(&spec.nodes.len()), "a lab has 1 to 99 nodes");
     ensure!(spec.hosts <= 99, "a node has at most 99 hosts of a tenant");
     for tenant in &spec.tenants {
         ensure!((1..=LONGEST_NAME).contains(&tenant.name.len()), "a tenant's name has 1 to 8 letters");
@@ -35,7 +35,7 @@ pub(super) fn build(spec: &SegmentSpec) -> Result<SegmentLab> {
         state: state(spec),
     };
     lab.site.add_namespaces(&namespaces(spec))?;
-    if spec.nodes.len() > 2 {
+    if has_fabric(spec) {
         lab._fabric = Some(lab.site.namespace(FABRIC)?);
     }
     link_nodes(&lab.site, spec.nodes.len(), UNDERLAY, spec.mtu)?;
@@ -74,6 +74,11 @@ pub(super) fn state(spec: &SegmentSpec) -> StateFile {
     StateFile { policy: None, nodes: nodes.collect() }
 }
 
+/// Whether the underlay's links meet at a bridge. Two nodes are linked directly.
+fn has_fabric(spec: &SegmentSpec) -> bool {
+    spec.nodes.len() != 2
+}
+
 /// The nodes' numbers.
 fn numbers(spec: &SegmentSpec) -> std::ops::RangeInclusive<u8> {
     1..=spec.nodes.len() as u8
@@ -87,7 +92,7 @@ fn places(spec: &SegmentSpec) -> impl Iterator<Item = (&super::TenantSpec, u8)> 
 /// The names of all namespaces.
 fn namespaces(spec: &SegmentSpec) -> Vec<String> {
     let mut names = Vec::new();
-    if spec.nodes.len() > 2 {
+    if has_fabric(spec) {
         names.push(FABRIC.to_owned());
     }
     for n in numbers(spec) {
@@ -123,6 +128,8 @@ fn start_overlays(lab: &mut SegmentLab) -> Result<()> {
     let overlays = lab.spec.nodes.clone();
     for (n, overlay) in (1u8..).zip(&overlays) {
         match overlay {
+            // Its bridges are whole segments.
+            Overlay::None if overlays.len() == 1 => {}
             Overlay::None => bail!("node {n} has no overlay to carry segments with"),
             Overlay::KernelVxlan => kernel::set_up(lab, n)?,
             Overlay::Agent(options) => {
@@ -132,5 +139,5 @@ fn start_overlays(lab: &mut SegmentLab) -> Result<()> {
             }
         }
     }
-    lab.nodes.iter().filter_map(|node| node.agent.as_ref()).try_for_each(Agent::wait_ready)
+    lab.agents().try_for_each(Agent::wait_ready)
 }

@@ -55,6 +55,11 @@ impl Host {
         }
     }
 
+    /// Its card's cable, if that is a tap.
+    pub fn cable(&self) -> Option<&Cable> {
+        self.cable.as_ref()
+    }
+
     /// Broadcasts where it is.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod agent;
 mod build;
 mod host;
 mod kernel;
+mod seen;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -119,6 +120,11 @@ impl SegmentLab {
         self.node(n).agent.as_ref().ok_or_else(|| anyhow!("node {n} runs no agent"))
     }
 
+    /// The agents of all nodes that run one, in order.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.nodes.iter().filter_map(|node| node.agent.as_ref())
+    }
+
     /// As [`SegmentLab::agent`], to stop and start it.
     ///
     /// # Errors
@@ -136,6 +142,11 @@ impl SegmentLab {
         self.site.namespace(name)
     }
 
+    /// What all names of this lab begin with; see [`Lab::prefix`](super::Lab::prefix).
+    pub fn prefix(&self) -> &str {
+        self.site.prefix()
+    }
+
     /// Where configuration, state and logs lie.
     pub fn run_dir(&self) -> PathBuf {
         self.site.run_dir()
@@ -146,6 +157,11 @@ impl SegmentLab {
         &self.state
     }
 
+    /// Path of the state file.
+    pub fn state_path(&self) -> PathBuf {
+        self.site.state_path()
+    }
+
     /// Replaces the state file in one step; the agents reload it.
     ///
     /// # Errors
@@ -154,6 +170,14 @@ impl SegmentLab {
         state.write(&self.site.state_path())?;
         self.state = state;
         Ok(())
+    }
+
+    /// Leaves the lab up when this process ends, until `vxlan-lab down`. Taps end with the process.
+    ///
+    /// # Errors
+    /// The mark that says so cannot be written.
+    pub fn keep(mut self) -> Result<()> {
+        self.site.keep()
     }
 
     /// Takes node `n` out of the cluster: the others flood to it no more and forget the MACs behind it. The
@@ -229,10 +253,11 @@ impl SegmentLab {
 
 impl Drop for SegmentLab {
     fn drop(&mut self) {
+        if self.site.is_kept() {
+            return;
+        }
         if std::thread::panicking() {
-            for node in &self.nodes {
-                node.agent.iter().for_each(Agent::print_log);
-            }
+            self.agents().for_each(Agent::print_log);
         }
         self.nodes.iter_mut().filter_map(|node| node.agent.as_mut()).for_each(Agent::reap);
     }

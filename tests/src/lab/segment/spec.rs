@@ -1,6 +1,7 @@
 //! What a lab of segments should look like.
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use super::{SegmentLab, build};
 use crate::lab::{Family, Overlay};
@@ -41,7 +42,7 @@ impl TenantSpec {
 }
 
 /// How hosts are attached to their bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Card {
     /// By a veth: checksums and segments may be left to the device.
     Veth,
@@ -52,7 +53,7 @@ pub enum Card {
 /// A lab of segments to be built.
 #[derive(Clone, Debug)]
 pub struct SegmentSpec {
-    /// How each node carries the segments; [`Overlay::None`] is refused.
+    /// How each node carries the segments; [`Overlay::None`] is for a node that is the only one.
     pub nodes: Vec<Overlay>,
     /// The tenants.
     pub tenants: Vec<TenantSpec>,
@@ -74,6 +75,12 @@ impl SegmentSpec {
     /// Two nodes with one tenant, `red`, and one host each, over IPv4 with an MTU of 1500.
     pub fn pair(first: Overlay, second: Overlay) -> Self {
         Self::of(vec![first, second])
+    }
+
+    /// One node whose bridges are all there is of the segments, with two hosts, otherwise as
+    /// [`SegmentSpec::pair`].
+    pub fn alone() -> Self {
+        Self::of(vec![Overlay::None]).hosts(2)
     }
 
     /// A node for each of `nodes`, otherwise as [`SegmentSpec::pair`].

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{Card, SegmentSpec, TenantSpec};
-use crate::lab::traffic::{Ping, ping};
+use crate::lab::traffic::{Ping, inject, ping};
 use crate::lab::{Family, Overlay};
 
 #[test]
@@ -20,6 +20,27 @@ fn hosts_with_any_card_reach_each_other_over_any_underlay() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn hosts_of_a_node_without_an_overlay_reach_each_other() -> Result<()> {
+    for card in [Card::Veth, Card::Tap] {
+        let lab = SegmentSpec::alone().card(card).build()?;
+        let report = ping(lab.host(1, "red", 1), lab.host(1, "red", 2).ip4, Ping::default())?;
+        assert!(report.all_answered(), "{card:?}: {report:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn frames_are_seen_where_they_come_by_and_nowhere_else() -> Result<()> {
+    let tenants = [TenantSpec::new("red", 100), TenantSpec::new("blue", 200)];
+    let lab = SegmentSpec::alone().tenants(tenants).build()?;
+    let (payload, from) = (b"something to look for", lab.host(1, "red", 1));
+    let frame = [&[0xff; 6], &from.mac[..], &[0x88, 0xb5], payload].concat();
+    let seen = lab.frames_seen(["red", "blue"], payload, || inject(from, "eth0", &frame))?;
+    assert_eq!(seen, [2, 0]);
     Ok(())
 }
 

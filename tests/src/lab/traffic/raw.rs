@@ -30,6 +30,11 @@ impl Frame {
         self.0.get(12..14).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
+    /// Whether it has `payload`, which is not empty, somewhere in it.
+    pub fn carries(&self, payload: &[u8]) -> bool {
+        self.0.windows(payload.len()).any(|window| window == payload)
+    }
+
     /// Destination and source port of a UDP datagram in IPv4 without options or plain IPv6.
     pub fn udp_ports(&self) -> Option<(u16, u16)> {
         let (protocol, at) = match self.ethertype()? {

@@ -6,11 +6,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Pid, gettid};
 
 use crate::lab::Netns;
 
@@ -22,6 +24,7 @@ const LOOK: u8 = 50;
 pub struct Cable {
     unplugged: Arc<AtomicBool>,
     longest: Arc<AtomicUsize>,
+    thread: Pid,
     carrier: Option<JoinHandle<()>>,
 }
 
@@ -36,7 +39,10 @@ impl Cable {
         let (one, other) = (one?, other?);
         let (unplugged, longest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stop, seen) = (Arc::clone(&unplugged), Arc::clone(&longest));
+        let (tell, told) = channel();
         let carrier = std::thread::spawn(move || {
+            // Who asks waits for the answer.
+            let _ = tell.send(gettid());
             while !stop.load(Ordering::Relaxed) {
                 let mut ready = [
                     PollFd::new(one.as_fd(), PollFlags::POLLIN),
@@ -47,7 +53,13 @@ impl Cable {
                 carry(&other, &one, &seen);
             }
         });
-        Ok(Self { unplugged, longest, carrier: Some(carrier) })
+        let thread = told.recv().context("the cable's thread has ended")?;
+        Ok(Self { unplugged, longest, thread, carrier: Some(carrier) })
+    }
+
+    /// The thread that carries frames.
+    pub fn thread(&self) -> Pid {
+        self.thread
     }
 
     /// The longest frame that has passed, in bytes.

@@ -66,5 +66,5 @@ pub(super) fn router_advertisement(mac: [u8; 6], router: Ipv6Addr, prefix: Ipv6A
 
 /// Whether `frame` has `payload` in it.
 pub(super) fn carries(frame: &Frame, payload: &[u8]) -> bool {
-    frame.0.windows(payload.len()).any(|window| window == payload)
+    frame.carries(payload)
 }

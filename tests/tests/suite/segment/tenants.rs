@@ -1,37 +1,28 @@
 //! Tenants with the same addresses and MACs never see each other's frames.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use vxlan_tests::lab::UNDERLAY;
 use vxlan_tests::lab::addr::{segment4, station_mac};
 use vxlan_tests::lab::segment::{SegmentLab, TenantSpec};
 use vxlan_tests::lab::traffic::frames::{BROADCAST, arp_request};
-use vxlan_tests::lab::traffic::{Capture, inject, tcp_bulk};
+use vxlan_tests::lab::traffic::{inject, tcp_bulk};
 
-use super::frames::{carries, datagram, tunnelled};
+use super::frames::{datagram, tunnelled};
 use super::{BLUE, RED, assert_all_reach_each_other, build, over_all, two_tenants};
 
 const SECRET: &[u8] = b"of the red tenant";
-/// After what time all that was sent has come.
-const QUIET: Duration = Duration::from_millis(200);
 /// Second tenant's port: that of the first, and another.
 const PORTS: [u16; 2] = [4789, 4790];
 
 /// How many frames with `payload` come by at the hosts of each tenant while `work` runs: first those of
 /// red, then those of blue.
 fn seen(lab: &SegmentLab, payload: &[u8], work: impl FnOnce()) -> [usize; 2] {
-    let captures = [RED, BLUE].map(|tenant| {
-        let hosts = lab.hosts(tenant);
-        hosts.map(|host| Capture::start(host, "eth0").expect("a capture")).collect::<Vec<_>>()
-    });
-    work();
-    std::thread::sleep(QUIET);
-    let count = |capture: &Capture| {
-        let frames = capture.pending().expect("a capture");
-        frames.iter().filter(|frame| carries(frame, payload)).count()
+    let work = || {
+        work();
+        Ok(())
     };
-    captures.map(|captures| captures.iter().map(count).sum())
+    lab.frames_seen([RED, BLUE], payload, work).expect("captures")
 }
 
 /// Where frames of a tenant may be addressed to: a host, everybody, a group, and nobody.
