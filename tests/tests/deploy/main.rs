@@ -1,4 +1,6 @@
-//! What `deploy/` asks of a cluster fits together, and fits the agent.
+//! What `deploy/` asks of a cluster or a host fits together, and fits the agent.
+
+mod plain_hosts;
 
 use std::collections::BTreeSet;
 use std::fs;
