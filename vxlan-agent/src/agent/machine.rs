@@ -25,7 +25,7 @@ use crate::kernel::{
     self, Asked, Edge, Foreign, Kind, Link, Netlink, Ours, Policy, Tables, Touched, Way, What, sysctl,
 };
 use crate::net::{IfIndex, Mtu, is_link_local};
-use crate::plan::Ways;
+use crate::plan::{BridgeFilters, Ways};
 use crate::xdp::{self, Declined, Place};
 
 /// Stands for what is no change in the list of what failed.
@@ -64,6 +64,8 @@ pub(super) struct Machine {
     pub(super) secret: u32,
     /// Whether conntrack takes TCP connections back that have bypassed it.
     pub(super) takes_back: bool,
+    /// What may filter frames on bridges.
+    pub(super) filters: BridgeFilters,
     pub(super) retries: Retries,
 }
 
@@ -92,6 +94,7 @@ impl Machine {
             xdp: None,
             secret: secret()?,
             takes_back: false,
+            filters: BridgeFilters::default(),
             retries: Retries::default(),
         })
     }

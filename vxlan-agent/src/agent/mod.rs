@@ -279,9 +279,10 @@ impl Agent {
         }
     }
 
-    /// Whether conntrack takes connections back otherwise than the programs were told.
+    /// Whether a setting is otherwise than the programs were told.
     fn settings_changed(&self) -> bool {
-        self.runs(Fastpath::Verified) && self.machine.settings_changed()
+        let filters = || self.machine.filters != self.bridge_filters();
+        self.runs(Fastpath::Verified) && (self.machine.settings_changed() || filters())
     }
 
     /// When to act without being told.

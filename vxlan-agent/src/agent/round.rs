@@ -45,6 +45,7 @@ impl Agent {
             own.flat_map(|side| side.device.into_iter().chain([side.underlay.ifindex])).collect();
         let foreign = self.machine.foreign(own.into_iter()).await;
         self.machine.observe()?;
+        self.machine.filters = self.bridge_filters();
         let mut planned = self.plan(&seen, &foreign);
         let mut changed = false;
         let mut hooked: Vec<Foreign> = vec![];
@@ -159,6 +160,14 @@ impl Agent {
         }
     }
 
+    /// What may filter frames on bridges, where there are networks that have some.
+    pub(super) fn bridge_filters(&self) -> BridgeFilters {
+        if !self.networks.iter().any(Network::is_bridged) {
+            return BridgeFilters::default();
+        }
+        BridgeFilters { netfilter: sysctl::bridges_call_netfilter(), ebtables: has_legacy_ebtables() }
+    }
+
     /// What should be of each network. One without a number, because there are too many, is not planned.
     fn plan(&mut self, seen: &[Option<Seen>], foreign: &[Foreign]) -> Vec<Option<Planned>> {
         let nothing = DatapathState::default();
@@ -172,11 +181,7 @@ impl Agent {
         };
         let vteps = self.networks.iter().flat_map(remotes).collect();
         let vtep_ids = plan::vtep_ids(&vteps, previous);
-        let bridged = self.networks.iter().any(Network::is_bridged);
-        let filters = BridgeFilters {
-            netfilter: bridged && sysctl::bridges_call_netfilter(),
-            ebtables: bridged && has_legacy_ebtables(),
-        };
+        let filters = self.machine.filters;
         let common = Common { machine, foreign, vtep_ids: &vtep_ids, filters, previous };
         let plan = |(network, seen): (&mut Network, &Option<Seen>)| {
             let id = *ids.get(network.name())?;
