@@ -135,7 +135,9 @@ pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     let sender = sender(t, network, &eth)?;
     let vtep = t.vtep(sender.vtep).ok_or(Reason::NoVtep)?;
     if sender.vtep == LOCAL_VTEP || vtep.family == 0 || vtep.addr != outer.source {
-        return Err(elsewhere(t, sender));
+        // What a stranger sends says nothing of anybody.
+        let known = t.vtep_id(network.id, &outer.source).is_some();
+        return Err(if known { elsewhere(t, sender) } else { Reason::UnknownVtep });
     }
     decap::check_whole::<P, U>(p, network, outer, vtep)?;
     // What the kernel's bridge has to see is noted behind the vxlan device, where it is next.

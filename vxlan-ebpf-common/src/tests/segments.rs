@@ -193,7 +193,9 @@ fn strangers_are_dropped_and_large_or_hooked_frames_are_the_kernels() {
     let sum =
         etherparse::Ipv4Header::from_slice(&frame.bytes[14..]).expect("a header").0.calc_header_checksum();
     frame.bytes[24..26].copy_from_slice(&sum.to_be_bytes());
-    assert_eq!(run_with(underlay_ingress, &frame, &segment()).0, Reason::UnknownVtep);
+    let maps = segment();
+    assert_eq!(run_with(underlay_ingress, &frame, &maps).0, Reason::UnknownVtep);
+    assert!(maps.notes.borrow().is_empty(), "and say nothing of who has moved");
     let mut maps = segment();
     for mac in [HERE, NEIGHBOUR] {
         change(&mut maps, mac, |station| station.mtu = 100);

@@ -31,7 +31,14 @@ impl SegmentInput<'_> {
         let bridge = tables.link_named(&self.segment.bridge).filter(|link| link.kind == Kind::Bridge);
         let bridge = bridge.map(|link| link.index);
         let in_bridge = device.and_then(|device| tables.links.get(&device)?.master) == bridge;
-        let (whole, of_ports) = bridge.map(|bridge| self.why_not(bridge)).unwrap_or_default();
+        let (mut whole, mut of_ports) = bridge.map(|bridge| self.why_not(bridge)).unwrap_or_default();
+        let name =
+            |port: IfIndex| tables.links.get(&port).map_or_else(|| port.to_string(), |l| l.name.clone());
+        if let Some((device, features)) = device.and_then(|device| of_ports.remove_entry(&device)) {
+            // All that goes to other nodes passes it. What the bridge does not learn there, the device knows.
+            let features = features.into_iter().filter(|feature| *feature != Feature::NoLearning);
+            whole.extend(features.map(|feature| format!("port {}: {feature}", name(device))));
+        }
         let runs = self.input.is_fast() && bridge.is_some() && in_bridge && whole.is_empty();
         let ports: BTreeMap<_, _> = bridge
             .into_iter()
@@ -60,10 +67,8 @@ impl SegmentInput<'_> {
             state.attachments = self.attachments(device, &ports);
             state.stations = self.stations(id, (device, bridge), &ports, &hooked);
         }
-        let name =
-            |port: &IfIndex| tables.links.get(port).map_or_else(|| port.to_string(), |l| l.name.clone());
         let of_ports = of_ports.iter().flat_map(|(port, features)| {
-            features.iter().map(move |feature| format!("port {}: {feature}", name(port)))
+            features.iter().map(move |feature| format!("port {}: {feature}", name(*port)))
         });
         let left = whole.into_iter().chain(of_ports).filter(|_| self.input.is_fast()).collect();
         SegmentPath { datapath: state, hooked: hooked.all(), left }
@@ -139,5 +144,146 @@ fn behind(port: &Link, hooked: &Hooked<'_>) -> Station {
         mtu: port.mtu.saturating_u16(),
         flags: if right_away { station::PEER } else { 0 } | if out { station::HOOKED_OUT } else { 0 },
         ..Station::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::cluster::{Candidate, ClusterState, Viewer};
+    use crate::config::{Flood, Segment};
+    use crate::datapath::DatapathState;
+    use crate::kernel::{Bridge, FdbEntry, Port, PortState, Remote, Tables};
+    use crate::net::{Mtu, Vni};
+    use crate::plan::tests::World;
+    use crate::plan::{BridgeFilters, Desired};
+
+    const BRIDGE: IfIndex = IfIndex(5);
+    /// As the world has it.
+    const DEVICE: IfIndex = IfIndex(9);
+    const PORT: IfIndex = IfIndex(7);
+    const HERE: Mac = Mac([2, 0, 0, 0, 1, 1]);
+    const FAR: Mac = Mac([2, 0, 0, 0, 1, 2]);
+
+    fn vtep(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    fn cluster() -> ClusterState {
+        let node = |n: u8| Candidate {
+            name: format!("n{n}"),
+            vtep: vtep(n),
+            mac: Some(Mac([2, 0, 0, 0, 0, n])),
+            subnets: vec![],
+            stations: vec![],
+        };
+        let vni = Vni::try_from(7).expect("in range");
+        let viewer = Viewer { node: "n1".into(), network: "pods".into(), vni, l2: true };
+        ClusterState::new([1, 2].map(node).into(), &viewer).expect("valid")
+    }
+
+    /// A bridge with the device and a veth, behind each of which there is a station.
+    fn tables() -> Tables {
+        let mut tables = Tables::default();
+        let link = |index, name: &str, kind| Link {
+            index,
+            name: name.into(),
+            kind,
+            mtu: Mtu(1450),
+            up: true,
+            sends_ethernet: true,
+            ..Link::default()
+        };
+        tables.links.insert(BRIDGE, link(BRIDGE, "br7", Kind::Bridge));
+        tables.links.insert(DEVICE, Link { master: Some(BRIDGE), ..link(DEVICE, "vx7", Kind::Other) });
+        let veth = Link { peer_elsewhere: true, ..link(PORT, "tap7", Kind::Veth) };
+        tables.links.insert(PORT, Link { master: Some(BRIDGE), ..veth });
+        tables.bridges.insert(BRIDGE, Bridge::default());
+        for port in [DEVICE, PORT] {
+            let plain = Port { state: PortState::Forwarding, learning: true, ..Port::default() };
+            tables.ports.insert(port, plain);
+        }
+        for (mac, port) in [(HERE, PORT), (FAR, DEVICE)] {
+            tables.fdb.insert((BRIDGE, mac, 0), FdbEntry { port, ages: true, ..FdbEntry::default() });
+        }
+        tables.remotes.insert((DEVICE, FAR), Remote { vtep: Some(vtep(2)), plain: true, ages: true });
+        tables
+    }
+
+    fn plan(fastpath: Fastpath, tables: &Tables, filters: BridgeFilters) -> Desired {
+        let segment = Segment {
+            bridge: "br7".into(),
+            addresses: vec![],
+            flood: Flood::Copies,
+            learning: true,
+            suppress: false,
+        };
+        World::new(fastpath).segment(&segment, tables, &cluster(), filters)
+    }
+
+    fn planned(tables: &Tables) -> (DatapathState, Vec<String>) {
+        let desired = plan(Fastpath::Direct, tables, BridgeFilters::default());
+        (desired.datapath, desired.left)
+    }
+
+    fn mode(state: &DatapathState) -> u8 {
+        state.networks.values().next().expect("a network").mode
+    }
+
+    #[test]
+    fn known_stations_and_ports_are_in_the_maps() {
+        let (state, left) = planned(&tables());
+        assert!(left.is_empty(), "{left:?}");
+        let at = |mac: Mac| state.stations.iter().find(|(key, _)| key.mac == mac.0).expect("a station").1;
+        assert_eq!((at(HERE).ifindex, at(HERE).mtu, at(HERE).flags), (PORT.0, 1450, station::PEER));
+        let id = state.vtep_ids.values().next().expect("a VTEP");
+        assert_eq!((at(FAR).vtep, at(FAR).ifindex), (*id, 0));
+        assert_eq!((state.links[&DEVICE].flags, state.links[&PORT].flags), (link::DEVICE, 0));
+        let on = |ifindex: IfIndex| state.attachments.iter().filter(|at| at.ifindex == ifindex.0).count();
+        assert_eq!((on(PORT), on(DEVICE)), (2, 2));
+        assert!(state.routes.is_empty() && state.endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_port_that_only_the_bridge_can_serve_is_left_out() {
+        let mut tables = tables();
+        tables.ports.get_mut(&PORT).expect("there").isolated = true;
+        let (state, left) = planned(&tables);
+        assert_eq!(left, ["port tap7: the port is isolated"]);
+        assert_eq!(state.stations.keys().map(|key| key.mac).collect::<Vec<_>>(), [FAR.0]);
+        assert!(state.attachments.iter().all(|at| at.ifindex != PORT.0));
+        assert_eq!(mode(&state), Mode::Direct as u8);
+    }
+
+    #[test]
+    fn what_only_the_bridge_can_do_leaves_it_all_frames() {
+        let mut filtering = tables();
+        filtering.bridges.get_mut(&BRIDGE).expect("there").vlan_filtering = true;
+        let mut isolated = tables();
+        isolated.ports.get_mut(&DEVICE).expect("there").isolated = true;
+        let mut elsewhere = tables();
+        elsewhere.links.get_mut(&DEVICE).expect("there").master = None;
+        for (tables, said) in [(filtering, 1), (isolated, 1), (elsewhere, 0)] {
+            let (state, left) = planned(&tables);
+            assert_eq!((mode(&state), left.len()), (Mode::Off as u8, said), "{left:?}");
+            assert!(state.attachments.is_empty() && state.stations.is_empty());
+        }
+    }
+
+    #[test]
+    fn filters_of_frames_count_in_verified_alone() {
+        for filters in [
+            BridgeFilters { netfilter: true, ebtables: false },
+            BridgeFilters { netfilter: false, ebtables: true },
+        ] {
+            let verified = plan(Fastpath::Verified, &tables(), filters);
+            assert_eq!((mode(&verified.datapath), verified.left.len()), (Mode::Off as u8, 1));
+            let direct = plan(Fastpath::Direct, &tables(), filters);
+            assert_eq!((mode(&direct.datapath), direct.left.len()), (Mode::Direct as u8, 0));
+        }
+        let off = plan(Fastpath::Off, &tables(), BridgeFilters::default());
+        assert!(off.datapath.attachments.is_empty() && off.left.is_empty());
     }
 }
