@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::{Card, SegmentNode, SegmentSpec, TenantSpec, build};
 use crate::lab::site::Site;
@@ -78,6 +79,10 @@ impl Host {
         ensure!(old.name != new.name, "{} is at {} already", self.name, new.name);
         let port = &self.port;
         old.ip(&format!("link set {port} netns {}\n", new.namespace()))?;
+        // Unlike a cable, the interface takes along the programs of the agent at its old node until that misses it.
+        wait_until("the old node lets go of the port", Duration::from_secs(5), || {
+            programs_at(new, port) == 0
+        })?;
         new.ip(&format!("link set {port} master {} up\n", self.bridge))?;
         self.wait_up(new)
     }
@@ -92,6 +97,14 @@ impl Host {
                 && forwards().is_ok_and(|shown| shown.contains("bridge_slave state forwarding"))
         })
     }
+}
+
+/// How many TCX programs look at what comes in by an interface.
+fn programs_at(ns: &Netns, interface: &str) -> usize {
+    ns.run(|| {
+        let index = nix::net::if_::if_nametoindex(interface).unwrap_or_default();
+        SchedClassifier::query_tcx(index, TcAttachType::Ingress).map_or(0, |(_, programs)| programs.len())
+    })
 }
 
 impl Deref for Host {
