@@ -143,11 +143,12 @@ impl Agent {
             clusters.flat_map(|cluster| cluster.owns().chain(cluster.remotes.values()))
         };
         let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
-        Sizes::of(
+        let sizes = Sizes::of(
             self.config.networks.len().max(self.networks.len()),
             nodes().count(),
             prefixes(true).max(prefixes(false)),
-        )
+        );
+        sizes.with_segments(self.networks.iter().any(Network::is_bridged))
     }
 
     /// Decides about XDP. With several underlays it goes to the first; segments do without.
@@ -215,6 +216,7 @@ impl Agent {
             [] => previous.node,
             _ => plan::node(machine.xdp_place(), machine.secret, previous),
         };
+        all.limit_stations(self.sizes());
         all.count_networks();
         all
     }

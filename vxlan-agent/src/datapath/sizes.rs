@@ -10,12 +10,16 @@ use vxlan_ebpf_common::maps::{DEFAULT_NETWORKS, DEFAULT_VTEPS, MAX_NETWORKS, MAX
 /// More than this no map gets, however many nodes there are: what does not fit is the kernel's.
 const MOST: u32 = 1 << 22;
 
-/// Places for networks, nodes and prefixes.
+/// Places in STATIONS where there are segments.
+const MAX_STATIONS: u32 = 1 << 17;
+
+/// Places for networks, nodes, prefixes and stations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     networks: u32,
     vteps: u32,
     routes: u32,
+    stations: u32,
 }
 
 impl Sizes {
@@ -28,7 +32,20 @@ impl Sizes {
             places.unwrap_or(MOST).clamp(least, MOST)
         };
         let networks = twice(networks, DEFAULT_NETWORKS).min(MAX_NETWORKS);
-        Self { networks, vteps: twice(nodes, DEFAULT_VTEPS), routes: twice(prefixes, MAX_ROUTES) }
+        let vteps = twice(nodes, DEFAULT_VTEPS);
+        Self { networks, vteps, routes: twice(prefixes, MAX_ROUTES), stations: vteps }
+    }
+
+    /// With room for the stations of segments, if there are any: who comes there nobody knows beforehand.
+    pub const fn with_segments(self, any: bool) -> Self {
+        let more = any && self.stations < MAX_STATIONS;
+        Self { stations: if more { MAX_STATIONS } else { self.stations }, ..self }
+    }
+
+    /// How many stations of segments are written, beside `others`; those beyond are the kernel's. Half of the
+    /// places, since one that replaces another gets its place first.
+    pub const fn most_stations(self, others: usize) -> usize {
+        (self.stations as usize).saturating_sub(others) / 2
     }
 
     /// Maps by name, and their places.
@@ -40,7 +57,7 @@ impl Sizes {
             (names::COUNTERS, CELLS_PER_NETWORK * self.networks),
             (names::VTEPS, self.vteps),
             (names::VTEP_IDS, self.vteps),
-            (names::STATIONS, self.vteps),
+            (names::STATIONS, self.stations),
             (names::ROUTES4, self.routes),
             (names::ROUTES6, self.routes),
         ]
@@ -62,7 +79,10 @@ impl Sizes {
 
     /// Whether what these are made for fits into maps that `other` was made for.
     pub fn fit(self, other: Self) -> bool {
-        self.networks <= other.networks && self.vteps <= other.vteps && self.routes <= other.routes
+        self.networks <= other.networks
+            && self.vteps <= other.vteps
+            && self.routes <= other.routes
+            && self.stations <= other.stations
     }
 }
 
@@ -71,14 +91,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn segments_have_room_for_many_stations() {
+        let alone = Sizes::of(1, 1, 1);
+        let segments = alone.with_segments(true);
+        assert_eq!((alone.with_segments(false), alone.stations), (alone, DEFAULT_VTEPS));
+        assert_eq!(segments.most_stations(0), 1 << 16);
+        assert_eq!(segments.most_stations(usize::MAX), 0);
+        assert!(alone.fit(segments) && !segments.fit(alone));
+        let many = Sizes::of(1, 200_000, 1);
+        assert_eq!(many.with_segments(true), many);
+    }
+
+    #[test]
     fn there_is_room_for_twice_the_cluster_and_never_less_than_usual() {
         let networks = DEFAULT_NETWORKS;
-        assert_eq!(Sizes::of(0, 0, 0), Sizes { networks, vteps: DEFAULT_VTEPS, routes: MAX_ROUTES });
+        assert_eq!(
+            Sizes::of(0, 0, 0),
+            Sizes { networks, vteps: DEFAULT_VTEPS, routes: MAX_ROUTES, stations: DEFAULT_VTEPS }
+        );
         assert_eq!(Sizes::of(1, 8_191, 0).vteps, 16_384);
-        assert_eq!(Sizes::of(1, 8_192, 65_536), Sizes { networks, vteps: 32_768, routes: 262_144 });
+        assert_eq!(
+            Sizes::of(1, 8_192, 65_536),
+            Sizes { networks, vteps: 32_768, routes: 262_144, stations: 32_768 }
+        );
         assert_eq!(Sizes::of(1, 20_000, 20_000).vteps, 65_536);
         let most = Sizes::of(usize::MAX, usize::MAX, usize::MAX);
-        assert_eq!(most, Sizes { networks: MAX_NETWORKS, vteps: MOST, routes: MOST });
+        assert_eq!(most, Sizes { networks: MAX_NETWORKS, vteps: MOST, routes: MOST, stations: MOST });
         assert_eq!(Sizes::of(4_000, 1, 1).networks, MAX_NETWORKS);
         assert!(
             Sizes::of(7, 100, 100).fit(Sizes::of(1, 1, 1))

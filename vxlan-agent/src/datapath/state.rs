@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
-    Endpoint, Key6, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, Station, VniKey, Vtep, VtepId,
-    name_bytes,
+    Endpoint, Key6, Kind, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, Station, VniKey, Vtep,
+    VtepId, name_bytes,
 };
 
+use super::sizes::Sizes;
 use crate::net::IfIndex;
 
 /// A program on an interface.
@@ -92,7 +93,7 @@ pub enum Change {
 impl Change {
     /// Whether it writes what says who another node is: without it, its packets look like a stranger's.
     pub const fn is_about_a_node(&self) -> bool {
-        matches!(self, Self::PutVtep(..) | Self::PutVtepId(..) | Self::PutStation(..) | Self::PutRoute(..))
+        matches!(self, Self::PutVtep(..) | Self::PutVtepId(..) | Self::PutRoute(..))
     }
 
     /// Whether `other` does the same to another entry of the same map.
@@ -233,6 +234,19 @@ impl DatapathState {
         self.node.ports.iter_mut().zip(ports).for_each(|(place, port)| *place = port);
     }
 
+    /// Leaves out stations of segments that find no place.
+    pub fn limit_stations(&mut self, sizes: Sizes) {
+        let networks = &self.networks;
+        let is_l2 = |key: &MacKey| networks.get(&key.network).is_some_and(|n| n.kind == Kind::L2 as u8);
+        let others = self.stations.keys().filter(|key| !is_l2(key)).count();
+        let (most, mut kept) = (sizes.most_stations(others), 0);
+        self.stations.retain(|key, _| {
+            let counts = is_l2(key);
+            kept += usize::from(counts);
+            !counts || kept <= most
+        });
+    }
+
     /// Records that `change` has been carried out.
     pub fn record(&mut self, change: &Change) {
         match *change {
@@ -345,6 +359,21 @@ mod tests {
                 prop_assert!(route < vtep);
             }
         }
+    }
+
+    #[test]
+    fn stations_of_segments_that_find_no_place_are_left_out() {
+        let of = |kind: Kind| Network { kind: kind as u8, ..Network::default() };
+        let mac = |network, n: u32| {
+            let [a, b, c, d] = n.to_be_bytes();
+            (MacKey::new(network, [2, 0, a, b, c, d]), Station::vtep(1))
+        };
+        let networks = [(1, of(Kind::L3)), (2, of(Kind::L2))].into();
+        let mut state = DatapathState { networks, ..DatapathState::default() };
+        state.stations.extend((0..100).map(|n| mac(1, n)).chain((0..20_000).map(|n| mac(2, n))));
+        state.limit_stations(Sizes::of(1, 1, 1));
+        let count = |id| state.stations.keys().filter(|key| key.network == id).count();
+        assert_eq!((count(1), count(2)), (100, (16_384 - 100) / 2));
     }
 
     #[test]
