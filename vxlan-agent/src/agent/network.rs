@@ -206,6 +206,7 @@ impl Network {
             xdp: machine.xdp_place(),
             takes_back: machine.takes_back,
             ruleset: &machine.ruleset,
+            by_address: machine.judge().is_none(),
             patience: &patience,
             previous,
         };
