@@ -75,7 +75,8 @@ impl Kernel {
 
     /// Makes the maps say what `maps` says.
     pub fn fill(&mut self, maps: &Maps) {
-        let desired = state(maps);
+        let mut desired = state(maps);
+        desired.index_routes();
         let observed = self.datapath.observe().expect("the maps can be read").clone();
         for change in datapath::diff(&observed, &desired) {
             self.datapath.apply(&change).expect("the maps can be written");

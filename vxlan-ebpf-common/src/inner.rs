@@ -3,7 +3,7 @@
 use crate::checksum::{self, Sum};
 use crate::counters::Reason;
 use crate::headers::{Be16, Be32, ETH_P_IP, ETH_P_IPV6, Ipv4, Ipv6, Udp, protocol};
-use crate::maps::{Addr, Endpoint, Family, NetworkId, VtepId};
+use crate::maps::{Addr, Endpoint, Family, Network, NetworkId, VtepId};
 use crate::packet::{Packet, Wire};
 use crate::tables::Tables;
 
@@ -67,7 +67,7 @@ pub trait Inner: Wire {
     fn enclosed_sum(&self) -> Option<Sum>;
 
     /// Longest match in ROUTES.
-    fn route<T: Tables>(t: &T, network: NetworkId, address: Self::Address) -> Option<VtepId>;
+    fn route<T: Tables>(t: &T, network: &Network, address: Self::Address) -> Option<VtepId>;
     /// ENDPOINTS.
     fn endpoint<T: Tables>(t: &T, network: NetworkId, address: Self::Address) -> Option<&Endpoint>;
     /// In the form of the underlay tables.
@@ -169,7 +169,7 @@ impl Inner for Ipv4 {
     }
 
     #[inline(always)]
-    fn route<T: Tables>(t: &T, network: NetworkId, address: Be32) -> Option<VtepId> {
+    fn route<T: Tables>(t: &T, network: &Network, address: Be32) -> Option<VtepId> {
         t.route4(network, address)
     }
 
@@ -269,7 +269,7 @@ impl Inner for Ipv6 {
     }
 
     #[inline(always)]
-    fn route<T: Tables>(t: &T, network: NetworkId, address: [Be32; 4]) -> Option<VtepId> {
+    fn route<T: Tables>(t: &T, network: &Network, address: [Be32; 4]) -> Option<VtepId> {
         t.route6(network, address)
     }
 

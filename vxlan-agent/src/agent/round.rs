@@ -218,6 +218,7 @@ impl Agent {
         };
         all.limit_stations(self.sizes());
         all.count_networks();
+        all.index_routes();
         all
     }
 }

@@ -49,7 +49,7 @@ impl Sizes {
     }
 
     /// Maps by name, and their places.
-    pub(super) const fn places(self) -> [(&'static str, u32); 9] {
+    pub(super) const fn places(self) -> [(&'static str, u32); 11] {
         [
             (names::NETWORKS, self.networks),
             (names::SWITCH, 2 * self.networks),
@@ -60,6 +60,8 @@ impl Sizes {
             (names::STATIONS, self.stations),
             (names::ROUTES4, self.routes),
             (names::ROUTES6, self.routes),
+            (names::SUBNETS4, self.routes),
+            (names::SUBNETS6, self.routes),
         ]
     }
 
