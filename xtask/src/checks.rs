@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 
-use crate::run::{output, run, run_beside, step};
+use crate::run::{output, run, step};
 use crate::suite::{self, Programs};
 use crate::{apiserver, ebpf, host, kernels, lab, miri, took, toolchain};
 
@@ -111,37 +111,21 @@ fn unit(programs: &Programs, filter: &[String]) -> Result<()> {
     step("examples in the documentation", || run(with_filter(&mut suite::examples()?, filter)))
 }
 
-/// What needs root. The tests of the sources of state, the longest of which wait most of the time, run
-/// beside the others if all run.
+/// What needs root.
 fn e2e(programs: &Programs, filter: &[String]) -> Result<()> {
-    let name = "packet tests on the real programs, end-to-end tests in namespaces";
-    let others = |words: &[String]| {
-        step(name, || programs.with_root(words).try_for_each(|mut command| run(&mut command)))
-    };
-    if !filter.is_empty() {
-        others(filter)?;
-        return real_api(programs, filter);
-    }
-    thread::scope(|scope| {
-        let sources = scope.spawn(|| sources(programs));
-        let others = others(&suite::without(suite::SOURCES));
-        sources.join().map_err(|_| anyhow!("the tests of Kubernetes and etcd panicked"))?.and(others)
-    })
-}
-
-/// The tests of the sources of state: all, then those of Kubernetes once more on a real API server.
-fn sources(programs: &Programs) -> Result<()> {
-    let words: Vec<_> = suite::SOURCES.iter().map(ToString::to_string).collect();
-    step("end-to-end tests of Kubernetes and etcd, beside the others", || {
-        programs.with_root(&words).try_for_each(|command| run_beside("sources", command))
+    step("packet tests on the real programs, end-to-end tests in namespaces", || {
+        programs.with_root(filter).try_for_each(|mut command| run(&mut command))
     })?;
-    real_api(programs, &["e2e::kubernetes".to_owned()])
+    real_api(programs, filter)
 }
 
-/// The Kubernetes part of `words` once more, on the API server that `cargo xtask kube-apiserver` has
+/// The Kubernetes part of the suite once more, on the API server that `cargo xtask kube-apiserver` has
 /// built; what the user names has been used already.
-fn real_api(programs: &Programs, words: &[String]) -> Result<()> {
-    let words: Vec<_> = words.iter().filter(|word| word.contains("kubernetes")).cloned().collect();
+fn real_api(programs: &Programs, filter: &[String]) -> Result<()> {
+    let words: Vec<String> = match filter {
+        [] => vec!["e2e::kubernetes".to_owned()],
+        words => words.iter().filter(|word| word.contains("kubernetes")).cloned().collect(),
+    };
     let (Some(server), None) = (apiserver::built(), std::env::var_os("KUBE_APISERVER")) else {
         return Ok(());
     };
@@ -151,10 +135,9 @@ fn real_api(programs: &Programs, words: &[String]) -> Result<()> {
     host::install_tools(apiserver::RUN_TOOLS)?;
     let etcd = host::find("etcd").context("the package etcd-server has no etcd")?;
     step("end-to-end tests on a real Kubernetes API server", || {
-        programs.with_root(&words).try_for_each(|mut command| {
-            command.env("KUBE_APISERVER", &server).env("ETCD", &etcd);
-            run_beside("real-api", command)
-        })
+        programs
+            .with_root(&words)
+            .try_for_each(|mut command| run(command.env("KUBE_APISERVER", &server).env("ETCD", &etcd)))
     })
 }
 

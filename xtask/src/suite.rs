@@ -13,9 +13,6 @@ use crate::{before, toolchain};
 /// of features, which every other choice of crates wants.
 const CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "-p", "xtask", "-p", "vxlan-tests"];
 
-/// Tests of the sources of the cluster's state, on servers of their own. They count no lost packets.
-pub(crate) const SOURCES: &[&str] = &["e2e::kubernetes::", "e2e::etcd::"];
-
 /// Tests that have nothing to do with where on the underlay packets are taken out of the tunnel: the
 /// sources of state, how soon a pod's veth has its program, what rules mean, and whose address it is
 /// within a node.
