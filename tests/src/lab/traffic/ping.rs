@@ -25,6 +25,8 @@ pub struct Ping {
     pub dont_fragment: bool,
     /// How many.
     pub count: u16,
+    /// Whether none is sent after one without a reply.
+    pub until_lost: bool,
     /// Time between two.
     pub interval: Duration,
     /// How long to wait for a reply.
@@ -41,6 +43,7 @@ impl Default for Ping {
             payload: 56,
             dont_fragment: false,
             count: 1,
+            until_lost: false,
             interval: Duration::from_millis(5),
             timeout: Duration::from_secs(1),
             ttl: 64,
@@ -149,6 +152,9 @@ impl Pinger {
             match self.exchange(sequence)? {
                 Ok(rtt) => report.rtts.push(rtt),
                 Err(error) => report.errors.push(error),
+            }
+            if self.options.until_lost && !report.errors.is_empty() {
+                break;
             }
         }
         Ok(report)
