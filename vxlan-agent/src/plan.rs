@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{self, NO_NETWORK};
 use vxlan_ebpf_common::maps::{
-    BY_ADDRESS, DROP_MALFORMED, DROP_OTHER_VNI, Endpoint, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep,
-    MARKS_ROUTE, MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
+    BY_ADDRESS, DROP_MALFORMED, DROP_OTHER_VNI, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MARKS_ROUTE,
+    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
     TOLERATE_VIOLATIONS, VniKey, Vtep, VtepId, endpoint, local, name_bytes, vtep,
 };
 
@@ -97,10 +97,9 @@ pub struct Desired {
 impl Input<'_> {
     /// Plans.
     pub fn plan(&self) -> Desired {
-        let of_network = |((network, ip), e): (&(NetworkId, IpAddr), &Endpoint)| {
-            (*network == self.id).then_some((*ip, *e))
-        };
-        let before = &self.previous.endpoints.iter().filter_map(of_network).collect();
+        let of_network = self.previous.endpoints.range((self.id, IpAddr::from([0; 4]))..);
+        let of_network = of_network.take_while(|((network, _), _)| *network == self.id);
+        let before = &of_network.map(|((_, ip), endpoint)| (*ip, *endpoint)).collect();
         let veths_before = &self.previous.links;
         let (tables, subnets) = (self.tables, self.cluster.own_subnets());
         let underlays = &self.sides.iter().map(|side| side.underlay.ifindex).collect();

@@ -18,6 +18,8 @@ use vxlan_ebpf_common::{Hook, Reason, Tables};
 
 const NETWORKS_LEN: usize = DEFAULT_NETWORKS as usize;
 const COUNTERS_LEN: usize = NETWORKS_LEN * CELLS_PER_NETWORK as usize;
+/// Memory for entries that there are, not for places. For what only the agent adds to.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const VTEPS_LEN: usize = DEFAULT_VTEPS as usize;
 const ROUTES_LEN: usize = MAX_ROUTES as usize;
 /// Entries take memory when they are made.
@@ -47,7 +49,7 @@ static VTEPS: Array<Vtep, VTEPS_LEN> = Array::new();
 #[btf_map]
 static VTEP_IDS: HashMap<Key6, VtepId, VTEPS_LEN> = HashMap::new();
 #[btf_map]
-static STATIONS: HashMap<MacKey, Station, VTEPS_LEN> = HashMap::new();
+static STATIONS: HashMap<MacKey, Station, VTEPS_LEN, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static ENDPOINTS4: HashMap<Key4, Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
@@ -16,7 +17,7 @@ use crate::config::{Fastpath, StateConfig, View};
 use crate::datapath::DatapathState;
 use crate::kernel::{self, Foreign, KernelChange, KernelState, Sought, Tables, Target, sysctl};
 use crate::net::{IfIndex, Mac};
-use crate::node::Table;
+use crate::node::{Guard, Masquerade};
 use crate::ownership;
 use crate::plan::{BridgeFilters, Desired, Input, SegmentInput, Side};
 use crate::pods::Recent;
@@ -47,12 +48,12 @@ pub(super) struct Network {
     pub(super) hooked: Vec<Foreign>,
     /// What has happened to pods lately.
     pub(super) recent: Recent,
-    /// Why this kernel's nf_tables cannot guard the tunnel's port.
-    pub(super) no_guard: Option<String>,
+    /// Who may send, where strangers are dropped; `None`: not known yet.
+    pub(super) guard: Option<Option<Arc<Guard>>>,
     /// Addresses that other nodes know this one by, or did.
     pub(super) known_by: BTreeSet<IpAddr>,
     /// What is known to be installed; `None`: nothing is known.
-    pub(super) table: Option<Option<Table>>,
+    pub(super) table: Option<Option<Masquerade>>,
     /// Files for pods, as they were last written.
     pub(super) files: BTreeMap<PathBuf, String>,
     /// Why the last state that the source sent was refused.
@@ -93,7 +94,7 @@ impl Network {
             cautions: vec![],
             hooked: vec![],
             recent: Recent::default(),
-            no_guard: None,
+            guard: None,
             known_by: BTreeSet::new(),
             table: None,
             files: BTreeMap::new(),
@@ -229,6 +230,7 @@ impl Network {
         self.recent.note(&desired.datapath.links, &desired.claims, Instant::now());
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
         self.devices = self.found_devices(sides);
+        self.note_guard();
         if let (Some(segment), Some(kernel)) = (self.config.network.segment().cloned(), seen.kernel.first()) {
             self.note_segment(&segment, kernel, tables);
         }

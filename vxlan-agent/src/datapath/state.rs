@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
-    Endpoint, Key6, Kind, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, Station, VniKey, Vtep,
-    VtepId, name_bytes,
+    Endpoint, Key6, Kind, LinkEntry, MacKey, NAME_LEN, NO_NETWORK, Network, NetworkId, Node, Station, VniKey,
+    Vtep, VtepId, name_bytes,
 };
 
 use super::sizes::Sizes;
@@ -198,6 +198,11 @@ impl DatapathState {
     /// The number of the network called `name`, if it has one.
     pub fn number(&self, name: &str) -> Option<NetworkId> {
         self.networks.iter().find(|(_, network)| network.name == name_bytes(name)).map(|(id, _)| *id)
+    }
+
+    /// The names that networks have.
+    pub fn named(&self) -> BTreeSet<[u8; NAME_LEN]> {
+        self.networks.values().map(|network| network.name).collect()
     }
 
     /// What there is of one network.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::bridge::{Bridge, Port};
+use super::index::Index;
 use crate::net::{IfIndex, Mac, Mtu, Vni};
 
 /// Interfaces, addresses, routes and neighbours.
@@ -35,6 +36,8 @@ pub struct Tables {
     pub remotes: BTreeMap<(IfIndex, Mac), Remote>,
     /// Forwarding entries of vxlan devices for the all-zero MAC, of which there may be many.
     pub flood: BTreeSet<Flood>,
+    /// Of the rows as they are, if somebody has made it.
+    pub index: Option<Box<Index>>,
 }
 
 /// An interface.
@@ -254,14 +257,16 @@ impl RouteEntry {
 }
 
 impl Tables {
-    /// The interface called `name`.
-    pub fn link_named(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
-    }
-
     /// Addresses of `ifindex`.
     pub fn addresses_of(&self, ifindex: IfIndex) -> impl Iterator<Item = &Address> {
-        self.addresses.iter().filter(move |a| a.ifindex == ifindex)
+        let first = Address { ifindex, ip: IpAddr::from([0; 4]), prefix: 0 };
+        self.addresses.range(first..).take_while(move |address| address.ifindex == ifindex)
+    }
+
+    /// Where the vxlan device `device` sends what has no forwarding entry.
+    pub fn flood_of(&self, device: IfIndex) -> impl Iterator<Item = &Flood> {
+        let first = Flood { device, vtep: IpAddr::from([0; 4]), plain: false };
+        self.flood.range(first..).take_while(move |flood| flood.device == device)
     }
 
     /// The interface of the best default route of this IP version; of several next hops the first, up
@@ -298,10 +303,5 @@ impl Tables {
     pub fn remotes_of(&self, device: IfIndex) -> impl Iterator<Item = (Mac, &Remote)> {
         let all = self.remotes.range((device, Mac([0; 6]))..=(device, Mac([0xff; 6])));
         all.map(|((_, mac), entry)| (*mac, entry))
-    }
-
-    /// Ports of `bridge`.
-    pub fn ports_of(&self, bridge: IfIndex) -> impl Iterator<Item = &Link> {
-        self.links.values().filter(move |link| link.master == Some(bridge))
     }
 }
