@@ -7,6 +7,7 @@ mod encap;
 mod flows;
 mod networks;
 mod pods;
+mod profile;
 mod segments;
 mod untouched;
 mod xdp;

@@ -63,14 +63,14 @@ fn replaced_under_traffic(options: AgentOptions) {
     under_traffic(&mut lab, |lab| {
         for _ in 0..2 {
             replace(lab, 1, None);
-            wait_alone(lab, "v4");
-            replace(lab, 1, Some(before.clone()));
             wait_alone(lab, "v5");
+            replace(lab, 1, Some(before.clone()));
+            wait_alone(lab, "v6");
         }
         replace(lab, 1, None);
         replace(lab, 2, None);
     });
-    wait_alone(&lab, "v4");
+    wait_alone(&lab, "v5");
     assert_fast(&lab);
     let agent = lab.agent(1).expect("an agent");
     let own = node_pin_dir(agent.pin_dir());
