@@ -185,6 +185,7 @@ mod tests {
             malformed: Guard::Kernel,
             other_vni: Guard::Kernel,
             notrack: false,
+            headers: crate::kernel::WantedHeaders::default(),
         };
         find(&node, &network, case.vtep.parse().expect("address"), case.v6, tables)
     }

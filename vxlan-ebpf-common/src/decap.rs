@@ -167,7 +167,7 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
     let forwarded = ip.with_tos(tos).forwarded()?;
-    underlay::check_sum::<P, U>(p, || inner::sum(p, &ip, U::INNER_IP, len))?;
+    underlay::check_sum::<P, U>(p, network.local(U::FAMILY), || inner::sum(p, &ip, U::INNER_IP, len))?;
     flow::recognise(p, t, network, (&ip, U::INNER_IP), Way::Ingress)?;
     Ok((endpoint, ip, forwarded))
 }

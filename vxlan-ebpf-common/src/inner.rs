@@ -53,6 +53,12 @@ pub trait Inner: Wire {
     fn protocol(&self) -> u8;
     /// IPv4 identification, any bytes; 0 if the sender gave it none.
     fn id(&self) -> u16;
+    /// TTL or hop limit.
+    fn ttl(&self) -> u8;
+    /// Whether nobody on the way may fragment it.
+    fn is_whole(&self) -> bool;
+    /// Flow label, 0 of IPv4.
+    fn label(&self) -> u32;
     /// TOS or traffic class.
     fn tos(&self) -> u8;
     /// The header with the given TOS or traffic class.
@@ -118,6 +124,21 @@ impl Inner for Ipv4 {
     #[inline(always)]
     fn id(&self) -> u16 {
         self.head.id.0
+    }
+
+    #[inline(always)]
+    fn ttl(&self) -> u8 {
+        self.head.ttl_protocol.first()
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        self.head.frags.get() & Self::DONT_FRAGMENT != 0
+    }
+
+    #[inline(always)]
+    fn label(&self) -> u32 {
+        0
     }
 
     #[inline(always)]
@@ -222,6 +243,21 @@ impl Inner for Ipv6 {
     #[inline(always)]
     fn id(&self) -> u16 {
         0
+    }
+
+    #[inline(always)]
+    fn ttl(&self) -> u8 {
+        self.head.next_hops.second()
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn label(&self) -> u32 {
+        Self::label(self)
     }
 
     #[inline(always)]

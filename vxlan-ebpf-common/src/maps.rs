@@ -275,18 +275,46 @@ pub struct LocalVtep {
     pub ifindex: u32,
     /// Or of [`local`]'s bits.
     pub flags: u32,
+    /// UDP source ports lie in `port_min..port_max`, as the kernel's device chooses them.
+    pub port_min: u16,
+    /// See `port_min`.
+    pub port_max: u16,
+    /// TTL or hop limit of outer packets; 0: what the way has ([`Vtep::ttl`]).
+    pub ttl: u8,
+    /// TOS or traffic class of outer packets, without congestion marks.
+    pub tos: u8,
+    /// Zero.
+    pub reserved: u16,
+    /// Flow label of outer IPv6 packets, 20 bits.
+    pub label: u32,
 }
 
-/// Bits of [`LocalVtep::flags`]: what is left to the kernel's device, whatever the packet.
+/// Bits of [`LocalVtep::flags`]: what is left to the kernel's device, whatever the packet, and how it makes
+/// outer headers.
 pub mod local {
     /// Encapsulation would skip what somebody else has put on the vxlan device, or at the underlay's exit.
     pub const HOOKED_ENCAP: u32 = 1 << 0;
     /// Decapsulation would skip what somebody else has put on the vxlan device, or at the underlay's entry.
     pub const HOOKED_DECAP: u32 = 1 << 1;
-    /// The vxlan device has checksum or segmentation offload switched off: it completes packets itself.
+    /// The vxlan device does more than programs do: its checksum or segmentation offload is switched off, so
+    /// that it completes packets itself, or it is set to write more than a VNI.
     pub const NO_OFFLOAD: u32 = 1 << 2;
     /// Delivery behind the vxlan device would skip what somebody else has put there behind our program.
     pub const HOOKED_TUNNEL: u32 = 1 << 3;
+    /// Outer packets have the inner one's TTL or hop limit; if that is 0, what the way has.
+    pub const TTL_INSIDE: u32 = 1 << 4;
+    /// Outer packets have the inner one's TOS or traffic class.
+    pub const TOS_INSIDE: u32 = 1 << 5;
+    /// Outer IPv4 packets have Don't Fragment set.
+    pub const DF: u32 = 1 << 6;
+    /// Outer IPv4 packets have Don't Fragment set if the inner one has, or is IPv6.
+    pub const DF_INSIDE: u32 = 1 << 7;
+    /// Outer packets have a UDP checksum.
+    pub const CHECKSUM: u32 = 1 << 8;
+    /// Packets without a UDP checksum are accepted over IPv6; over IPv4 they always are.
+    pub const ACCEPTS_NO_CHECKSUM: u32 = 1 << 9;
+    /// Outer IPv6 packets have the inner one's flow label, if that is IPv6.
+    pub const LABEL_INSIDE: u32 = 1 << 10;
 }
 
 impl LocalVtep {
@@ -365,10 +393,6 @@ pub struct Network {
     pub mode: u8,
     /// A [`Kind`].
     pub kind: u8,
-    /// UDP source ports lie in `port_min..port_max`, as the kernel's device chooses them.
-    pub port_min: u16,
-    /// See `port_min`.
-    pub port_max: u16,
     /// Or of [`TOLERATE_VIOLATIONS`], [`DROP_MALFORMED`], [`DROP_OTHER_VNI`], [`NO_BYPASS`],
     /// [`NO_TCP_BYPASS`], [`MARKS_ROUTE`], [`PARTIAL`] and [`BY_ADDRESS`].
     pub flags: u32,
@@ -487,8 +511,10 @@ pub struct Vtep {
     pub next_hop: NextHop,
     /// Largest inner IP packet in bytes that the way there takes.
     pub mtu: u16,
+    /// TTL or hop limit of packets to it, where the network's device has none of its own.
+    pub ttl: u8,
     /// Zero.
-    pub reserved: u16,
+    pub reserved: u8,
 }
 
 /// Bits of [`Vtep::flags`].
@@ -499,6 +525,8 @@ pub mod vtep {
     pub const IPSEC_IN: u8 = 1 << 1;
     /// What leaves by the interface that leads there would skip what somebody else has put at its exit.
     pub const HOOKED_OUT: u8 = 1 << 2;
+    /// The MTU of the way there is locked, so that packets may be fragmented (`ip_mtu_locked`).
+    pub const NO_DF: u8 = 1 << 3;
 }
 
 impl Vtep {
@@ -834,13 +862,13 @@ mod pod {
 
 /// No type has padding: the sizes are the sums of the fields.
 const _: () = {
-    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4);
+    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4 + 2 + 2 + 1 + 1 + 2 + 4);
     assert!(size_of::<Node>() == 4 + 4 + 2 + 2 + 4 * 2);
-    assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 2 + 2 + 4 + 2 * 32 + 4 + 32);
+    assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 4 + 2 * 44 + 4 + 32);
     assert!(size_of::<Key4>() == 4 + 4);
     assert!(size_of::<Key6>() == 4 + 16);
     assert!(size_of::<VniKey>() == 4 + 2 + 2);
-    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 2);
+    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 1 + 1);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
     assert!(size_of::<Station>() == 4 + 4 + 2 + 1 + 1 + 4 + 8 + 4 + 4);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1 + 4);

@@ -200,6 +200,7 @@ static FREE: Vtep = Vtep {
     family: 0,
     flags: 0,
     mtu: 0,
+    ttl: 0,
     reserved: 0,
     ifindex: 0,
     next_hop: crate::maps::NextHop { family: 0, addr: [0; 16] },

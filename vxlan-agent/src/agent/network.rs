@@ -19,7 +19,7 @@ use crate::kernel::{self, Foreign, KernelChange, KernelState, Sought, Tables, Ta
 use crate::net::{IfIndex, Mac};
 use crate::node::{Guard, Masquerade};
 use crate::ownership;
-use crate::plan::{BridgeFilters, Desired, Input, SegmentInput, Side};
+use crate::plan::{BridgeFilters, Desired, HopLimits, Input, SegmentInput, Side};
 use crate::pods::Recent;
 use crate::underlay::Underlay;
 
@@ -204,6 +204,7 @@ impl Network {
             policies: &machine.policies,
             foreign,
             source_ports: sysctl::source_ports(),
+            hop_limits: &hop_limits(machine),
             xdp: machine.xdp_place(),
             takes_back: machine.takes_back,
             ruleset: &machine.ruleset,
@@ -304,6 +305,15 @@ pub(super) async fn remove_device(
     let target = Target { network: network.to_owned(), name, alias, index };
     let nothing = KernelState::default();
     apply_changes(machine, (&observed, &nothing), target, wanted, &mut BTreeSet::new()).await
+}
+
+/// TTLs and hop limits of ways to VTEPs that have none of their own.
+fn hop_limits(machine: &Machine) -> HopLimits {
+    let hops = machine.ways.values().flatten().filter_map(|(vtep, hop)| Some((vtep, hop.as_ref()?)));
+    let interfaces: BTreeSet<_> =
+        hops.filter(|(vtep, _)| vtep.is_ipv6()).map(|(_, hop)| hop.ifindex).collect();
+    let v6 = interfaces.into_iter().map(|at| (at, sysctl::hop_limit(&machine.interface_name(at)))).collect();
+    HopLimits { v4: sysctl::default_ttl(), v6 }
 }
 
 /// How many changes were carried out.

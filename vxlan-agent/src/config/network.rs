@@ -9,6 +9,7 @@ use super::DEFAULT_PORT;
 use super::segment::{Addresses, Flood, Segment};
 use super::state::{StateSection, flannel_device};
 use super::values::{self, DeviceName, Flows, NetworkName, Port, is_device_name};
+use crate::kernel::{self, DontFragment, Field, WantedHeaders};
 use crate::net::{Mtu, Vni};
 use crate::text::{Refused, Text};
 
@@ -39,6 +40,8 @@ pub struct NetworkConfig {
     pub other_vni: Guard,
     /// Whether conntrack is left out of the tunnel's outer packets.
     pub notrack: bool,
+    /// How the vxlan device makes outer headers.
+    pub headers: WantedHeaders,
 }
 
 impl NetworkConfig {
@@ -120,6 +123,12 @@ pub(super) struct NetworkSection {
     other_vni: Guard,
     #[serde(default)]
     notrack: bool,
+    #[serde(default, deserialize_with = "kernel::ttl")]
+    ttl: Option<Field>,
+    #[serde(default, deserialize_with = "kernel::tos")]
+    tos: Option<Field>,
+    df: Option<DontFragment>,
+    checksum: Option<bool>,
     pub(super) state: Option<StateSection>,
     // From here on, for bridged networks alone.
     pub(super) bridge: Option<Spanned<DeviceName>>,
@@ -157,6 +166,7 @@ impl NetworkSection {
         };
         let Self { mtu, fastpath, source_check, flows: Flows(flows), malformed, other_vni, notrack, .. } =
             *self;
+        let Self { ttl, tos, df, checksum, .. } = *self;
         Ok(NetworkConfig {
             name: self.name().to_owned(),
             kind,
@@ -170,6 +180,7 @@ impl NetworkSection {
             malformed,
             other_vni,
             notrack,
+            headers: WantedHeaders { ttl, tos, df, checksum },
         })
     }
 

@@ -132,6 +132,7 @@ fn device(link: &Link, vxlan: &Vxlan, alias: &str) -> Device {
         underlay: vxlan.underlay.unwrap_or_default(),
         mac: link.mac,
         mtu: link.mtu,
+        headers: vxlan.headers(vxlan.local.is_some_and(|local| local.is_ipv6())),
         ready: link.up && link.alias.as_deref() == Some(alias) && !link.makes_addresses,
         segment: None,
     }

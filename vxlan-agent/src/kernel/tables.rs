@@ -109,10 +109,24 @@ pub struct Vxlan {
     pub group: Option<IpAddr>,
     /// TTL of outer packets; 0 for the kernel's choice.
     pub ttl: u8,
+    /// Outer packets have the inner one's TTL instead.
+    pub ttl_inherit: bool,
     /// TOS of outer packets; 1 for that of the inner packet.
     pub tos: u8,
     /// Don't Fragment of outer IPv4 packets: 0 unset, 1 set, 2 as inside (`VXLAN_DF_…`).
     pub df: u8,
+    /// Outer IPv4 packets have a UDP checksum.
+    pub checksum4: bool,
+    /// Outer IPv6 packets have a UDP checksum.
+    pub checksum6: bool,
+    /// Outer IPv6 packets without a UDP checksum are accepted.
+    pub accepts_no_checksum6: bool,
+    /// Flow label of outer IPv6 packets.
+    pub label: u32,
+    /// Outer IPv6 packets have the inner one's flow label instead.
+    pub label_inherit: bool,
+    /// First UDP source port, and the one after the last; the host's range unless the first is less.
+    pub source_ports: (u16, u16),
     /// After how many seconds a learnt entry that is not used goes.
     pub ageing: u32,
     /// It does nothing that needs more than VNI and forwarding entry: no metadata from elsewhere, no group
@@ -131,8 +145,15 @@ impl Default for Vxlan {
             learning: false,
             group: None,
             ttl: 0,
+            ttl_inherit: false,
             tos: 0,
             df: 0,
+            checksum4: false,
+            checksum6: true,
+            accepts_no_checksum6: false,
+            label: 0,
+            label_inherit: false,
+            source_ports: (0, 0),
             ageing: 0,
             plain: true,
         }
@@ -230,6 +251,8 @@ pub struct Rule {
     /// Whether it tells packets between the same two addresses apart: by protocols or ports, or by what the
     /// library does not know.
     pub looks_past_addresses: bool,
+    /// Whether it looks at the TOS, so that it says of one TOS alone how packets leave.
+    pub looks_at_tos: bool,
 }
 
 /// How the underlay leads to a VTEP.
@@ -241,6 +264,17 @@ pub struct NextHop {
     pub neighbour: IpAddr,
     /// MTU of the route, set by hand or learnt; `None`: the interface's.
     pub mtu: Option<Mtu>,
+    /// Whether that MTU is locked: packets on this way may be fragmented.
+    pub mtu_locked: bool,
+    /// TTL or hop limit of the route; `None`: the host's or the interface's.
+    pub hop_limit: Option<u8>,
+}
+
+impl NextHop {
+    /// Out of `ifindex` to `neighbour`, by a route that says no more.
+    pub const fn new(ifindex: IfIndex, neighbour: IpAddr) -> Self {
+        Self { ifindex, neighbour, mtu: None, mtu_locked: false, hop_limit: None }
+    }
 }
 
 impl RouteEntry {
@@ -291,6 +325,19 @@ impl Tables {
     /// Whether no answer of the kernel says how every packet of a tunnel over this IP version leaves.
     pub fn rules_look_deeper(&self, v6: bool) -> bool {
         self.rules.iter().any(|rule| rule.v6 == v6 && rule.looks_deeper)
+    }
+
+    /// Whether packets of a tunnel over this IP version leave by their TOS.
+    pub fn rules_look_at_tos(&self, v6: bool) -> bool {
+        self.rules.iter().any(|rule| rule.v6 == v6 && rule.looks_at_tos)
+    }
+
+    /// The vxlan device `index`, if it is one.
+    pub fn vxlan(&self, index: IfIndex) -> Option<&Vxlan> {
+        match &self.links.get(&index)?.kind {
+            Kind::Vxlan(vxlan) => Some(vxlan),
+            _ => None,
+        }
     }
 
     /// Forwarding entries of `bridge`: MAC, VLAN, entry.

@@ -33,6 +33,8 @@ pub struct Ping {
     pub timeout: Duration,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
     /// The interface that the socket is bound to, as for one in a VRF.
     pub device: Option<&'static str>,
 }
@@ -47,6 +49,7 @@ impl Default for Ping {
             interval: Duration::from_millis(5),
             timeout: Duration::from_secs(1),
             ttl: 64,
+            tos: 0,
             device: None,
         }
     }
@@ -123,17 +126,19 @@ impl Pinger {
             IpAddr::V4(_) => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?,
             IpAddr::V6(_) => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?,
         };
-        let ttl = i32::from(options.ttl);
+        let (ttl, tos) = (i32::from(options.ttl), i32::from(options.tos));
         let discover = if options.dont_fragment { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
         if target.is_ipv4() {
             set_int(&socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
             set_int(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discover)?;
             set_int(&socket, libc::IPPROTO_IP, libc::IP_TTL, ttl)?;
+            set_int(&socket, libc::IPPROTO_IP, libc::IP_TOS, tos)?;
         } else {
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discover)?;
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, options.dont_fragment.into())?;
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl)?;
+            set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, tos)?;
         }
         // A raw socket gets the replies to everybody's requests.
         set_int(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 4 << 20)?;
