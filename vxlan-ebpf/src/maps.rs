@@ -22,8 +22,6 @@ const COUNTERS_LEN: usize = NETWORKS_LEN * CELLS_PER_NETWORK as usize;
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const VTEPS_LEN: usize = DEFAULT_VTEPS as usize;
 const ROUTES_LEN: usize = MAX_ROUTES as usize;
-/// Entries take memory when they are made.
-const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const ENDPOINTS_LEN: usize = MAX_ENDPOINTS as usize;
 
 #[btf_map]
