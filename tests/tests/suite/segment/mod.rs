@@ -67,7 +67,7 @@ impl Pairing {
 }
 
 /// Runs `test` over every pairing; a failure comes with the pairing's name in front.
-fn over_all(test: impl Fn(&Pairing)) {
+fn over_all(mut test: impl FnMut(&Pairing)) {
     for pairing in PAIRINGS {
         eprintln!("pairing {}", pairing.name);
         test(pairing);
