@@ -11,11 +11,13 @@ mod moves;
 mod multicast;
 mod neighbours;
 mod owner;
+mod ports;
 mod reach;
 mod stations;
 mod streams;
 mod tags;
 mod tenants;
+mod vlans;
 mod vm;
 
 use std::net::IpAddr;
