@@ -156,7 +156,7 @@ fn a_filter_on_the_bridge_is_obeyed() {
     for command in [
         "add table bridge lab",
         "add chain bridge lab forward { type filter hook forward priority 0 ; }",
-        // ICMP by its number: there may be no list of names.
+        // ICMP by its number, as a list of names may be missing.
         "add rule bridge lab forward ip protocol 1 drop",
     ] {
         node.sh(&format!("nft {command}")).expect("a rule");

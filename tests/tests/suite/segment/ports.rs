@@ -34,14 +34,13 @@ fn replace_port(lab: &SegmentLab, upper: &str, commands: &str) -> bool {
 }
 
 /// Frames by way of `upper` take the short cut both ways.
-fn is_fast_by(upper: &str, commands: &str, at_host: &str) {
+fn is_fast_by(upper: &str, commands: &str) {
     for overlay in [direct, verified] {
         let lab = build(&SegmentSpec::pair(overlay(), overlay()));
         let (host, other) = (lab.host(1, RED, 1), lab.host(2, RED, 1));
         if !replace_port(&lab, upper, commands) {
             return;
         }
-        host.ip(at_host).expect("an interface");
         let reached = || {
             vxlan_tests::lab::traffic::ping(host, other.ip4, Ping::default()).is_ok_and(|r| r.all_answered())
         };
@@ -68,13 +67,5 @@ fn is_fast_by(upper: &str, commands: &str, at_host: &str) {
 fn a_port_may_be_a_bond() {
     let commands = "link add bond9 mtu {mtu} type bond mode active-backup miimon 20\n\
                     link set {port} down\nlink set {port} master bond9\n";
-    is_fast_by("bond9", commands, "");
-}
-
-#[test]
-fn a_port_may_be_a_vlan_of_an_interface() {
-    // Whoever speaks without a tag is somebody else.
-    let commands = "link set {port} mtu 1500\nlink add port9 link {port} mtu {mtu} type vlan id 9\n";
-    let at_host = "link set eth0 mtu 1500\nlink add vlan9 link eth0 mtu 1450 type vlan id 9\n";
-    is_fast_by("port9", commands, at_host);
+    is_fast_by("bond9", commands);
 }
