@@ -2,6 +2,7 @@
 //!
 //! Every test runs over [`PAIRINGS`]: kinds of nodes that take turns in a lab.
 
+mod crowd;
 mod dhcp;
 mod fast;
 mod frames;
