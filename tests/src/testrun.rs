@@ -76,6 +76,7 @@ impl Kernel {
     pub fn fill(&mut self, maps: &Maps) {
         let mut desired = state(maps);
         desired.index_routes();
+        self.datapath.watch(if maps.watched { u64::MAX } else { 0 }).expect("the maps can be written");
         let observed = self.datapath.observe().expect("the maps can be read").clone();
         let changes = datapath::diff(&observed, &desired);
         for alike in changes.chunk_by(datapath::Change::is_alike) {

@@ -14,7 +14,8 @@
 //!
 //! Where no packet filter is at work ([`BY_ADDRESS`]), no connection is known to anybody, and the stack
 //! judges by addresses and DSCP alone. So all between two addresses is one flow then, which opens each
-//! direction on its own, and connections begin and end without the stack.
+//! direction on its own, and connections begin and end without the stack. That counts for as long as an agent
+//! looks out for filters that come ([`Watch`](crate::maps::Watch)).
 
 use crate::counters::Reason;
 use crate::ecn;
@@ -88,8 +89,9 @@ pub(crate) struct Tuple {
 /// The tuple of the packet with the IP header `ip` at `offset`; `None` if it is of no kind that can
 /// be verified.
 #[inline(always)]
-fn tuple<P: Packet, H: Inner>(
+fn tuple<P: Packet, T: Tables, H: Inner>(
     p: &P,
+    t: &T,
     network: &Network,
     (ip, offset): (&H, usize),
     way: Way,
@@ -100,7 +102,7 @@ fn tuple<P: Packet, H: Inner>(
         Way::Ingress => (to, from),
     };
     let (protocol, dscp) = (ip.protocol(), ip.tos() & !ecn::MASK);
-    if network.flags & BY_ADDRESS != 0 {
+    if network.flags & BY_ADDRESS != 0 && t.is_watched() {
         let key = FlowKey::pair(network.id, (local, remote), dscp);
         return Some(Tuple { key, protocol, flags: 0, dscp });
     }
@@ -152,7 +154,7 @@ pub(crate) fn admit<P: Packet, T: Tables, H: Inner>(
     if network.flags & NO_BYPASS != 0 {
         return Err(Reason::Limited);
     }
-    let tuple = tuple(p, network, at, way).ok_or(Reason::Unverified)?;
+    let tuple = tuple(p, t, network, at, way).ok_or(Reason::Unverified)?;
     if stays(network, &tuple) {
         return Err(Reason::Limited);
     }
@@ -179,7 +181,7 @@ pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
     if network.flags & NO_BYPASS != 0 {
         return Err(Reason::Limited);
     }
-    let tuple = tuple(p, network, at, way).ok_or(Reason::Unverified)?;
+    let tuple = tuple(p, t, network, at, way).ok_or(Reason::Unverified)?;
     if stays(network, &tuple) {
         return Err(Reason::Limited);
     }
@@ -211,7 +213,7 @@ pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(
     at: (&H, usize),
     way: Way,
 ) {
-    if let Some(tuple) = tuple(p, network, at, way) {
+    if let Some(tuple) = tuple(p, t, network, at, way) {
         note(p, t, network, &tuple, way);
     }
 }
@@ -244,7 +246,7 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
     if network.mode != Mode::Verified as u8 {
         return;
     }
-    let Some(tuple) = tuple(p, network, (ip, offset), way) else { return };
+    let Some(tuple) = tuple(p, t, network, (ip, offset), way) else { return };
     // Not until the connection's first acknowledgement does conntrack take it for established.
     if tuple.flags & (SYN | ACK) == SYN || is_marked(p, network, way) {
         return;

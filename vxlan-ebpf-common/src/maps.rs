@@ -15,6 +15,8 @@ pub mod names {
     pub const NODE: &str = "NODE";
     /// Array: [`NetworkId`](super::NetworkId) → [`Network`](super::Network).
     pub const NETWORKS: &str = "NETWORKS";
+    /// Array of one [`Watch`](super::Watch).
+    pub const WATCH: &str = "WATCH";
     /// Array of `u32`, two for each network; see [`switch`](super::switch).
     pub const SWITCH: &str = "SWITCH";
     /// Hash: [`VniKey`](super::VniKey) → [`NetworkId`](super::NetworkId).
@@ -47,9 +49,9 @@ pub mod names {
     /// LRU hash: [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
     pub const FLOWS: &str = "FLOWS";
     /// All of them.
-    pub const ALL: [&str; 16] = [
-        NODE, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, SUBNETS4, SUBNETS6, VTEPS, VTEP_IDS, STATIONS,
-        ENDPOINTS4, ENDPOINTS6, COUNTERS, FLOWS,
+    pub const ALL: [&str; 17] = [
+        NODE, WATCH, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, SUBNETS4, SUBNETS6, VTEPS, VTEP_IDS,
+        STATIONS, ENDPOINTS4, ENDPOINTS6, COUNTERS, FLOWS,
     ];
 }
 
@@ -344,7 +346,7 @@ pub const MARKS_ROUTE: u32 = 1 << 5;
 /// missing there is no violation.
 pub const PARTIAL: u32 = 1 << 6;
 /// [`Network::flags`]: the host stack looks at nothing but addresses and DSCP, since no packet filter is there
-/// to ask: what it makes of one packet, it makes of all between the same two.
+/// to ask: what it makes of one packet, it makes of all between the same two. Counts only while [`Watch`] holds.
 pub const BY_ADDRESS: u32 = 1 << 7;
 
 /// UDP ports that [`Node::ports`] has room for.
@@ -376,6 +378,18 @@ impl Node {
         let Be16(port) = port;
         a.0 == port || b.0 == port || c.0 == port || d.0 == port || self.more_ports != 0
     }
+}
+
+/// Until when an agent that looks out for packet filters can be relied upon: [`BY_ADDRESS`] counts no longer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Watch {
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    pub until: u64,
+    /// A program's note: the tick, its low bits, in which the clock was last compared.
+    pub tick: u32,
+    /// A program's note: 1: it was before [`until`](Self::until).
+    pub holds: u32,
 }
 
 /// What every program needs to know of a network. That of [`NO_NETWORK`] has nothing but flags, for packets
@@ -835,6 +849,8 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for Node {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for Watch {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for Network {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Key4 {}
@@ -863,6 +879,7 @@ mod pod {
 /// No type has padding: the sizes are the sums of the fields.
 const _: () = {
     assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4 + 2 + 2 + 1 + 1 + 2 + 4);
+    assert!(size_of::<Watch>() == 8 + 4 + 4);
     assert!(size_of::<Node>() == 4 + 4 + 2 + 2 + 4 * 2);
     assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 4 + 2 * 44 + 4 + 32);
     assert!(size_of::<Key4>() == 4 + 4);

@@ -189,6 +189,8 @@ pub struct Maps {
     pub generation: u32,
     /// The time in nanoseconds.
     pub now: u64,
+    /// Whether WATCH holds.
+    pub watched: bool,
     /// COUNTERS.
     pub counters: RefCell<Counted>,
 }
@@ -312,6 +314,10 @@ impl Tables for Maps {
 
     fn now(&self) -> u64 {
         self.now
+    }
+
+    fn is_watched(&self) -> bool {
+        self.watched
     }
 
     fn tick(&self) -> u64 {

@@ -54,6 +54,8 @@ pub trait Tables {
     fn now(&self) -> u64;
     /// The kernel's tick: while it is the same, so is [`now`](Self::now).
     fn tick(&self) -> u64;
+    /// Whether an agent looks out for packet filters: [`Watch`](crate::maps::Watch).
+    fn is_watched(&self) -> bool;
     /// Adds a packet of `bytes` to a cell of COUNTERS.
     fn count(&self, network: NetworkId, hook: Hook, reason: Reason, bytes: u32);
 }

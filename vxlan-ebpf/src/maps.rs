@@ -12,7 +12,7 @@ use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::maps::{
     Addr, Counter, DEFAULT_FLOWS, DEFAULT_NETWORKS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, Key4, Key6,
     LinkEntry, MAX_ENDPOINTS, MAX_ROUTES, MacKey, NETWORK_BITS, Network, NetworkId, Node, SWITCH_GENERATION,
-    SWITCH_OFF, Station, VniKey, Vtep, VtepId, subnet4, subnet6, switch,
+    SWITCH_OFF, Station, VniKey, Vtep, VtepId, Watch, subnet4, subnet6, switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, Tables};
 
@@ -26,6 +26,8 @@ const ENDPOINTS_LEN: usize = MAX_ENDPOINTS as usize;
 
 #[btf_map]
 static NODE: Array<Node, 1> = Array::new();
+#[btf_map]
+static WATCH: Array<Watch, 1> = Array::new();
 #[btf_map]
 static NETWORKS: Array<Network, NETWORKS_LEN> = Array::new();
 #[btf_map]
@@ -194,6 +196,23 @@ impl Tables for Maps {
     fn now(&self) -> u64 {
         // SAFETY: no arguments.
         unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    /// The clock is read once in a tick.
+    #[inline(always)]
+    fn is_watched(&self) -> bool {
+        let Some(watch) = WATCH.get_ptr_mut(0) else { return false };
+        let tick = self.tick() as u32;
+        // SAFETY: the entry lies in a map's memory, which any program may write to; half a note is right again
+        // with the next tick.
+        unsafe {
+            if (&raw const (*watch).tick).read_volatile() != tick {
+                let holds = u32::from(self.now() < (*watch).until);
+                (&raw mut (*watch).holds).write_volatile(holds);
+                (&raw mut (*watch).tick).write_volatile(tick);
+            }
+            (&raw const (*watch).holds).read_volatile() != 0
+        }
     }
 
     /// The verifier puts a load in place of the call (`do_misc_fixups`, v6.18).

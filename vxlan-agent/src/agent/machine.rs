@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use aya_log::EbpfLogger;
 use futures_util::stream::{self, StreamExt as _};
 use ipnetwork::IpNetwork;
+use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -32,6 +34,8 @@ use crate::xdp::{self, Declined, Place};
 
 /// Stands for what is no change in the list of what failed.
 const LOAD: &str = "load the fast path";
+/// For how long programs rely on an agent that looks out for packet filters every second.
+const WATCH: Duration = Duration::from_secs(3);
 /// Questions to the kernel that are on their way at the same time.
 const AT_ONCE: usize = 64;
 
@@ -323,6 +327,20 @@ impl Machine {
             self.has_program = filters::has_netfilter_program();
         }
         before != (self.unannounced.clone(), self.has_program)
+    }
+
+    /// Has the programs know for another moment that somebody looks out for filters. When nobody does any more, they
+    /// go back to asking about connections.
+    pub(super) fn keep_watch(&mut self) {
+        let Some(datapath) = &mut self.datapath else { return };
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the clock");
+        let until = now.and_then(|now| {
+            let until = Duration::from(now) + WATCH;
+            datapath.watch(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX))
+        });
+        if let Err(error) = until {
+            tracing::warn!("flows are verified by connections: {error:#}");
+        }
     }
 
     /// Lets conntrack take back what has bypassed it. Where that is not allowed, TCP does not bypass.

@@ -130,6 +130,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         _ = agent.rules.wait_for(Option::is_some) => {}
     }
     agent.start().await?;
+    agent.machine.keep_watch();
     let (mut resync, mut peek, mut learn) =
         (Instant::now() + RESYNC, Instant::now() + PEEK, Instant::now() + LEARN);
     loop {
@@ -163,6 +164,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         if now >= learn {
             touched.destinations.extend(agent.machine.learnt_anew().await);
             touched.changed |= agent.filters_changed(now >= peek);
+            agent.machine.keep_watch();
             learn = now + LEARN;
         }
         let mut settings = false;

@@ -13,8 +13,8 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::maps::{
     Addr, Counter, Endpoint, Flow, FlowKey, Key4, Key6, LinkEntry, MacKey, NETWORK_BITS, NO_NETWORK, Network,
-    NetworkId, Node, SWITCH_GENERATION, SWITCH_OFF, Station, VniKey, Vtep, VtepId, names, subnet_of, subnet4,
-    subnet6, switch,
+    NetworkId, Node, SWITCH_GENERATION, SWITCH_OFF, Station, VniKey, Vtep, VtepId, Watch, names, subnet_of,
+    subnet4, subnet6, switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, counters};
 
@@ -25,6 +25,7 @@ use crate::net::IfIndex;
 /// All maps that the agent writes, and those that operators read.
 pub(super) struct Maps {
     node: Array<MapData, Node>,
+    watch: Array<MapData, Watch>,
     networks: Array<MapData, Network>,
     switch: Array<MapData, u32>,
     vnis: HashMap<MapData, VniKey, NetworkId>,
@@ -73,6 +74,7 @@ impl Maps {
     pub(super) fn open(dir: &Path) -> Result<Self> {
         Ok(Self {
             node: typed(dir, names::NODE)?,
+            watch: typed(dir, names::WATCH)?,
             networks: typed(dir, names::NETWORKS)?,
             switch: typed(dir, names::SWITCH)?,
             vnis: typed(dir, names::VNIS)?,
@@ -310,6 +312,11 @@ impl Maps {
     pub(super) fn flush_flows(&mut self, network: NetworkId) -> Result<()> {
         let next = self.generation(network)?.wrapping_add(1);
         self.switch.set(switch(network, SWITCH_GENERATION), &next, 0).context("cannot write SWITCH")
+    }
+
+    /// Writes WATCH, without programs' notes.
+    pub(super) fn watch(&mut self, until: u64) -> Result<()> {
+        self.watch.set(0, &Watch { until, ..Watch::default() }, 0).context("cannot write WATCH")
     }
 
     /// Everything in FLOWS. An entry that goes while they are read is left out.

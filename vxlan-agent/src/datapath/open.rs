@@ -175,6 +175,11 @@ impl Datapath {
         done
     }
 
+    /// Has [`BY_ADDRESS`](vxlan_ebpf_common::maps::BY_ADDRESS) count until then, `CLOCK_MONOTONIC` in nanoseconds.
+    pub fn watch(&mut self, until: u64) -> Result<()> {
+        self.maps.watch(until)
+    }
+
     /// Closes all bypasses of a network: the next packet of every flow meets the host stack.
     pub fn flush_flows(&mut self, network: NetworkId) -> Result<()> {
         self.maps.flush_flows(network)

@@ -8,7 +8,7 @@ use crate::testbed::*;
 
 fn unfiltered() -> Maps {
     let network = Network { flags: BY_ADDRESS, ..verified().network() };
-    Maps { networks: [(NETWORK, network)].into(), ..verified() }
+    Maps { networks: [(NETWORK, network)].into(), watched: true, ..verified() }
 }
 
 #[test]
@@ -75,6 +75,16 @@ fn what_the_stack_does_not_pass_stays_with_it() {
     let marked = Frame { fwmark: 7, ..connection.frame(&routed, SYN, connection.out_hash) };
     run_with(tunnel_egress, &marked, &marks);
     assert_eq!(run_with(pod_egress, &frame, &marks).0, Reason::Unverified, "the stack has marked it");
+}
+
+#[test]
+fn connections_count_again_when_nobody_looks_out_for_filters() {
+    let (maps, connection) = (unfiltered(), Connection::new(Payload::Tcp, false));
+    assert_eq!(connection.sends(&maps, SYN), Reason::Unverified);
+    assert_eq!(connection.sends(&maps, SYN), Reason::Encapsulated);
+    let unwatched = Maps { watched: false, ..maps };
+    assert_eq!(connection.sends(&unwatched, SYN), Reason::Unverified);
+    assert_eq!(connection.sends(&unwatched, SYN), Reason::Unverified, "the stack sees every beginning");
 }
 
 #[test]

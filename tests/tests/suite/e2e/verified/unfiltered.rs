@@ -57,6 +57,13 @@ fn short_connections_bypass_from_their_first_packet_on() {
     }
 }
 
+/// A chain that lets nothing through to a TCP port.
+fn drops(port: u16) -> String {
+    format!(
+        "table inet late {{\n chain forward {{\n  type filter hook forward priority filter;\n  tcp dport {port} drop\n }}\n}}\n"
+    )
+}
+
 /// A connection to `to`, at most so long.
 fn connect(lab: &Lab, to: SocketAddr, longest: Duration) -> io::Result<TcpStream> {
     lab.pod(1, 1).run(|| TcpStream::connect_timeout(&to, longest))
@@ -71,11 +78,7 @@ fn a_filter_that_comes_is_obeyed_at_once() {
     let listener = server.run(|| TcpListener::bind((ip, 0))).expect("a port");
     let to = listener.local_addr().expect("an address");
     connect(&lab, to, Duration::from_secs(5)).expect("a connection");
-    let drops = format!(
-        "table inet late {{\n chain forward {{\n  type filter hook forward priority filter;\n  tcp dport {} drop\n }}\n}}\n",
-        to.port()
-    );
-    nft(&lab, 1, &drops);
+    nft(&lab, 1, &drops(to.port()));
     until_judged(&lab, Some("inet late forward"));
     let error = connect(&lab, to, Duration::from_millis(300)).expect_err("the filter says no");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -119,4 +122,30 @@ fn an_address_that_the_host_refuses_is_refused_within_a_second() {
     wait_until("the route is obeyed", Duration::from_secs(5), refused).expect("the route is obeyed");
     let v6 = udp_echo(client, server, server.ip6.into(), 1..=50).expect("UDP");
     assert!(v6.all_intact(), "{v6:?}");
+}
+
+/// With nobody there to look out for filters, connections are asked for again.
+#[test]
+fn a_filter_that_comes_when_the_agent_is_dead_is_obeyed() {
+    let mut lab = unfiltered(verified());
+    lab.agent_mut(1).expect("an agent").kill9().expect("killed");
+    let server = lab.pod(2, 1);
+    let ip: IpAddr = server.ip4.into();
+    let listener = server.run(|| TcpListener::bind((ip, 0))).expect("a port");
+    let to = listener.local_addr().expect("an address");
+    connect(&lab, to, Duration::from_secs(5)).expect("a connection");
+    nft(&lab, 1, &drops(to.port()));
+    let refused = || {
+        // Others between the two are well.
+        assert!(udp_echo(lab.pod(1, 1), server, ip, 1..=10).expect("UDP").all_intact());
+        connect(&lab, to, Duration::from_millis(200)).is_err()
+    };
+    wait_until("the filter is obeyed", Duration::from_secs(8), refused).expect("the filter is obeyed");
+    for _ in 0..3 {
+        assert!(refused(), "for good");
+    }
+    let nodes = counted(&lab, || {
+        assert!(udp_echo(lab.pod(1, 1), server, ip, 1..=100).expect("UDP").all_intact());
+    });
+    assert!(nodes[0].packets("pod_egress", "encapsulated") > 90, "flows bypass:\n{}", nodes[0]);
 }
