@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::bridge::{Bridge, Port};
+use super::paths::Path;
 use crate::net::{IfIndex, Mac, Mtu, Vni};
 
 /// Interfaces, addresses, routes and neighbours.
@@ -18,6 +19,10 @@ pub struct Tables {
     /// Of the main table: our own routes and such as an overlay makes, routes to single addresses,
     /// default routes, and routes by way of a gateway that nobody but an operator or flannel makes.
     pub routes: BTreeSet<RouteEntry>,
+    /// Whether all routes are kept besides, for the sake of devices that somebody else manages.
+    pub wide: bool,
+    /// Then, the routes of all tables.
+    pub paths: BTreeSet<Path>,
     /// Neighbours whose MAC the kernel knows.
     pub neighbours: BTreeMap<(IfIndex, IpAddr), Neighbour>,
     /// Rules that choose among routing tables.
@@ -112,6 +117,9 @@ pub struct Vxlan {
     pub df: u8,
     /// After how many seconds a learnt entry that is not used goes.
     pub ageing: u32,
+    /// Something else about outer headers is not as usual: a TTL or flow label from inside, no checksum over IPv6,
+    /// source ports of its own.
+    pub odd_headers: bool,
     /// It does nothing that needs more than VNI and forwarding entry: no metadata from elsewhere, no group
     /// policy, other protocols, remote checksums, routing, answering of ARP, or filter of VNIs.
     pub plain: bool,
@@ -131,6 +139,7 @@ impl Default for Vxlan {
             tos: 0,
             df: 0,
             ageing: 0,
+            odd_headers: false,
             plain: true,
         }
     }
@@ -173,6 +182,8 @@ pub struct Neighbour {
     pub mac: Mac,
     /// Whether it was entered by hand, for good.
     pub permanent: bool,
+    /// Whether it stays until somebody takes it away: the kernel does not ask it whether it is still there.
+    pub lasting: bool,
     /// Whether it carries our protocol number.
     pub ours: bool,
 }
@@ -224,6 +235,8 @@ pub struct Rule {
     pub looks_at_mark: bool,
     /// Whether it looks at what no question for a route can express: source ports or users.
     pub looks_deeper: bool,
+    /// Whether it leads packets elsewhere than to the main table, whatever their marks.
+    pub diverts: bool,
 }
 
 /// How the underlay leads to a VTEP.

@@ -250,7 +250,7 @@ fn what_no_program_may_send_out_of_is_no_next_hop() {
     assert_eq!(ifindex(&world), 0, "our own device");
     world.next_hops = [(vtep, hop(5))].into();
     world.tables.links.insert(IfIndex(5), link(5));
-    world.tables.rules = vec![Rule { v6: false, looks_at_mark: false, looks_deeper: true }];
+    world.tables.rules = vec![Rule { v6: false, looks_at_mark: false, looks_deeper: true, diverts: false }];
     assert_eq!(ifindex(&world), 0, "a rule that no question can express");
 }
 
