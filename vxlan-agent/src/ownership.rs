@@ -7,6 +7,7 @@
 //! - On a bridge with our alias, every address is ours that neither goes by itself nor is link-local. Of a
 //!   bridge without it nothing is ours but the port that our device is. On either, a neighbour is ours that
 //!   carries [`ROUTE_PROTOCOL`].
+//! - Of a device that somebody else manages and that is accelerated, nothing is ours, and nothing around it.
 //! - Programs, links and maps of all networks lie in one pin directory per layout version.
 //! - Status and lock lie in one run directory per pin directory.
 

@@ -411,6 +411,7 @@ pub fn vtep_ids(wanted: &BTreeSet<Key6>, previous: &DatapathState) -> BTreeMap<K
     ids
 }
 
+mod beside;
 mod hooked;
 mod segment;
 #[cfg(test)]

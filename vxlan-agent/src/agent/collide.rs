@@ -12,7 +12,8 @@ use crate::net::Vni;
 #[derive(Clone, Debug)]
 pub(super) struct Claim<'n> {
     pub(super) name: &'n str,
-    pub(super) id: (Vni, u16),
+    /// `None` while nobody knows.
+    pub(super) id: Option<(Vni, u16)>,
     pub(super) devices: Vec<&'n str>,
     /// Of all nodes.
     pub(super) subnets: Vec<IpNetwork>,
@@ -23,9 +24,15 @@ impl<'n> Claim<'n> {
         let cluster = &network.cluster;
         let nodes = cluster.owns().chain(cluster.remotes.values());
         let config = &network.config.network;
+        let id = Some((config.vni, config.port));
+        if network.is_accelerated() {
+            // Routes through a device that somebody else manages are in that table already.
+            let id = id.filter(|_| network.mirror.is_ok());
+            return Self { name: network.name(), id, devices: vec![&config.device], subnets: vec![] };
+        }
         Self {
             name: network.name(),
-            id: (config.vni, config.port),
+            id,
             devices: cluster.owns().map(|own| network.config.device_over(own.vtep)).collect(),
             subnets: nodes.flat_map(|node| &node.subnets).copied().collect(),
         }
@@ -63,13 +70,11 @@ fn same(claim: &Claim<'_>, other: &Claim<'_>) -> Option<String> {
             other.name, claim.name
         ));
     }
-    (claim.id == other.id).then(|| {
-        let (vni, port) = claim.id;
-        format!(
-            "the networks '{}' and '{}' have the same VNI {vni} and UDP port {port}: the first one runs",
-            other.name, claim.name
-        )
-    })
+    let (vni, port) = claim.id.filter(|_| claim.id == other.id)?;
+    Some(format!(
+        "the networks '{}' and '{}' have the same VNI {vni} and UDP port {port}: the first one runs",
+        other.name, claim.name
+    ))
 }
 
 fn overlap(claim: &Claim<'_>, taken: &Taken<'_>) -> Option<String> {
@@ -94,7 +99,8 @@ mod tests {
 
     fn claim<'n>(name: &'n str, vni: u32, device: &'n str, subnets: &[&str]) -> Claim<'n> {
         let subnets = subnets.iter().map(|subnet| subnet.parse().expect("a subnet")).collect();
-        Claim { name, id: (vni.try_into().expect("in range"), 8472), devices: vec![device], subnets }
+        let id = Some((vni.try_into().expect("in range"), 8472));
+        Claim { name, id, devices: vec![device], subnets }
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(super) struct Machine {
     /// Files for pods that the configuration asks for.
     pub(super) files: BTreeSet<PathBuf>,
     pub(super) tables: Tables,
+    /// Whether all routes are read, for the sake of devices that somebody else manages.
+    pub(super) wide: bool,
     /// The tables may lack something: dump them before the next round.
     pub(super) stale: bool,
     /// Ways to VTEPs, as asked for.
@@ -81,6 +83,7 @@ impl Machine {
             configured: BTreeSet::new(),
             files: BTreeSet::new(),
             tables: Tables::default(),
+            wide: false,
             stale: true,
             ways: Ways::new(),
             learnt: BTreeMap::new(),
@@ -101,10 +104,15 @@ impl Machine {
 
     /// Looks round for the first time.
     pub(super) async fn begin(&mut self) -> anyhow::Result<()> {
-        self.tables = self.netlink.dump().await?;
+        self.tables = self.dump().await?;
         self.read_policies().await;
         self.stale = false;
         Ok(())
+    }
+
+    /// The kernel's tables, as far as they are wanted.
+    pub(super) async fn dump(&self) -> anyhow::Result<Tables> {
+        if self.wide { self.netlink.dump_wide().await } else { self.netlink.dump().await }
     }
 
     /// Looks round where no round does.
@@ -112,7 +120,7 @@ impl Machine {
         if !self.stale {
             return;
         }
-        match self.netlink.dump().await {
+        match self.dump().await {
             Ok(tables) => (self.tables, self.stale) = (tables, false),
             Err(error) => tracing::warn!("{error:#}"),
         }
@@ -297,6 +305,11 @@ impl Machine {
             }
             _ => {}
         }
+    }
+
+    /// As [`Machine::tolerate_gaps`], where somebody else's settings are nobody's to change.
+    pub(super) fn look_at_gaps(&mut self) {
+        self.takes_back = sysctl::takes_back();
     }
 
     /// Loads the programs, or adopts those that are pinned. Without them the kernel does all the

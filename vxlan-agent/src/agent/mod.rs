@@ -4,6 +4,7 @@
 //! [`Pending`] and ends as [`Leaving`]; the configuration is watched by `watch`, and its changes
 //! are taken in by `reconfigure`.
 
+mod accelerate;
 mod collide;
 mod describe;
 mod feed;
@@ -206,10 +207,10 @@ impl Agent {
     /// # Errors
     /// As [`Agent::take_up`].
     async fn start(&mut self) -> anyhow::Result<()> {
+        self.note_configured();
         self.machine.begin().await?;
         let rules = self.rules.borrow_and_update().clone();
         self.take_rules(rules);
-        self.note_configured();
         self.find_leftovers();
         if !self.leaving.is_empty() {
             // Names and numbers of what is gone may be wanted anew.

@@ -108,6 +108,9 @@ impl Network {
 
     /// `None`: nothing is asked for that needs one.
     fn desired_table(&self) -> Option<Table> {
+        if self.is_accelerated() {
+            return None;
+        }
         let (config, network) = (&self.config.pods, &self.config.network);
         let networks = config.networks.iter().filter(|_| config.masquerade);
         let table = Table {
@@ -159,6 +162,7 @@ impl Network {
     pub(super) fn guarded(&self) -> String {
         let in_place = self.table.iter().flatten().any(|table| table.guard.is_some());
         match &self.no_guard {
+            _ if self.is_accelerated() => "no: somebody else manages the device".into(),
             Some(reason) => format!("no: {reason}"),
             None if self.config.network.source_check != SourceCheck::Drop => {
                 "no: strangers are counted only".into()

@@ -15,16 +15,21 @@ pub(super) struct Device {
     pub(super) vni: Vni,
     pub(super) port: u16,
     pub(super) mac: Mac,
+    /// The bridge that it is a port of.
+    pub(super) bridge: Option<String>,
     pub(super) underlay: Underlay,
 }
 
 impl Device {
-    /// Finds the device called `name`.
+    /// Finds the device called `name`, or else the one that was called so and is `held`.
     ///
     /// # Errors
     /// One sentence: why the kernel has to do all of it.
-    pub(super) fn find(tables: &Tables, name: &str) -> Result<Self, String> {
-        let link = tables.link_named(name).ok_or_else(|| format!("there is no interface {name}"))?;
+    pub(super) fn find(tables: &Tables, name: &str, held: Option<IfIndex>) -> Result<Self, String> {
+        let renamed = || tables.links.get(&held?).filter(|link| matches!(link.kind, Kind::Vxlan(_)));
+        let link = tables.link_named(name).or_else(renamed);
+        let link = link.ok_or_else(|| format!("there is no interface {name}"))?;
+        let name = link.name.as_str();
         let Kind::Vxlan(vxlan) = &link.kind else { return Err(format!("{name} is no vxlan device")) };
         let refuse = |reason: String| Err(format!("{name} {reason}"));
         if let Some(network) = link.alias.as_deref().and_then(ownership::network_of_device) {
@@ -33,10 +38,14 @@ impl Device {
         if let Some(reason) = odd(link, vxlan) {
             return refuse(reason.to_owned());
         }
-        if let Some(master) = link.master {
-            let master = tables.links.get(&master).map_or_else(|| master.to_string(), |l| l.name.clone());
-            return refuse(format!("is a port of {master}, and bridged devices are not accelerated yet"));
-        }
+        let bridge = match link.master.map(|master| (master, tables.links.get(&master))) {
+            None => None,
+            Some((_, Some(master))) if master.kind == Kind::Bridge => Some(master.name.clone()),
+            Some((index, master)) => {
+                let master = master.map_or_else(|| index.to_string(), |master| master.name.clone());
+                return refuse(format!("belongs to {master}, which is no bridge"));
+            }
+        };
         let Some(vni) = vxlan.vni else { return refuse("has no VNI of its own".to_owned()) };
         let Some(local) = vxlan.local else {
             return refuse("has no local address, so that its source is chosen for each packet".to_owned());
@@ -47,7 +56,7 @@ impl Device {
         let underlay =
             Underlay { ifindex: below.index, name: below.name.clone(), address: local, inner_mtu: link.mtu };
         let (index, name, mac) = (link.index, name.to_owned(), link.mac);
-        Ok(Self { index, name, vni, port: vxlan.port, mac, underlay })
+        Ok(Self { index, name, vni, port: vxlan.port, mac, bridge, underlay })
     }
 }
 

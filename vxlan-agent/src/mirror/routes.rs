@@ -75,7 +75,8 @@ impl Search<'_> {
     /// Takes in a route through the device.
     fn take(&mut self, path: &Path) {
         let to = path.to;
-        if is_link_local(to.ip()) || to.ip().is_multicast() {
+        let own = is_host(&to) && self.tables.addresses_of(self.device.index).any(|a| a.ip == to.ip());
+        if own || is_link_local(to.ip()) || to.ip().is_multicast() {
             return;
         }
         let done = match path.leads {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::kernel::{Address, Kind, Leads, Link, MAIN, Neighbour, Odd, Path, Remote, Rule, Vxlan};
+use crate::kernel::{Address, Flood, Kind, Leads, Link, MAIN, Neighbour, Odd, Path, Remote, Rule, Vxlan};
 use crate::net::Mtu;
 
 const DEVICE: IfIndex = IfIndex(9);
@@ -70,7 +70,7 @@ fn add_node(tables: &mut Tables, n: u8) {
 }
 
 fn seen(tables: &Tables) -> Mirror {
-    mirror(tables, "flannel.1", "a").expect("a device")
+    mirror(tables, "flannel.1", None, "a").expect("a device")
 }
 
 fn subnets(mirror: &Mirror) -> Vec<(String, String)> {
@@ -176,6 +176,15 @@ fn neighbours_on_the_link_are_led_to_one_by_one() {
 }
 
 #[test]
+fn a_device_that_is_renamed_is_the_same() {
+    let mut tables = tables();
+    tables.links.get_mut(&DEVICE).expect("there").name = "renamed".into();
+    let followed = mirror(&tables, "flannel.1", Some(DEVICE), "a").expect("followed");
+    assert_eq!(followed.device, DEVICE);
+    assert!(mirror(&tables, "flannel.1", Some(UNDERLAY), "a").is_err(), "no vxlan device");
+}
+
+#[test]
 fn a_vtep_has_one_mac() {
     let mut tables = tables();
     (2..4).for_each(|n| add_node(&mut tables, n));
@@ -213,8 +222,35 @@ fn a_pod_behind_a_route_of_its_own_is_found() {
 }
 
 #[test]
+fn a_device_of_a_bridge_has_vteps_and_no_routes() {
+    let mut tables = tables();
+    (2..4).for_each(|n| add_node(&mut tables, n));
+    tables.links.get_mut(&DEVICE).expect("there").master = Some(BRIDGE);
+    tables.remotes.insert((DEVICE, mac(7)), Remote { vtep: Some(vtep(7)), plain: true, ages: true });
+    tables.remotes.insert((DEVICE, mac(8)), Remote { vtep: Some(vtep(8)), plain: false, ages: false });
+    for vtep in [vtep(1), vtep(9), ip("239.1.1.1")] {
+        tables.flood.insert(Flood { device: DEVICE, vtep, plain: true });
+    }
+    let mirror = seen(&tables);
+    assert_eq!(mirror.bridge.as_deref(), Some("cni0"));
+    let vteps: Vec<IpAddr> = mirror.cluster.remotes.values().map(|node| node.vtep).collect();
+    assert_eq!(vteps, [2, 3, 7, 9].map(vtep), "learnt, entered, and flooded to");
+    assert!(subnets(&mirror).is_empty() && mirror.cluster.own.subnets.is_empty());
+    assert!(mirror.left[0].starts_with("1 stations"), "{:?}", mirror.left);
+}
+
+#[test]
+fn addresses_of_the_device_are_nobodys_to_lead_to() {
+    let mut tables = tables();
+    tables.addresses.insert(Address { ifindex: DEVICE, ip: ip("fd00:1::"), prefix: 128 });
+    tables.paths.insert(path("fd00:1::/128", DEVICE, None));
+    assert!(seen(&tables).left.is_empty());
+}
+
+#[test]
 fn a_device_that_only_the_kernel_can_serve_is_left_alone_and_says_why() {
-    let refused = |change: &dyn Fn(&mut Link, &mut Vxlan)| {
+    type Change = dyn Fn(&mut Link, &mut Vxlan);
+    let refused = |change: &Change| {
         let mut tables = tables();
         let link = tables.links.get_mut(&DEVICE).expect("there");
         let Kind::Vxlan(mut vxlan) = link.kind.clone() else { panic!("a vxlan device") };
@@ -222,13 +258,13 @@ fn a_device_that_only_the_kernel_can_serve_is_left_alone_and_says_why() {
         if link.kind != Kind::Other {
             link.kind = Kind::Vxlan(vxlan);
         }
-        mirror(&tables, "flannel.1", "a").expect_err("refused")
+        mirror(&tables, "flannel.1", None, "a").expect_err("refused")
     };
-    let cases: [(&dyn Fn(&mut Link, &mut Vxlan), &str); 9] = [
+    let cases: [(&Change, &str); 9] = [
         (&|link, _| link.name = "vxlan1".into(), "there is no interface flannel.1"),
         (&|link, _| link.kind = Kind::Other, "no vxlan device"),
         (&|link, _| link.up = false, "is down"),
-        (&|link, _| link.master = Some(BRIDGE), "a port of cni0"),
+        (&|link, _| link.master = Some(UNDERLAY), "belongs to eth0, which is no bridge"),
         (&|link, _| link.alias = Some("vxlan-agent network pods".into()), "our own network 'pods'"),
         (&|_, vxlan| vxlan.plain = false, "external"),
         (&|_, vxlan| vxlan.tos = 1, "outer headers"),

@@ -2,6 +2,7 @@
 //!
 //! Every test runs over [`PAIRINGS`]: kinds of nodes that take turns in a lab.
 
+mod beside;
 mod dhcp;
 mod fast;
 mod frames;
@@ -29,6 +30,7 @@ const PAIRINGS: &[Pairing] = &[
     Pairing { name: "kernel-kernel", nodes: [kernel, kernel] },
     Pairing { name: "verified-kernel", nodes: [verified, kernel] },
     Pairing { name: "direct-direct", nodes: [direct, direct] },
+    Pairing { name: "accelerated-kernel", nodes: [accelerated, kernel] },
 ];
 
 /// The tenant of tests that need one.
@@ -52,6 +54,11 @@ fn direct() -> Overlay {
 
 fn verified() -> Overlay {
     Overlay::verified()
+}
+
+/// The kernel's devices, with a short cut beside them.
+fn accelerated() -> Overlay {
+    Overlay::Agent(AgentOptions::beside("verified", ""))
 }
 
 impl Pairing {
