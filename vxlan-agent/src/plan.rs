@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{self, NO_NETWORK};
 use vxlan_ebpf_common::maps::{
-    DROP_MALFORMED, DROP_OTHER_VNI, Endpoint, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MARKS_ROUTE,
-    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
+    BY_ADDRESS, DROP_MALFORMED, DROP_OTHER_VNI, Endpoint, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep,
+    MARKS_ROUTE, MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
     TOLERATE_VIOLATIONS, VniKey, Vtep, VtepId, endpoint, local, name_bytes, vtep,
 };
 
@@ -54,6 +54,8 @@ pub struct Input<'a> {
     pub takes_back: bool,
     /// What packet filters do that the fast path would skip.
     pub ruleset: &'a Ruleset,
+    /// Whether the host stack judges packets between pods by nothing but their addresses and DSCP.
+    pub by_address: bool,
     /// What has been so for long enough to be believed of pods.
     pub patience: &'a Patience,
     /// What the maps hold: what is known of pods is kept.
@@ -218,7 +220,8 @@ impl Input<'_> {
             | flag(network.other_vni == Guard::Drop, DROP_OTHER_VNI)
             | flag(!self.takes_back, NO_TCP_BYPASS)
             | flag(!self.ruleset.meters.is_empty(), NO_BYPASS)
-            | flag(self.tables.marks_route(), MARKS_ROUTE);
+            | flag(self.tables.marks_route(), MARKS_ROUTE)
+            | flag(self.by_address, BY_ADDRESS);
         let (port_min, port_max) = self.source_ports;
         Network {
             id: self.id,

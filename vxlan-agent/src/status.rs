@@ -110,6 +110,10 @@ pub struct NetworkStatus {
     /// Rules that have to see every packet: in mode `verified` no flow bypasses the host stack meanwhile.
     #[serde(default)]
     pub meters: Vec<String>,
+    /// In mode `verified` what looks at more of packets between pods than their addresses: because of it each
+    /// connection is verified for itself, else all between two addresses at once.
+    #[serde(default)]
+    pub judge: Option<String>,
     /// Files for pods, as they were last written: path and content.
     pub files: BTreeMap<PathBuf, String>,
     /// Why the last state that the source sent was refused; the one before is in force.

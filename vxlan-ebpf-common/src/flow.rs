@@ -11,13 +11,17 @@
 //! echoes, a packet of each direction takes the stack again after [`recheck`]: that keeps conntrack's
 //! entry alive, and a filter that says no by now is obeyed. TCP opens once both directions have been
 //! verified, datagrams and echoes open each direction on its own.
+//!
+//! Where no packet filter is at work ([`BY_ADDRESS`]), no connection is known to anybody, and the stack
+//! judges by addresses and DSCP alone. So all between two addresses is one flow then, which opens each
+//! direction on its own, and connections begin and end without the stack.
 
 use crate::counters::Reason;
 use crate::ecn;
 use crate::headers::{Be16, protocol};
 use crate::inner::Inner;
 use crate::maps::{
-    Direction, Flow, FlowKey, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId,
+    BY_ADDRESS, Direction, Flow, FlowKey, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS, Network,
 };
 use crate::packet::Packet;
 use crate::tables::Tables;
@@ -73,7 +77,9 @@ pub mod closing {
 /// The flow of a packet, and what matters of it.
 pub(crate) struct Tuple {
     key: FlowKey,
-    /// TCP flags, 0 for other protocols.
+    /// IP protocol number of the packet.
+    protocol: u8,
+    /// TCP flags, 0 for other protocols, and where nobody asks for connections.
     flags: u8,
     /// TOS or traffic class without congestion marks, which change on the way.
     dscp: u8,
@@ -84,12 +90,21 @@ pub(crate) struct Tuple {
 #[inline(always)]
 fn tuple<P: Packet, H: Inner>(
     p: &P,
-    network: NetworkId,
+    network: &Network,
     (ip, offset): (&H, usize),
     way: Way,
 ) -> Option<Tuple> {
+    let (from, to) = (H::addr(ip.source()), H::addr(ip.destination()));
+    let (local, remote) = match way {
+        Way::Egress => (from, to),
+        Way::Ingress => (to, from),
+    };
+    let (protocol, dscp) = (ip.protocol(), ip.tos() & !ecn::MASK);
+    if network.flags & BY_ADDRESS != 0 {
+        let key = FlowKey::pair(network.id, (local, remote), dscp);
+        return Some(Tuple { key, protocol, flags: 0, dscp });
+    }
     let transport = offset + H::LEN;
-    let protocol = ip.protocol();
     let (source, destination, flags) = match protocol {
         protocol::TCP => (p.load(transport)?, p.load(transport + 2)?, p.load(transport + 13)?),
         protocol::UDP => (p.load(transport)?, p.load(transport + 2)?, 0),
@@ -99,12 +114,12 @@ fn tuple<P: Packet, H: Inner>(
             Echo::Reply => (Be16(0), p.load(transport + 4)?, 0),
         },
     };
-    let (from, to) = (H::addr(ip.source()), H::addr(ip.destination()));
-    let key = match way {
-        Way::Egress => FlowKey::new(network, (from, to), (source, destination), protocol),
-        Way::Ingress => FlowKey::new(network, (to, from), (destination, source), protocol),
+    let ports = match way {
+        Way::Egress => (source, destination),
+        Way::Ingress => (destination, source),
     };
-    Some(Tuple { key, flags, dscp: ip.tos() & !ecn::MASK })
+    let key = FlowKey::new(network.id, (local, remote), ports, protocol);
+    Some(Tuple { key, protocol, flags, dscp })
 }
 
 enum Echo {
@@ -137,7 +152,7 @@ pub(crate) fn admit<P: Packet, T: Tables, H: Inner>(
     if network.flags & NO_BYPASS != 0 {
         return Err(Reason::Limited);
     }
-    let tuple = tuple(p, network.id, at, way).ok_or(Reason::Unverified)?;
+    let tuple = tuple(p, network, at, way).ok_or(Reason::Unverified)?;
     if stays(network, &tuple) {
         return Err(Reason::Limited);
     }
@@ -164,7 +179,7 @@ pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
     if network.flags & NO_BYPASS != 0 {
         return Err(Reason::Limited);
     }
-    let tuple = tuple(p, network.id, at, way).ok_or(Reason::Unverified)?;
+    let tuple = tuple(p, network, at, way).ok_or(Reason::Unverified)?;
     if stays(network, &tuple) {
         return Err(Reason::Limited);
     }
@@ -196,7 +211,7 @@ pub(crate) fn announce<P: Packet, T: Tables, H: Inner>(
     at: (&H, usize),
     way: Way,
 ) {
-    if let Some(tuple) = tuple(p, network.id, at, way) {
+    if let Some(tuple) = tuple(p, network, at, way) {
         note(p, t, network, &tuple, way);
     }
 }
@@ -229,7 +244,7 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
     if network.mode != Mode::Verified as u8 {
         return;
     }
-    let Some(tuple) = tuple(p, network.id, (ip, offset), way) else { return };
+    let Some(tuple) = tuple(p, network, (ip, offset), way) else { return };
     // Not until the connection's first acknowledgement does conntrack take it for established.
     if tuple.flags & (SYN | ACK) == SYN || is_marked(p, network, way) {
         return;
@@ -293,7 +308,7 @@ impl Flow {
         // To read the clock takes a call. A TCP connection does without for as long as the clock
         // stands still; the low bits of the tick agree again after weeks.
         let tick = t.tick() as u32;
-        let still = tuple.key.protocol == protocol::TCP && self.tick == tick;
+        let still = tuple.protocol == protocol::TCP && self.tick == tick;
         let now = if still { self.last } else { t.now() };
         let open = self.is_open(tuple, way, now, generation);
         if open {
@@ -311,10 +326,9 @@ impl Flow {
             Way::Egress => (&self.egress, &self.ingress),
             Way::Ingress => (&self.ingress, &self.egress),
         };
-        let protocol = tuple.key.protocol;
         let alike = this.state == seen::VERIFIED && this.dscp == tuple.dscp;
-        let verified = alike && now.wrapping_sub(this.checked) < recheck(protocol);
-        if protocol == protocol::TCP {
+        let verified = alike && now.wrapping_sub(this.checked) < recheck(tuple.protocol);
+        if tuple.key.protocol == protocol::TCP {
             let ends = tuple.flags & (SYN | FIN | RST) != 0 || self.ends();
             return verified && other.checked != 0 && !ends && self.generation == generation;
         }

@@ -285,6 +285,9 @@ pub const MARKS_ROUTE: u32 = 1 << 5;
 /// [`Network::flags`]: not every VTEP and subnet of the network found a place in the tables, so what is
 /// missing there is no violation.
 pub const PARTIAL: u32 = 1 << 6;
+/// [`Network::flags`]: the host stack looks at nothing but addresses and DSCP, since no packet filter is there
+/// to ask: what it makes of one packet, it makes of all between the same two.
+pub const BY_ADDRESS: u32 = 1 << 7;
 
 /// UDP ports that [`Node::ports`] has room for.
 pub const NODE_PORTS: usize = 4;
@@ -337,7 +340,7 @@ pub struct Network {
     /// See `port_min`.
     pub port_max: u16,
     /// Or of [`TOLERATE_VIOLATIONS`], [`DROP_MALFORMED`], [`DROP_OTHER_VNI`], [`NO_BYPASS`],
-    /// [`NO_TCP_BYPASS`], [`MARKS_ROUTE`] and [`PARTIAL`].
+    /// [`NO_TCP_BYPASS`], [`MARKS_ROUTE`], [`PARTIAL`] and [`BY_ADDRESS`].
     pub flags: u32,
     /// This node on the IPv4 underlay.
     pub local4: LocalVtep,
@@ -671,7 +674,8 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-/// A flow as the local pod sees it.
+/// A flow as the local pod sees it: of one transport connection, or of all between two addresses, see
+/// [`FlowKey::pair`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct FlowKey {
@@ -683,10 +687,10 @@ pub struct FlowKey {
     pub local_port: Be16,
     /// The other side's port; of echoes, the identifier if the other side asks, else 0.
     pub remote_port: Be16,
-    /// IP protocol number.
+    /// IP protocol number; 0: any, whatever the ports.
     pub protocol: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// TOS or traffic class without congestion marks, if the protocol is any; else 0.
+    pub dscp: u8,
     /// The low bits of its [`NetworkId`].
     pub network: u16,
 }
@@ -700,7 +704,14 @@ impl FlowKey {
         (local_port, remote_port): (Be16, Be16),
         protocol: u8,
     ) -> Self {
-        Self { local, remote, local_port, remote_port, protocol, reserved: 0, network: network as u16 }
+        Self { local, remote, local_port, remote_port, protocol, dscp: 0, network: network as u16 }
+    }
+
+    /// The key of all packets with this TOS or traffic class between two addresses.
+    #[inline(always)]
+    pub const fn pair(network: NetworkId, (local, remote): (Addr, Addr), dscp: u8) -> Self {
+        let none = (Be16(0), Be16(0));
+        Self { dscp, ..Self::new(network, (local, remote), none, 0) }
     }
 }
 

@@ -33,7 +33,7 @@ use crate::counters::{Hook, Reason};
 use crate::hooks::{self, Forward};
 use crate::model::{Frame, Maps};
 
-pub use flow::{Step as FlowStep, flow, play_flows};
+pub use flow::{Filters, Step as FlowStep, flow, play_flows};
 pub use recipe::{Edit, Recipe, Way};
 pub use roundtrip::roundtrip;
 

@@ -13,7 +13,7 @@ use crate::lab::{AgentOptions, LabSpec, Netns, Overlay};
 pub(super) fn build(args: &BenchArgs) -> Result<Vec<Way>> {
     args.kinds()
         .map(|kind| {
-            let spec = LabSpec::pair(overlay(kind, args), overlay(kind, args));
+            let spec = LabSpec::pair(overlay(kind, args), overlay(kind, args)).unfiltered();
             let lab = spec.bridge_netfilter(args.bridge_netfilter).build()?;
             if args.conntrack {
                 lab.nodes().iter().try_for_each(|node| load_rules(node))?;

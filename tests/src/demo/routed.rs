@@ -36,7 +36,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<()> {
 }
 
 fn lab(nodes: u8, overlay: &Overlay) -> Result<Lab> {
-    LabSpec::of(vec![overlay.clone(); usize::from(nodes)]).pods(2).build()
+    LabSpec::of(vec![overlay.clone(); usize::from(nodes)]).pods(2).unfiltered().build()
 }
 
 /// Who is where.

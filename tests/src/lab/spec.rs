@@ -111,6 +111,9 @@ pub struct LabSpec {
     /// Whether packets on the pods' bridge pass netfilter (`bridge-nf-call-iptables`), as
     /// Kubernetes asks for. The kernel's default depends on whether br_netfilter is loaded.
     pub bridge_netfilter: bool,
+    /// Whether every node has a packet filter that decides nothing. Without any, mode `verified` asks the stack
+    /// about pairs of addresses, and not about connections.
+    pub filtered: bool,
 }
 
 impl LabSpec {
@@ -134,6 +137,7 @@ impl LabSpec {
             kubernetes: false,
             etcd: None,
             bridge_netfilter: false,
+            filtered: true,
         }
     }
 
@@ -220,6 +224,13 @@ impl LabSpec {
     #[must_use]
     pub fn bridge_netfilter(mut self, on: bool) -> Self {
         self.bridge_netfilter = on;
+        self
+    }
+
+    /// Without a packet filter on the nodes.
+    #[must_use]
+    pub fn unfiltered(mut self) -> Self {
+        self.filtered = false;
         self
     }
 

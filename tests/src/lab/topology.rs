@@ -29,6 +29,9 @@ pub const VRF_TABLE: u32 = 10;
 pub const DEVICE: &str = "flannel.1";
 /// The network's VNI.
 pub const VNI: u32 = 1;
+/// A chain that sees everything and decides nothing, as other people's do most of the time.
+const FILTER: &str =
+    "table inet filter {\n chain forward {\n  type filter hook forward priority filter;\n }\n}\n";
 /// The network's UDP port.
 pub const PORT: u16 = 8472;
 
@@ -172,6 +175,9 @@ fn make_node(site: &Site, n: u8, node: &NodeSpec, spec: &LabSpec) -> Result<Node
     let ns = site.namespace(&format!("n{n}"))?;
     ns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
     set_bridge_netfilter(&ns, spec.bridge_netfilter)?;
+    if spec.filtered {
+        ns.feed("nft", &["-f", "-"], FILTER)?;
+    }
     if let Some(vlan) = spec.vlan {
         if vlan == Vlan::Inline {
             ns.sh(&format!("ethtool -K {WIRE} txvlan off rxvlan off"))?;

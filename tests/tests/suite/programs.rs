@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use vxlan_agent::datapath::KernelFeatures;
 use vxlan_ebpf_common::maps::{
-    DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_NETWORK, Network, TOLERATE_VIOLATIONS,
+    BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_NETWORK, Network,
+    TOLERATE_VIOLATIONS,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
-use vxlan_ebpf_common::oracle::{self, FlowStep};
+use vxlan_ebpf_common::oracle::{self, Filters, FlowStep};
 use vxlan_ebpf_common::testbed::{self, Inner, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
 use vxlan_ebpf_common::{Disposition, Hook, Reason, hooks};
 use vxlan_tests::testrun::{self, Kernel, Verdict};
@@ -296,12 +297,18 @@ fn step() -> impl Strategy<Value = FlowStep> {
 #[test]
 fn kernel_and_model_keep_the_same_flows() {
     let mut kernel = Kernel::load();
+    for (filters, flags) in [(Filters::Some, 0), (Filters::None, BY_ADDRESS)] {
+        keep_the_same_flows(&mut kernel, filters, flags);
+    }
+}
+
+fn keep_the_same_flows(kernel: &mut Kernel, filters: Filters, flags: u32) {
     let maps = testbed::maps();
-    let network = Network { mode: Mode::Verified as u8, ..maps.network() };
+    let network = Network { mode: Mode::Verified as u8, flags, ..maps.network() };
     kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), ..maps });
     let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let kernel = std::cell::RefCell::new((&mut kernel, 0));
+    let kernel = std::cell::RefCell::new((kernel, 0));
     runner
         .run(&(proptest::collection::vec(step(), 20..60), 0u8..12), |(steps, only)| {
             let (kernel, bypassed) = &mut *kernel.borrow_mut();
@@ -309,7 +316,7 @@ fn kernel_and_model_keep_the_same_flows() {
             let mut generation = 0;
             // Few connections, so that they get somewhere.
             let steps = steps.into_iter().map(|step| FlowStep { which: only ^ (step.which & 1), ..step });
-            let reasons = oracle::play_flows(steps, |hook, frame, maps| {
+            let reasons = oracle::play_flows(filters, steps, |hook, frame, maps| {
                 compare_flows(kernel, &mut generation, hook, frame, maps)
             });
             let forwarded = |reason: &&Reason| reason.disposition() == Disposition::Forwarded;

@@ -22,7 +22,8 @@ use crate::config::Xdp;
 use crate::datapath::{self, Change, Datapath, DatapathState, FIRST_PRIORITY, Options, Tcx};
 use crate::kernel::ruleset::{DeviceHook, Ruleset};
 use crate::kernel::{
-    self, Asked, Edge, Foreign, Kind, Link, Netlink, Ours, Policy, Tables, Touched, Way, What, sysctl,
+    self, Asked, Edge, Foreign, Kind, Link, Netlink, Ours, Policy, Tables, Touched, Way, What, filters,
+    sysctl,
 };
 use crate::net::{IfIndex, Mtu, is_link_local};
 use crate::plan::{BridgeFilters, Ways};
@@ -57,6 +58,9 @@ pub(super) struct Machine {
     pub(super) hooked: Vec<Foreign>,
     /// What packet filters do that the fast path would skip.
     pub(super) ruleset: Arc<Ruleset>,
+    /// A packet filter of which no notice is given, and whether there is a BPF program that is one.
+    unannounced: Option<String>,
+    has_program: bool,
     pub(super) datapath: Option<Datapath>,
     /// Tells when pins of it are removed.
     pins: PinWatch,
@@ -96,6 +100,8 @@ impl Machine {
             pins,
             xdp: None,
             secret: secret()?,
+            unannounced: Some("filters that have not been looked for yet".into()),
+            has_program: false,
             takes_back: false,
             filters: BridgeFilters::default(),
             retries: Retries::default(),
@@ -293,6 +299,33 @@ impl Machine {
         }
         self.ruleset = rules;
         true
+    }
+
+    /// What looks at more of a packet between pods than its addresses and DSCP, or may change it: the first that
+    /// is known. Without any, one packet says what becomes of all between the same two.
+    pub(super) fn judge(&self) -> Option<String> {
+        let rules = &self.ruleset;
+        let chain =
+            rules.chains.iter().chain(&rules.bridge_chains).next().map(|chain| format!("chain {chain}"));
+        let others: [(bool, &str); 4] = [
+            (rules.unsettled, "rules that are being read"),
+            (self.has_program, "a BPF program at a hook of netfilter"),
+            (!self.policies.is_empty(), "IPsec policies"),
+            (self.tables.rules_look_past_addresses(), "routing rules about ports or protocols"),
+        ];
+        let other = others.into_iter().find(|(is_there, _)| *is_there).map(|(_, name)| name.to_owned());
+        chain.or_else(|| self.unannounced.clone()).or(other)
+    }
+
+    /// Looks for packet filters of which no notice is given, with `programs` for BPF programs, too, which takes
+    /// longer; whether there is news.
+    pub(super) fn look_for_filters(&mut self, programs: bool) -> bool {
+        let before = (self.unannounced.clone(), self.has_program);
+        self.unannounced = filters::unannounced();
+        if programs {
+            self.has_program = filters::has_netfilter_program();
+        }
+        before != (self.unannounced.clone(), self.has_program)
     }
 
     /// Lets conntrack take back what has bypassed it. Where that is not allowed, TCP does not bypass.

@@ -158,6 +158,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         }
         if now >= learn {
             touched.destinations.extend(agent.machine.learnt_anew().await);
+            touched.changed |= agent.filters_changed(now >= peek);
             learn = now + LEARN;
         }
         let mut settings = false;
@@ -211,6 +212,7 @@ impl Agent {
         self.machine.begin().await?;
         let rules = self.rules.borrow_and_update().clone();
         self.take_rules(rules);
+        self.machine.look_for_filters(true);
         self.find_leftovers();
         if !self.leaving.is_empty() {
             // Names and numbers of what is gone may be wanted anew.
@@ -284,6 +286,11 @@ impl Agent {
     fn settings_changed(&self) -> bool {
         let filters = || self.machine.filters != self.bridge_filters();
         self.runs(Fastpath::Verified) && (self.machine.settings_changed() || filters())
+    }
+
+    /// Whether a packet filter has come or gone of which no notice is given; see [`Machine::look_for_filters`].
+    fn filters_changed(&mut self, programs: bool) -> bool {
+        self.runs(Fastpath::Verified) && self.machine.look_for_filters(programs)
     }
 
     /// When to act without being told.

@@ -217,6 +217,7 @@ impl Network {
             xdp: machine.xdp_place().filter(|_| !self.is_accelerated()),
             takes_back: machine.takes_back,
             ruleset: &machine.ruleset,
+            by_address: machine.judge().is_none(),
             patience: &patience,
             previous,
         };

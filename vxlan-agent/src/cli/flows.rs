@@ -82,6 +82,7 @@ fn row(key: &FlowKey, flow: &Flow, now: f64) -> FlowRow {
 
 fn protocol(number: u8) -> String {
     match number {
+        0 => "any".to_owned(),
         1 => "icmp".to_owned(),
         6 => "tcp".to_owned(),
         17 => "udp".to_owned(),
@@ -120,7 +121,10 @@ fn lifetime(state: &str) -> f64 {
 }
 
 fn cells(row: &FlowRow) -> [String; 10] {
-    let end = |ip: IpAddr, port: u16| std::net::SocketAddr::new(ip, port).to_string();
+    let end = |ip: IpAddr, port: u16| match port {
+        0 => ip.to_string(),
+        port => std::net::SocketAddr::new(ip, port).to_string(),
+    };
     [
         row.protocol.clone(),
         end(row.local, row.local_port),

@@ -189,6 +189,9 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     for hooked in &network.hooked {
         let _ = writeln!(out, "kernel's   what passes {} because of: {}", hooked.interface, hooked.what);
     }
+    if network.mode == Fastpath::Verified && network.bridge.is_none() {
+        let _ = writeln!(out, "{}", judge_text(network.judge.as_deref()));
+    }
     out.push_str(&meters_text(network));
     let _ = write!(out, "\n{}", nodes_text(network));
 }
@@ -225,6 +228,14 @@ fn pods_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRepor
             addresses.join(", ")
         );
     }
+}
+
+/// What a flow is, and why.
+fn judge_text(judge: Option<&str>) -> String {
+    judge.map_or_else(
+        || "flows      all between two pods, since no packet filter asks for more than addresses".into(),
+        |judge| format!("flows      connections, because of {judge}"),
+    )
 }
 
 /// Rules that the fast path would not keep, and what becomes of it.

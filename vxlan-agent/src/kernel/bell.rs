@@ -57,8 +57,13 @@ impl Bell {
 
     /// Waits for a change. A message that was lost in a storm was one, too.
     pub(super) async fn rung(&mut self) {
+        self.heard().await;
+    }
+
+    /// Waits for a change, and returns its messages; `None`: lost.
+    pub(super) async fn heard(&mut self) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(socket) => drop(socket.recv_from_full().await),
+            Some(socket) => socket.recv_from_full().await.ok().map(|(messages, _)| messages),
             None => std::future::pending().await,
         }
     }

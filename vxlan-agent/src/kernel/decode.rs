@@ -231,12 +231,18 @@ fn mtu(metric: &RouteMetric) -> Option<Mtu> {
 
 /// The rule that a message describes.
 pub(super) fn rule(message: &RuleMessage) -> Rule {
-    use RuleAttribute::{FwMark, FwMask, SourcePortRange, UidRange};
+    use RuleAttribute::{
+        DestinationPortRange, FwMark, FwMask, IpProtocol, Other, SourcePortRange, TunId, UidRange,
+    };
     let any = |wanted: fn(&RuleAttribute) -> bool| message.attributes.iter().any(wanted);
     Rule {
         v6: message.header.family == AddressFamily::Inet6,
         looks_at_mark: any(|a| matches!(a, FwMark(mark) | FwMask(mark) if *mark != 0)),
         looks_deeper: any(|a| matches!(a, SourcePortRange(_) | UidRange(_))),
+        looks_past_addresses: any(|a| {
+            let ports = matches!(a, SourcePortRange(_) | DestinationPortRange(_) | IpProtocol(_));
+            ports || matches!(a, UidRange(_) | TunId(_) | Other(_))
+        }),
         diverts: diverts(message),
     }
 }

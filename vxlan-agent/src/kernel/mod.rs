@@ -10,6 +10,7 @@ mod decode;
 mod diff;
 mod direct;
 mod events;
+pub mod filters;
 mod foreign;
 mod learnt;
 mod message;

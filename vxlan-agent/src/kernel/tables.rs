@@ -227,7 +227,7 @@ pub struct Flood {
 }
 
 /// A rule that chooses among routing tables, as far as it matters here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Whether it is about IPv6.
     pub v6: bool,
@@ -235,6 +235,9 @@ pub struct Rule {
     pub looks_at_mark: bool,
     /// Whether it looks at what no question for a route can express: source ports or users.
     pub looks_deeper: bool,
+    /// Whether it tells packets between the same two addresses apart: by protocols or ports, or by what the
+    /// library does not know.
+    pub looks_past_addresses: bool,
     /// Whether it leads packets elsewhere than to the main table, whatever their marks.
     pub diverts: bool,
 }
@@ -286,6 +289,11 @@ impl Tables {
     /// Whether a rule of either IP version looks at marks.
     pub fn marks_route(&self) -> bool {
         self.rules.iter().any(|rule| rule.looks_at_mark)
+    }
+
+    /// Whether a rule of either IP version tells packets between the same two addresses apart.
+    pub fn rules_look_past_addresses(&self) -> bool {
+        self.rules.iter().any(|rule| rule.looks_past_addresses)
     }
 
     /// Whether no answer of the kernel says how every packet of a tunnel over this IP version leaves.

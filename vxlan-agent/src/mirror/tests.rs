@@ -203,7 +203,7 @@ fn rules_and_other_tables_are_the_kernels() {
     tables.paths.insert(other);
     let mirror = seen(&tables);
     assert_eq!((subnets(&mirror).len(), mirror.left.len()), (1, 1), "{:?}", mirror.left);
-    tables.rules = vec![Rule { v6: false, looks_at_mark: false, looks_deeper: false, diverts: true }];
+    tables.rules = vec![Rule { diverts: true, ..Rule::default() }];
     let mirror = seen(&tables);
     assert!(subnets(&mirror).is_empty() && mirror.left.len() == 2, "{:?}", mirror.left);
     assert_eq!(mirror.cluster.remotes.len(), 1, "what the host has routed is led by its MAC");

@@ -41,7 +41,7 @@ pub(super) fn config(fastpath: Fastpath) -> View {
 }
 
 /// Nodes 192.0.2.n with subnets 10.n.0.0/24 and fd00:n::/64, seen from node 1, called 'a'.
-fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
+pub(super) fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
     let node = |n: u8| Candidate {
         name: if n == 1 { "a".into() } else { format!("node-{n}") },
         vtep: IpAddr::from([192, 0, 2, n]),
@@ -81,6 +81,7 @@ pub(super) struct World {
     xdp: Option<Place>,
     foreign: Vec<Foreign>,
     ruleset: Ruleset,
+    by_address: bool,
 }
 
 impl World {
@@ -94,7 +95,7 @@ impl World {
         let (tables, next_hops, previous) = (Tables::default(), BTreeMap::new(), DatapathState::default());
         let config = config(fastpath);
         let (xdp, foreign, ruleset) = (None, vec![], Ruleset::default());
-        Self { config, tables, underlay, next_hops, previous, xdp, foreign, ruleset }
+        Self { config, tables, underlay, next_hops, previous, xdp, foreign, ruleset, by_address: false }
     }
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
@@ -115,13 +116,14 @@ impl World {
         self.with_input(tables, cluster, plan)
     }
 
-    fn with_input(
+    pub(super) fn with_input(
         &self,
         tables: &Tables,
         cluster: &ClusterState,
         plan: impl FnOnce(&Input<'_>) -> Desired,
     ) -> Desired {
-        let Self { config, tables: _, underlay, next_hops, previous, xdp, foreign, ruleset } = self;
+        let Self { config, tables: _, underlay, next_hops, previous, xdp, foreign, ruleset, by_address } =
+            self;
         let (source_ports, xdp) = ((32_768, 60_999), xdp.as_ref());
         let asked = asked(underlay);
         let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), asked, offloads: true }];
@@ -141,9 +143,20 @@ impl World {
             xdp,
             takes_back: true,
             ruleset,
+            by_address: *by_address,
             patience: &Patience::default(),
             previous,
         })
+    }
+}
+
+#[test]
+fn flows_are_all_between_two_addresses_where_nobody_asks_for_more() {
+    for by_address in [false, true] {
+        let world = World { by_address, ..World::new(Fastpath::Verified) };
+        let desired = world.plan(&cluster(&[2].into()));
+        let flags = desired.datapath.networks[&NETWORK].flags;
+        assert_eq!(flags & BY_ADDRESS != 0, by_address);
     }
 }
 
@@ -250,7 +263,7 @@ fn what_no_program_may_send_out_of_is_no_next_hop() {
     assert_eq!(ifindex(&world), 0, "our own device");
     world.next_hops = [(vtep, hop(5))].into();
     world.tables.links.insert(IfIndex(5), link(5));
-    world.tables.rules = vec![Rule { v6: false, looks_at_mark: false, looks_deeper: true, diverts: false }];
+    world.tables.rules = vec![Rule { looks_deeper: true, ..Rule::default() }];
     assert_eq!(ifindex(&world), 0, "a rule that no question can express");
 }
 
@@ -363,6 +376,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
         takes_back: true,
         ruleset: &world.ruleset,
+        by_address: world.by_address,
         patience: &Patience::default(),
         previous: &world.previous,
     };

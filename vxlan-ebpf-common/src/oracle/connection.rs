@@ -55,6 +55,10 @@ impl Connection {
         Self::of(self.number + CONNECTIONS / 2)
     }
 
+    pub(super) fn is_tcp(self) -> bool {
+        self.payload() == Payload::Tcp
+    }
+
     const fn payload(self) -> Payload {
         Payload::ALL[(self.number % 3) as usize]
     }

@@ -13,6 +13,9 @@
 //! - from the first FIN or RST of a known flow that the stack was given on, nothing of that connection
 //!   does;
 //! - after all flows have been forgotten, none does;
+//! - where no packet filter is at work, all connections between two addresses are one flow that neither begins
+//!   nor ends: it bypasses the stack only if that has passed a packet of it in this direction, within the last
+//!   ten seconds if the packet is TCP's, else within the last;
 //! - whatever does not bypass is left to the stack, untouched, also when the table is full.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +24,7 @@ use std::vec::Vec;
 use super::connection::{ACK, Connection, SYN, Side};
 use super::{check, std};
 use crate::counters::{Disposition, Hook, Reason};
-use crate::maps::{FlowKey, Mode, Network};
+use crate::maps::{BY_ADDRESS, FlowKey, Mode, Network};
 use crate::model::{Frame, Maps};
 use crate::testbed;
 
@@ -65,24 +68,37 @@ impl Step {
     }
 }
 
-/// Plays a script.
+/// By what the host stack judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filters {
+    /// By connections, among other things.
+    Some,
+    /// By addresses alone.
+    None,
+}
+
+/// Plays a script; without packet filters if the input's first bit is set.
 ///
 /// Returns what became of every packet at every hook; panics if a promise is broken.
 pub fn flow(data: &[u8]) -> Vec<Reason> {
     let (steps, _) = data.as_chunks::<4>();
     let steps = steps.iter().map(|&[what, which, flags, fate]| Step { what, which, flags, fate });
-    play_flows(steps.take(STEPS), |hook, frame, maps| check(hook, frame, maps))
+    let filters =
+        if data.first().is_some_and(|first| first & 0x80 != 0) { Filters::None } else { Filters::Some };
+    play_flows(filters, steps.take(STEPS), |hook, frame, maps| check(hook, frame, maps))
 }
 
 /// As [`flow`], but it is `at` that sends a frame through a hook.
 pub fn play_flows(
+    filters: Filters,
     steps: impl IntoIterator<Item = Step>,
     at: impl FnMut(Hook, &Frame, &mut Maps) -> Reason,
 ) -> Vec<Reason> {
     let maps = testbed::maps();
-    let network = Network { mode: Mode::Verified as u8, ..maps.network() };
+    let flags = if filters == Filters::None { BY_ADDRESS } else { 0 };
+    let network = Network { mode: Mode::Verified as u8, flags, ..maps.network() };
     let maps = Maps { networks: [(testbed::NETWORK, network)].into(), now: 1000 * SECOND, ..maps };
-    let mut world = World { at, maps, ledger: Ledger::default(), reasons: Vec::new() };
+    let mut world = World { at, maps, filters, ledger: Ledger::default(), reasons: Vec::new() };
     steps.into_iter().for_each(|step| world.play(step));
     world.reasons
 }
@@ -90,6 +106,7 @@ pub fn play_flows(
 struct World<F> {
     at: F,
     maps: Maps,
+    filters: Filters,
     ledger: Ledger,
     reasons: Vec<Reason>,
 }
@@ -114,6 +131,15 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
         }
     }
 
+    /// The flow that a connection is of, or is part of.
+    fn key(&self, connection: Connection, side: Side) -> FlowKey {
+        let key = connection.key(side);
+        match self.filters {
+            Filters::Some => key,
+            Filters::None => FlowKey::pair(testbed::NETWORK, (key.local, key.remote), 0),
+        }
+    }
+
     fn evict(&mut self, which: u8) {
         let mut flows = self.maps.flows.borrow_mut();
         if let Some(key) = flows.keys().nth(usize::from(which)).copied() {
@@ -127,12 +153,12 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
         let connection = Connection::of(step.which);
         let frame = connection.sent(side, step.flags);
         let reason = self.at(Hook::PodEgress, &frame);
-        let mut keys = std::vec![(connection.key(side), Way::Egress)];
+        let mut keys = std::vec![(self.key(connection, side), Way::Egress)];
         if bypasses(reason) {
-            return self.ledger.bypassed(keys[0], step.flags, self.maps.now);
+            return self.ledger.bypassed(keys[0], (connection.is_tcp(), step.flags), self.maps.now);
         }
         if connection.is_local() {
-            keys.push((connection.key(side.other()), Way::Ingress));
+            keys.push((self.key(connection, side.other()), Way::Ingress));
         }
         let hook = if connection.is_local() { Hook::PodIngress } else { Hook::TunnelEgress };
         self.stack(step, &keys, hook, |connection| connection.behind_stack(side, step.flags));
@@ -144,12 +170,12 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
         if connection.is_local() {
             return;
         }
-        let key = (connection.key(Side::Pod), Way::Ingress);
+        let key = (self.key(connection, Side::Pod), Way::Ingress);
         let (tunnelled, bare) = connection.received(step.flags);
         if single && bypasses(self.at(Hook::UnderlayIngress, &tunnelled))
             || bypasses(self.at(Hook::TunnelIngress, &bare))
         {
-            return self.ledger.bypassed(key, step.flags, self.maps.now);
+            return self.ledger.bypassed(key, (connection.is_tcp(), step.flags), self.maps.now);
         }
         self.stack(step, &[key], Hook::PodIngress, |connection| connection.received(step.flags).1);
     }
@@ -172,7 +198,8 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
         let before = packet(&connection);
         match step.fate % 4 {
             1 => {}
-            2 => {
+            // Nobody is there who could.
+            2 if self.filters == Filters::Some => {
                 // Translation does not change the flow hash.
                 let translated = Frame { flow_hash: before.flow_hash, ..packet(&connection.lookalike()) };
                 self.at(hook, &translated);
@@ -245,17 +272,16 @@ impl Ledger {
         self.passed.insert(at, (now, self.entries));
     }
 
-    fn bypassed(&mut self, (key, way): (FlowKey, Way), flags: u8, now: u64) {
+    fn bypassed(&mut self, (key, way): (FlowKey, Way), (is_tcp, flags): (bool, u8), now: u64) {
         let when = |way| self.passed.get(&(key, way)).map(|(when, _)| *when);
         let this = when(way).unwrap_or_else(|| panic!("{way:?} of {key:?} was never passed"));
         if key.protocol == TCP {
             assert!(when(Way::Egress).is_some() && when(Way::Ingress).is_some(), "one direction of {key:?}");
             assert_eq!(flags & SYN, 0, "a connection began unseen");
             assert!(flags & (FIN | RST) == 0 && !self.ended.contains(&key), "a connection ended unseen");
-            assert!(now - this < 10 * SECOND, "{way:?} of {key:?} was not looked at for {} ns", now - this);
-        } else {
-            assert!(now - this < SECOND, "{way:?} of {key:?} was not looked at for {} ns", now - this);
         }
+        let longest = if is_tcp { 10 * SECOND } else { SECOND };
+        assert!(now - this < longest, "{way:?} of {key:?} was not looked at for {} ns", now - this);
         self.used.insert(key, self.entries);
     }
 
@@ -298,6 +324,10 @@ mod tests {
             let steps = steps.into_iter().map(|step| Step { which: step.which + base, ..step });
             let script: Vec<u8> = steps.flat_map(Step::write).collect();
             flow(&script);
+            let no_wait = Step { what: 0x81, ..Step::default() };
+            assert_eq!(no_wait.what % Step::COUNT, Step::WAIT);
+            let without: Vec<u8> = no_wait.write().into_iter().chain(script).collect();
+            flow(&without);
         }
     }
 }

@@ -6,32 +6,32 @@ use crate::hooks::{pod_egress, pod_ingress, tunnel_egress, tunnel_ingress, under
 use crate::maps::{Flow, MARKS_ROUTE, Mode, NO_BYPASS, NO_TCP_BYPASS, Network};
 use crate::testbed::*;
 
-const SECOND: u64 = 1_000_000_000;
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-const FIN_ACK: u8 = 0x11;
-const SYN_ACK: u8 = 0x12;
-const RST: u8 = 0x04;
+pub(super) const SECOND: u64 = 1_000_000_000;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const ACK: u8 = 0x10;
+pub(super) const FIN_ACK: u8 = 0x11;
+pub(super) const SYN_ACK: u8 = 0x12;
+pub(super) const RST: u8 = 0x04;
 
-fn verified() -> Maps {
+pub(super) fn verified() -> Maps {
     let network = Network { mode: Mode::Verified as u8, ..maps().network() };
     Maps { networks: [(NETWORK, network)].into(), now: 1000 * SECOND, ..maps() }
 }
 
 /// A connection between pod 1 and a remote pod, or one of this node.
-struct Connection {
-    payload: Payload,
+pub(super) struct Connection {
+    pub(super) payload: Payload,
     v6: bool,
-    out_hash: u32,
+    pub(super) out_hash: u32,
     in_hash: u32,
 }
 
 impl Connection {
-    fn new(payload: Payload, v6: bool) -> Self {
+    pub(super) fn new(payload: Payload, v6: bool) -> Self {
         Self { payload, v6, out_hash: 11, in_hash: 22 }
     }
 
-    fn out(&self) -> Inner {
+    pub(super) fn out(&self) -> Inner {
         let to = if self.v6 { pod6(2, 7).into() } else { pod4(2, 7).into() };
         Inner { payload: self.payload, ..Inner::from_pod(to) }
     }
@@ -41,7 +41,7 @@ impl Connection {
     }
 
     /// `inner` with these TCP flags and, unless it goes out, with ports swapped.
-    fn frame(&self, inner: &Inner, flags: u8, hash: u32) -> Frame {
+    pub(super) fn frame(&self, inner: &Inner, flags: u8, hash: u32) -> Frame {
         let mut frame = inner.frame();
         frame.flow_hash = hash;
         let transport = 14 + if self.v6 { 40 } else { 20 };
@@ -59,7 +59,7 @@ impl Connection {
     }
 
     /// The pod sends. If the stack gets it, it passes it on.
-    fn sends(&self, maps: &Maps, flags: u8) -> Reason {
+    pub(super) fn sends(&self, maps: &Maps, flags: u8) -> Reason {
         let frame = self.frame(&self.out(), flags, self.out_hash);
         let (reason, _) = run_with(pod_egress, &frame, maps);
         if reason == Reason::Unverified {
@@ -71,7 +71,7 @@ impl Connection {
     }
 
     /// The remote pod sends. If the stack gets it, it passes it on.
-    fn receives(&self, maps: &Maps, flags: u8) -> Reason {
+    pub(super) fn receives(&self, maps: &Maps, flags: u8) -> Reason {
         let frame = self.frame(&self.back(), flags, self.in_hash);
         let tunnelled = Outer::from_remote(REMOTE4, frame.bytes.clone()).frame();
         // As our nodes send it; the flags have changed what a checksum would cover.
@@ -96,7 +96,7 @@ impl Connection {
     }
 }
 
-fn only_flow(maps: &Maps) -> Flow {
+pub(super) fn only_flow(maps: &Maps) -> Flow {
     let flows = maps.flows.borrow();
     assert_eq!(flows.len(), 1, "{flows:?}");
     *flows.values().next().expect("one flow")

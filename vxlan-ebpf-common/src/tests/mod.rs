@@ -6,6 +6,7 @@ mod decap;
 mod encap;
 mod flows;
 mod networks;
+mod pairs;
 mod pods;
 mod segments;
 mod untouched;

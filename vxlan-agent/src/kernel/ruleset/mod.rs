@@ -38,6 +38,10 @@ pub struct Ruleset {
     /// chain` takes them. The tables of `ebtables` are among them where it is made for nf_tables; for the
     /// others there is [`has_legacy_ebtables`].
     pub bridge_chains: BTreeSet<String>,
+    /// Chains of others that see what is routed between pods, whatever their rules say: family, table and chain.
+    pub chains: BTreeSet<String>,
+    /// Such a chain may have come, or a bridge's: it is being looked at.
+    pub unsettled: bool,
 }
 
 /// A ruleset, and the generation of the kernel's that it was read in.
@@ -93,7 +97,9 @@ fn read_unless_known(known: Option<Reading>) -> io::Result<Reading> {
                     ruleset.device_chains.extend(known.ruleset.device_chains.iter().cloned());
                     ruleset.meters.extend(known.ruleset.meters.iter().cloned());
                     ruleset.bridge_chains.extend(known.ruleset.bridge_chains.iter().cloned());
+                    ruleset.chains.extend(known.ruleset.chains.iter().cloned());
                 }
+                ruleset.unsettled = !whole;
                 return Ok(Reading { ruleset: Arc::new(ruleset), generation: whole.then_some(generation) });
             }
             Err(error) if whole => return Err(error),
@@ -121,6 +127,7 @@ fn read_from(reader: &mut Reader) -> io::Result<Ruleset> {
         if find_string(chain, nfta::CHAIN_TABLE).is_some_and(|table| awake.is(&(family, table))) {
             ruleset.device_chains.extend(devices::device_chains(family, chain));
             ruleset.bridge_chains.extend(reach::bridge_chain(family, chain));
+            ruleset.chains.extend(reach::routed_chain(family, chain));
         }
         if let Some((table, chain)) = reach::entrance(family, chain) {
             entrances.entry(table).or_default().push(chain);

@@ -8,6 +8,7 @@ use super::rule::{self, Chain, Effect, Set, Sets};
 use super::{Awake, family_name};
 use crate::kernel::nft::attributes::{find, find_number, find_string, list};
 use crate::kernel::nft::{Attributes, INET, Reader, nfta};
+use crate::ownership::network_of_nft_table;
 use nix::libc;
 
 /// `NFPROTO_…`.
@@ -42,6 +43,17 @@ pub(super) fn entrance(family: u8, chain: &[u8]) -> Option<(TableKey, String)> {
         return None;
     }
     Some(((family, find_string(chain, nfta::CHAIN_TABLE)?), find_string(chain, nfta::CHAIN_NAME)?))
+}
+
+/// The chain of a dump's message, if what is routed between pods enters it at a hook, and it is none of an agent's.
+pub(super) fn routed_chain(family: u8, chain: &[u8]) -> Option<String> {
+    const HOOKS: [i32; 3] = [libc::NF_INET_PRE_ROUTING, libc::NF_INET_FORWARD, libc::NF_INET_POST_ROUTING];
+    let hook = find_number(find(chain, nfta::CHAIN_HOOK)?, nfta::HOOK_HOOKNUM)?;
+    let comes_by = HOOKS.iter().any(|known| u32::try_from(*known) == Ok(hook));
+    let routes = matches!(family, INET | IPV4 | IPV6);
+    let [table, name] = [nfta::CHAIN_TABLE, nfta::CHAIN_NAME].map(|kind| find_string(chain, kind));
+    let table = table.filter(|table| comes_by && routes && network_of_nft_table(table).is_none())?;
+    Some(format!("{} {table} {}", family_name(family), name?))
 }
 
 /// The chain of a dump's message, if it is one that frames enter on a bridge.

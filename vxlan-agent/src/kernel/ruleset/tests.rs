@@ -48,6 +48,26 @@ fn chains_elsewhere_have_no_devices() {
 }
 
 #[test]
+fn a_chain_of_others_that_sees_what_is_routed_is_found() {
+    let found = |family, number, table: &str| {
+        let chain = Attributes::default().string(nfta::CHAIN_TABLE, table).string(nfta::CHAIN_NAME, "c");
+        reach::routed_chain(family, chain.nest(nfta::CHAIN_HOOK, &hook(number)).as_bytes())
+    };
+    for (family, name) in [(1, "inet t c"), (2, "ip t c"), (10, "ip6 t c")] {
+        for (number, comes_by) in [(0, true), (1, false), (2, true), (3, false), (4, true), (5, false)] {
+            assert_eq!(
+                found(family, number, "t").is_some_and(|found| found == name),
+                comes_by,
+                "{name} {number}"
+            );
+            assert_eq!(found(family, number, "vxlan-agent-pods"), None, "an agent's");
+        }
+    }
+    assert_eq!(found(7, 2, "t"), None, "a bridge's");
+    assert_eq!(found(5, 0, "t"), None, "a device's");
+}
+
+#[test]
 fn a_bridges_chain_is_found_whatever_its_hook() {
     let found = |family, chain: &Attributes| reach::bridge_chain(family, chain.as_bytes());
     for number in 0..6 {

@@ -9,6 +9,7 @@ mod policies;
 pub(super) mod policy;
 mod returns;
 mod services;
+mod unfiltered;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
