@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
-use vxlan_tests::lab::Netns;
+use vxlan_tests::lab::{Netns, wait_until};
 
 /// Links, addresses, routes, rules, neighbours, forwarding entries, rules of packet filters and settings of `node`,
-/// without what changes by itself: counters, timers, and what the kernel learns.
+/// without what changes by itself: counters, timers, and what the kernel learns. Addresses are certain by then.
 pub(crate) fn dump(node: &Netns) -> String {
+    let is_certain = || node.sh("ip -6 addr show tentative").is_ok_and(|addresses| addresses.is_empty());
+    wait_until("addresses are certain", Duration::from_secs(10), is_certain).expect("in time");
     let mut all = String::new();
     let links = node.sh("ip -d -j link show").expect("links");
     let mut links: Value = serde_json::from_str(&links).expect("JSON");
@@ -24,7 +27,9 @@ pub(crate) fn dump(node: &Netns) -> String {
         let list = node.sh(command).expect("a list");
         // What bridges learn, they forget.
         let lasting = |line: &&str| !command.starts_with("bridge") || line.contains("permanent");
-        list.lines().filter(lasting).for_each(|line| _ = writeln!(all, "{line}"));
+        // And the kernel enters groups that it sends to.
+        let group = |line: &&str| line.starts_with("ff") || line.starts_with("224.");
+        list.lines().filter(lasting).filter(|line| !group(line)).for_each(|line| _ = writeln!(all, "{line}"));
     }
     let _ = writeln!(all, "{}", node.sh("nft list ruleset").expect("rules"));
     node.run(|| settings(Path::new("/proc/sys/net"), &mut all));
