@@ -78,8 +78,8 @@ enum Command {
     /// stops the agent first if it runs.
     Release,
     /// Accelerate VXLAN devices that somebody else manages, in the foreground: packets take a short cut beside
-    /// them, and nothing of theirs is touched. Without networks in a configuration file; of one that --config names,
-    /// the section [node] counts.
+    /// them, and nothing of theirs is touched. It needs no configuration file; of one that --config names, only what
+    /// it says of the node counts.
     Accelerate {
         /// How much of the fast path runs.
         #[arg(long, value_enum, default_value = "verified")]
