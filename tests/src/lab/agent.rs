@@ -146,10 +146,7 @@ impl Agent {
         };
         let mut agent = Self::with_config(&lab.site, place, &text, options)?;
         if let Some(Beside::CommandLine(devices)) = &options.beside {
-            let devices = devices.iter().map(|device| (*device).to_owned());
-            let words = ["accelerate", "--fastpath", &options.fastpath].map(str::to_owned).into_iter();
-            let config = ["--config".to_owned(), agent.config.display().to_string()];
-            agent.command = words.chain(devices).chain(config).collect();
+            agent.accelerate(devices, &options.fastpath);
         }
         agent.pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
         if let Some(flags) = &options.flannel {
@@ -178,6 +175,14 @@ impl Agent {
             config,
             pin_dir,
         })
+    }
+
+    /// Has its command line say which devices it accelerates.
+    fn accelerate(&mut self, devices: &[&str], fastpath: &str) {
+        let devices = devices.iter().map(|device| (*device).to_owned());
+        let words = ["accelerate", "--fastpath", fastpath].map(str::to_owned).into_iter();
+        let config = ["--config".to_owned(), self.config.display().to_string()];
+        self.command = words.chain(devices).chain(config).collect();
     }
 
     /// Makes it start with flannel's configuration file and flags, where there is a cluster for that.

@@ -110,12 +110,9 @@ pub(super) fn path(message: &RouteMessage) -> Option<Path> {
             _ => {}
         }
     }
-    if header.tos != 0 || header.source_prefix_length != 0 {
-        odd = Some(Odd::Choosy);
-    }
-    if header.kind != RouteType::Unicast || path.legs.is_empty() && odd.is_none() {
-        odd = Some(Odd::Nowhere);
-    }
+    let leads_nowhere = header.kind != RouteType::Unicast || path.legs.is_empty() && odd.is_none();
+    let is_choosy = header.tos != 0 || header.source_prefix_length != 0;
+    odd = leads_nowhere.then_some(Odd::Nowhere).or(is_choosy.then_some(Odd::Choosy)).or(odd);
     path.leads = odd.map_or(path.leads, Leads::Oddly);
     let made = header.flags.contains(RouteFlags::Cloned) || header.protocol == RouteProtocol::IcmpRedirect;
     (path.table != LOCAL && !made).then_some(path)
