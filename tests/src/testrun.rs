@@ -56,17 +56,16 @@ pub struct Verdict {
 impl Kernel {
     /// Loads the programs below a directory of their own.
     pub fn load() -> Self {
+        Self::load_for(Sizes::of(1, 1, 1))
+    }
+
+    /// As [`Kernel::load`], with as much room in the maps as `sizes` says.
+    pub fn load_for(sizes: Sizes) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/vxlan-tests-{}/{number}", std::process::id()));
         let dir = ownership::node_pin_dir(&pin_dir);
-        let options = Options {
-            dir: dir.clone(),
-            clsact: false,
-            xdp: true,
-            flows: DEFAULT_FLOWS,
-            sizes: Sizes::of(1, 1, 1),
-        };
+        let options = Options { dir: dir.clone(), clsact: false, xdp: true, flows: DEFAULT_FLOWS, sizes };
         let datapath =
             Datapath::open(&options).expect("the programs load (needs root and `cargo xtask build-ebpf`)");
         let pins = Pins::open(&dir).expect("the maps are pinned");
@@ -75,11 +74,20 @@ impl Kernel {
 
     /// Makes the maps say what `maps` says.
     pub fn fill(&mut self, maps: &Maps) {
-        let desired = state(maps);
+        let mut desired = state(maps);
+        desired.index_routes();
         let observed = self.datapath.observe().expect("the maps can be read").clone();
-        for change in datapath::diff(&observed, &desired) {
-            self.datapath.apply(&change).expect("the maps can be written");
+        let changes = datapath::diff(&observed, &desired);
+        for alike in changes.chunk_by(datapath::Change::is_alike) {
+            if !self.apply_together(alike) {
+                alike.iter().for_each(|change| self.datapath.apply(change).expect("the maps can be written"));
+            }
         }
+    }
+
+    /// Carries out changes that are alike in one call; whether that was possible.
+    pub fn apply_together(&mut self, changes: &[datapath::Change]) -> bool {
+        self.datapath.apply_together(changes)
     }
 
     /// What is in the kernel, read anew.

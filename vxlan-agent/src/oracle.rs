@@ -253,6 +253,11 @@ fn write_network(network: &NetworkConfig, text: &mut String) {
     line("flows", network.flows.to_string());
     line("malformed", named(network.malformed));
     line("other_vni", named(network.other_vni));
+    let wanted = &network.headers;
+    wanted.ttl.iter().for_each(|ttl| line("ttl", named(ttl)));
+    wanted.tos.iter().for_each(|tos| line("tos", named(tos)));
+    wanted.df.iter().for_each(|df| line("df", named(df)));
+    wanted.checksum.iter().for_each(|on| line("checksum", on.to_string()));
     let Some(segment) = network.segment() else { return };
     line("bridge", quote(&segment.bridge));
     match segment.addresses.as_slice() {

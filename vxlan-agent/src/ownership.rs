@@ -9,6 +9,8 @@
 //!   carries [`ROUTE_PROTOCOL`].
 //! - Of a device that somebody else manages and that is accelerated, nothing is ours, and nothing around it.
 //! - Programs, links and maps of all networks lie in one pin directory per layout version.
+//! - So have nf_tables tables names of ours: one that the pin directory says, and one for each network that
+//!   masquerades.
 //! - Status and lock lie in one run directory per pin directory.
 
 use std::path::{Path, PathBuf};
@@ -61,9 +63,17 @@ pub fn nft_table(network: &str) -> String {
 
 const NFT_PREFIX: &str = "vxlan-agent-";
 
+/// Name of the nf_tables table of all networks with these pins. It is like a network's, so that an agent of before
+/// removes it, being that of a network without a device; but no network's name has a dot.
+pub fn tunnel_table(pin_dir: &Path) -> String {
+    let below = pin_dir.strip_prefix("/sys/fs/bpf").unwrap_or(pin_dir);
+    format!("{NFT_PREFIX}node.{}", below.to_string_lossy().trim_end_matches('/'))
+}
+
 /// The network that an nf_tables table is named after, if its name is one that we give.
 pub fn network_of_nft_table(table: &str) -> Option<&str> {
-    table.strip_prefix(NFT_PREFIX).filter(|network| !network.is_empty())
+    let is_name = |name: &&str| !name.is_empty() && !name.contains('.');
+    table.strip_prefix(NFT_PREFIX).filter(is_name)
 }
 
 /// The network whose vxlan device carries `alias`, if it is one that we give.
@@ -112,6 +122,15 @@ mod tests {
     fn a_network_is_found_by_what_is_named_after_it() {
         assert_eq!(network_of_nft_table(&nft_table("pods")), Some("pods"));
         assert_eq!(network_of_nft_table("filter"), None);
+        for (pins, table) in
+            [(DEFAULT_PIN_DIR, "vxlan-agent"), ("/sys/fs/bpf/lab/n1/", "lab/n1"), ("/b", "/b")]
+        {
+            let name = tunnel_table(Path::new(pins));
+            assert_eq!(
+                (name.as_str(), network_of_nft_table(&name)),
+                (format!("vxlan-agent-node.{table}").as_str(), None)
+            );
+        }
         assert_eq!(network_of_device(&device_alias("pods")), Some("pods"));
         assert_eq!(network_of_device(&device6_alias("pods")), Some("pods"));
         assert_eq!(network_of_device("flannel"), None);

@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{self, NO_NETWORK};
 use vxlan_ebpf_common::maps::{
-    BY_ADDRESS, DROP_MALFORMED, DROP_OTHER_VNI, Endpoint, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep,
-    MARKS_ROUTE, MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
+    BY_ADDRESS, DROP_MALFORMED, DROP_OTHER_VNI, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MARKS_ROUTE,
+    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
     TOLERATE_VIOLATIONS, VniKey, Vtep, VtepId, endpoint, local, name_bytes, vtep,
 };
 
@@ -16,7 +16,9 @@ use crate::cluster::{ClusterState, Node};
 use crate::config::{Fastpath, Guard, SourceCheck, View};
 use crate::datapath::{Attachment, DatapathState};
 use crate::kernel::ruleset::Ruleset;
-use crate::kernel::{Asked, Device, Edge, Foreign, KernelState, NextHop, Policy, Route, Tables, Way};
+use crate::kernel::{
+    Asked, Device, Edge, Field, Foreign, Headers, KernelState, NextHop, Policy, Route, Tables, Way,
+};
 use crate::net::{IfIndex, Mtu, family};
 use crate::pods::{Claim, Patience, Pods, Search};
 use crate::underlay::Underlay;
@@ -46,8 +48,10 @@ pub struct Input<'a> {
     pub policies: &'a [Policy],
     /// What somebody else has put on interfaces.
     pub foreign: &'a [Foreign],
-    /// First and last UDP source port.
+    /// First and last UDP source port of devices that have no range of their own.
     pub source_ports: (u16, u16),
+    /// TTLs of ways that have none of their own.
+    pub hop_limits: &'a HopLimits,
     /// Where the XDP program goes, if anywhere.
     pub xdp: Option<&'a Place>,
     /// Whether conntrack takes TCP connections back that have bypassed it.
@@ -65,6 +69,15 @@ pub struct Input<'a> {
 /// Ways to VTEPs, by what was asked for.
 pub type Ways = BTreeMap<Asked, BTreeMap<IpAddr, Option<NextHop>>>;
 
+/// TTLs and hop limits of packets on ways that have none of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HopLimits {
+    /// Over IPv4: the host's.
+    pub v4: u8,
+    /// Over IPv6: by the interface that leads there.
+    pub v6: BTreeMap<IfIndex, u8>,
+}
+
 /// Where the network runs over one IP version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
@@ -77,6 +90,8 @@ pub struct Side {
     /// Whether that leaves checksums and segmentation to what is below it, as it does unless somebody
     /// has switched its offloads off.
     pub offloads: bool,
+    /// How it makes outer headers: as it is to, and where nobody says, as it does.
+    pub headers: Headers,
 }
 
 /// What should be.
@@ -97,10 +112,9 @@ pub struct Desired {
 impl Input<'_> {
     /// Plans.
     pub fn plan(&self) -> Desired {
-        let of_network = |((network, ip), e): (&(NetworkId, IpAddr), &Endpoint)| {
-            (*network == self.id).then_some((*ip, *e))
-        };
-        let before = &self.previous.endpoints.iter().filter_map(of_network).collect();
+        let of_network = self.previous.endpoints.range((self.id, IpAddr::from([0; 4]))..);
+        let of_network = of_network.take_while(|((network, _), _)| *network == self.id);
+        let before = &of_network.map(|((_, ip), endpoint)| (*ip, *endpoint)).collect();
         let veths_before = &self.previous.links;
         let (tables, subnets) = (self.tables, self.cluster.own_subnets());
         let underlays = &self.sides.iter().map(|side| side.underlay.ifindex).collect();
@@ -115,7 +129,8 @@ impl Input<'_> {
         let roles = self.roles(&pods);
         let hooked = Hooked::new(self.foreign, &roles);
         let claims = std::mem::take(&mut pods.claims);
-        Desired { kernel, datapath: self.datapath(pods, &hooked), hooked: hooked.all(), claims, left: vec![] }
+        let datapath = self.datapath(pods, &hooked);
+        Desired { kernel, datapath, hooked: hooked.all(), claims, left: self.odd_devices() }
     }
 
     /// What interfaces are to the overlay.
@@ -208,6 +223,7 @@ impl Input<'_> {
                 mtu: underlay.inner_mtu.saturating_u16(),
                 ifindex: underlay.ifindex.0,
                 flags: self.local_flags(side, hooked),
+                ..self.profile(side)
             };
         }
         let mode = match network.fastpath {
@@ -222,15 +238,12 @@ impl Input<'_> {
             | flag(!self.ruleset.meters.is_empty(), NO_BYPASS)
             | flag(self.tables.marks_route(), MARKS_ROUTE)
             | flag(self.by_address, BY_ADDRESS);
-        let (port_min, port_max) = self.source_ports;
         Network {
             id: self.id,
             name: name_bytes(&network.name),
             vni: network.vni.get(),
             port: network.port.to_be_bytes(),
             mode: mode as u8,
-            port_min,
-            port_max,
             flags,
             local4,
             local6,
@@ -243,9 +256,10 @@ impl Input<'_> {
         let device = side.device.unwrap_or_default();
         let below = self.xdp.is_some_and(|place| hooked.at(place.ifindex, Edge::Entry));
         let entry = hooked.at(side.underlay.ifindex, Edge::Entry) || hooked.at(device, Edge::Entry) || below;
-        flag(!side.offloads, local::NO_OFFLOAD)
+        flag(!side.offloads || self.is_odd(side), local::NO_OFFLOAD)
+            | self.header_flags(side)
             | flag(hooked.at(device, Edge::Exit), local::HOOKED_ENCAP)
-            | flag(entry, local::HOOKED_DECAP)
+            | flag(entry || self.is_odd(side), local::HOOKED_DECAP)
             | flag(hooked.behind(device), local::HOOKED_TUNNEL)
     }
 
@@ -257,10 +271,13 @@ impl Input<'_> {
             addr: node.vtep.into(),
             mac: node.mac.0,
             family: number(node.vtep),
-            flags: self.ipsec(node) | if chain { vtep::HOOKED_OUT } else { 0 },
+            flags: self.ipsec(node)
+                | if chain { vtep::HOOKED_OUT } else { 0 }
+                | if known.is_some_and(|hop| hop.mtu_locked) { vtep::NO_DF } else { 0 },
             ifindex: known.map_or(0, |hop| hop.ifindex.0),
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
             mtu: self.inner_mtu(node, known),
+            ttl: self.hop_limit(node, known),
             reserved: 0,
         }
     }
@@ -286,7 +303,10 @@ impl Input<'_> {
         let hop = self.way(node)?;
         let link = self.tables.links.get(&hop.ifindex)?;
         let tunnel = self.sides.iter().any(|side| side.device == Some(hop.ifindex));
-        let usable = link.sends_ethernet && !tunnel && !self.tables.rules_look_deeper(node.vtep.is_ipv6());
+        let v6 = node.vtep.is_ipv6();
+        let by_tos = self.side_to(node).is_some_and(|side| side.headers.tos == Field::Inherit)
+            && self.tables.rules_look_at_tos(v6);
+        let usable = link.sends_ethernet && !tunnel && !by_tos && !self.tables.rules_look_deeper(v6);
         usable.then_some(hop)
     }
 
@@ -337,6 +357,7 @@ fn device_spec(config: &View, own: &Node, side: &Side) -> Device {
         underlay: side.underlay.ifindex,
         mac: own.mac,
         mtu: side.underlay.inner_mtu,
+        headers: side.headers,
         ready: true,
         segment: None,
     }
@@ -415,6 +436,7 @@ pub fn vtep_ids(wanted: &BTreeSet<Key6>, previous: &DatapathState) -> BTreeMap<K
 }
 
 mod beside;
+mod headers;
 mod hooked;
 mod segment;
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Search<'_> {
     /// Finds the pods.
     pub fn run(&self) -> Pods {
         let mut pods = Pods::default();
-        for route in &self.tables.routes {
+        for route in self.tables.routes_to_hosts() {
             if let Some(veth) = self.routed_veth(route) {
                 pods.veths.insert(veth.index, self.new_link());
                 let ip = route.to.ip();
@@ -78,7 +78,7 @@ impl Search<'_> {
                 }
             }
         }
-        for bridge in self.tables.links.values().filter(|link| self.is_pod_bridge(link)) {
+        for bridge in self.tables.addressed_bridges().filter(|link| self.is_pod_bridge(link)) {
             self.bridged(bridge, &mut pods);
         }
         self.judge(&mut pods);

@@ -77,7 +77,7 @@ pub fn find(
     if address.is_ipv4() != vtep.is_ipv4() {
         return Err(Unusable::OtherFamily(address, vtep));
     }
-    let holder = tables.addresses.iter().find(|a| a.ip == address).and_then(|a| tables.links.get(&a.ifindex));
+    let holder = tables.holder(address);
     let link = match (&node.underlay, holder) {
         (Some(name), _) => tables.link_named(name).ok_or_else(|| Unusable::Missing(name.clone()))?,
         (None, Some(link)) if link.loopback => {
@@ -185,6 +185,7 @@ mod tests {
             malformed: Guard::Kernel,
             other_vni: Guard::Kernel,
             notrack: false,
+            headers: crate::kernel::WantedHeaders::default(),
         };
         find(&node, &network, case.vtep.parse().expect("address"), case.v6, tables)
     }

@@ -181,7 +181,7 @@ reasons! {
     Ipsec = 36, "ipsec", Kernel;
     /// A queueing discipline, filter or program of somebody else's would be skipped.
     Hooked = 37, "hooked", Kernel;
-    /// The vxlan device is told to complete checksums itself.
+    /// The vxlan device is told to complete checksums itself, or to do more than programs do.
     Offload = 38, "offload", Kernel;
     /// More than one pod claims the address.
     Disputed = 39, "disputed", Kernel;

@@ -157,7 +157,7 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
 ) -> Result<(&'t Endpoint, H, H), Reason> {
     let ip: H = p.load(U::INNER_IP).ok_or_else(|| missing(p, U::INNER_IP + H::LEN))?;
     ip.check_version()?;
-    let sender = sender::<T, U, H>(t, network.id, &outer.source, ip.source()).ok_or(Reason::ForeignSource)?;
+    let sender = sender::<T, U, H>(t, network, &outer.source, ip.source()).ok_or(Reason::ForeignSource)?;
     check_whole::<P, U>(p, network, outer, sender)?;
     let len = p.length() - U::INNER_IP as u32;
     ip.check(len)?;
@@ -167,7 +167,7 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
     let forwarded = ip.with_tos(tos).forwarded()?;
-    underlay::check_sum::<P, U>(p, || inner::sum(p, &ip, U::INNER_IP, len))?;
+    underlay::check_sum::<P, U>(p, network.local(U::FAMILY), || inner::sum(p, &ip, U::INNER_IP, len))?;
     flow::recognise(p, t, network, (&ip, U::INNER_IP), Way::Ingress)?;
     Ok((endpoint, ip, forwarded))
 }
@@ -176,14 +176,14 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
 #[inline(always)]
 fn sender<'t, T: Tables, U: Underlay, H: Inner>(
     t: &'t T,
-    network: NetworkId,
+    network: &Network,
     vtep: &Addr,
     source: H::Address,
 ) -> Option<&'t Vtep> {
     match H::route(t, network, source).and_then(|id| t.vtep(id)) {
         Some(owner) if owner.family != 0 && owner.addr == *vtep => Some(owner),
         _ if same_family(H::FAMILY, U::FAMILY) && H::addr(source) == *vtep => {
-            t.vtep(t.vtep_id(network, vtep)?)
+            t.vtep(t.vtep_id(network.id, vtep)?)
         }
         _ => None,
     }

@@ -8,14 +8,15 @@ const ECT_1: u8 = 1;
 const ECT_0: u8 = 2;
 const CE: u8 = 3;
 
-/// The outer TOS or traffic class for an inner one: DSCP 0, ECN copied, but CE becomes ECT(0)
+/// The outer TOS or traffic class for an inner one: the DSCP of `outer`, ECN copied, but CE becomes ECT(0)
 /// (`INET_ECN_encapsulate`).
 #[inline(always)]
-pub const fn encapsulate(inner: u8) -> u8 {
-    match inner & MASK {
+pub const fn encapsulate(outer: u8, inner: u8) -> u8 {
+    let ecn = match inner & MASK {
         CE => ECT_0,
         ecn => ecn,
-    }
+    };
+    outer & !MASK | ecn
 }
 
 /// The inner TOS or traffic class after decapsulation (`INET_ECN_decapsulate`); `None` where the
@@ -55,6 +56,10 @@ mod tests {
 
     #[test]
     fn dscp_stays_inside() {
-        assert_eq!([0xb8, 0xb9, 0xba, 0xbb].map(encapsulate), [NOT_ECT, ECT_1, ECT_0, ECT_0]);
+        assert_eq!(
+            [0xb8, 0xb9, 0xba, 0xbb].map(|inner| encapsulate(0, inner)),
+            [NOT_ECT, ECT_1, ECT_0, ECT_0]
+        );
+        assert_eq!([0xb8, 0xb9, 0xba, 0xbb].map(|inner| encapsulate(0x2b, inner)), [0x28, 0x29, 0x2a, 0x2a]);
     }
 }

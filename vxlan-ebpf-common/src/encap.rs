@@ -1,12 +1,11 @@
 //! From an inner packet to one on the underlay.
 
-use crate::checksum::Sum;
 use crate::counters::Reason;
-use crate::ecn;
-use crate::headers::{Eth, Mac};
+use crate::headers::{Be16, Eth, Mac};
 use crate::inner::{self, Inner, largest_packet};
 use crate::maps::{Family, MARKS_ROUTE, Network, Vtep, VtepId};
 use crate::packet::{ETH_LEN, Packet};
+use crate::profile;
 use crate::tables::Tables;
 use crate::underlay::{self, Encap, Underlay, V4, V6};
 
@@ -61,13 +60,25 @@ fn over<P: Packet, H: Inner, U: Underlay>(
                 ether_type: H::ETHER_TYPE,
             },
         },
-        tos: ecn::encapsulate(new.tos()),
-        source_port: underlay::source_port(hash, network.port_min, network.port_max),
+        tos: profile::tos(local, new),
+        ttl: profile::ttl(local, vtep, new),
+        frags: match U::FAMILY {
+            Family::V4 => profile::frags(local, vtep, new),
+            Family::V6 => Be16(0),
+        },
+        label: match U::FAMILY {
+            Family::V4 => 0,
+            Family::V6 => profile::label(local, new),
+        },
+        source_port: underlay::source_port(hash, local.port_min, local.port_max),
         id: match U::FAMILY {
             Family::V4 => identification(p, old, hash),
             Family::V6 => 0,
         },
-        inner_sum: if U::CHECKSUM { inner::sum(p, new, ETH_LEN, inner_len)? } else { Sum::default() },
+        inner_sum: match profile::has_checksum(local) {
+            true => Some(inner::sum(p, new, ETH_LEN, inner_len)?),
+            false => None,
+        },
     };
     p.make_room(U::FAMILY).ok_or(Reason::NoRoom)?;
     underlay::write::<P, U>(p, network, (local, vtep), &encap).ok_or(Reason::WriteFailed)?;

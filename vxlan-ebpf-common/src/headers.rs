@@ -163,6 +163,8 @@ impl Ipv4 {
     pub const FRAGMENT: u16 = 0x3fff;
     /// Fragment offset.
     pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+    /// Don't-fragment flag.
+    pub const DONT_FRAGMENT: u16 = 0x4000;
 
     /// Sum over the header, its checksum included.
     #[inline(always)]
@@ -209,6 +211,12 @@ impl Ipv6 {
     #[inline(always)]
     pub const fn class(&self) -> u8 {
         (self.head.version_class_flow.get() >> 20) as u8
+    }
+
+    /// The flow label.
+    #[inline(always)]
+    pub const fn label(&self) -> u32 {
+        self.head.version_class_flow.get() & 0xf_ffff
     }
 }
 

@@ -381,10 +381,10 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
     eth: &Eth,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = bare(p)?;
-    let Some(id) = H::route(t, network.id, ip.destination()) else {
+    let Some(id) = H::route(t, network, ip.destination()) else {
         return Err(elsewhere(p, t, network, &ip));
     };
-    let sender = sender::<P, T, H>(p, t, network.id, &ip)?;
+    let sender = sender::<P, T, H>(p, t, network, &ip)?;
     if p.tagged() {
         return Err(Reason::NotIp);
     }
@@ -417,7 +417,7 @@ fn elsewhere<P: Packet, T: Tables, H: Inner>(p: &P, t: &T, network: &Network, ip
         let tunnels = p.load(ETH_LEN + H::LEN + 2).is_some_and(|port: Be16| port == network.port());
         return if tunnels { Reason::PodTunnels } else { Reason::NoRoute };
     }
-    match sender::<P, T, H>(p, t, network.id, ip) {
+    match sender::<P, T, H>(p, t, network, ip) {
         Err(Reason::PodSpoofed) => Reason::PodSpoofed,
         _ => Reason::NoRoute,
     }
@@ -439,10 +439,10 @@ fn is_node<T: Tables, H: Inner>(t: &T, network: &Network, address: H::Address) -
 fn sender<'t, P: Packet, T: Tables, H: Inner>(
     p: &P,
     t: &'t T,
-    network: NetworkId,
+    network: &Network,
     ip: &H,
 ) -> Result<&'t Endpoint, Reason> {
-    match H::endpoint(t, network, ip.source()) {
+    match H::endpoint(t, network.id, ip.source()) {
         // Not a violation, however it is settled.
         Some(sender) if sender.flags & endpoint::DISPUTED != 0 => Err(Reason::Disputed),
         Some(sender) if sender.ifindex == p.ifindex() && sender.flags & endpoint::HOOKED_OUT != 0 => {
@@ -592,7 +592,7 @@ fn to_pod<'t, P: Packet, T: Tables, H: Inner>(
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
     flow::passed(p, t, network, (&ip, ETH_LEN), Way::Ingress);
-    if H::route(t, network.id, ip.source()) == Some(LOCAL_VTEP) {
+    if H::route(t, network, ip.source()) == Some(LOCAL_VTEP) {
         flow::passed(p, t, network, (&ip, ETH_LEN), Way::Egress);
     }
     Err(Reason::Passed)

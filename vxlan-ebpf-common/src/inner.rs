@@ -3,7 +3,7 @@
 use crate::checksum::{self, Sum};
 use crate::counters::Reason;
 use crate::headers::{Be16, Be32, ETH_P_IP, ETH_P_IPV6, Ipv4, Ipv6, Udp, protocol};
-use crate::maps::{Addr, Endpoint, Family, NetworkId, VtepId};
+use crate::maps::{Addr, Endpoint, Family, Network, NetworkId, VtepId};
 use crate::packet::{Packet, Wire};
 use crate::tables::Tables;
 
@@ -53,6 +53,12 @@ pub trait Inner: Wire {
     fn protocol(&self) -> u8;
     /// IPv4 identification, any bytes; 0 if the sender gave it none.
     fn id(&self) -> u16;
+    /// TTL or hop limit.
+    fn ttl(&self) -> u8;
+    /// Whether nobody on the way may fragment it.
+    fn is_whole(&self) -> bool;
+    /// Flow label, 0 of IPv4.
+    fn label(&self) -> u32;
     /// TOS or traffic class.
     fn tos(&self) -> u8;
     /// The header with the given TOS or traffic class.
@@ -67,7 +73,7 @@ pub trait Inner: Wire {
     fn enclosed_sum(&self) -> Option<Sum>;
 
     /// Longest match in ROUTES.
-    fn route<T: Tables>(t: &T, network: NetworkId, address: Self::Address) -> Option<VtepId>;
+    fn route<T: Tables>(t: &T, network: &Network, address: Self::Address) -> Option<VtepId>;
     /// ENDPOINTS.
     fn endpoint<T: Tables>(t: &T, network: NetworkId, address: Self::Address) -> Option<&Endpoint>;
     /// In the form of the underlay tables.
@@ -121,6 +127,21 @@ impl Inner for Ipv4 {
     }
 
     #[inline(always)]
+    fn ttl(&self) -> u8 {
+        self.head.ttl_protocol.first()
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        self.head.frags.get() & Self::DONT_FRAGMENT != 0
+    }
+
+    #[inline(always)]
+    fn label(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
     fn tos(&self) -> u8 {
         self.head.version_tos.second()
     }
@@ -169,7 +190,7 @@ impl Inner for Ipv4 {
     }
 
     #[inline(always)]
-    fn route<T: Tables>(t: &T, network: NetworkId, address: Be32) -> Option<VtepId> {
+    fn route<T: Tables>(t: &T, network: &Network, address: Be32) -> Option<VtepId> {
         t.route4(network, address)
     }
 
@@ -225,6 +246,21 @@ impl Inner for Ipv6 {
     }
 
     #[inline(always)]
+    fn ttl(&self) -> u8 {
+        self.head.next_hops.second()
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn label(&self) -> u32 {
+        Self::label(self)
+    }
+
+    #[inline(always)]
     fn tos(&self) -> u8 {
         self.class()
     }
@@ -269,7 +305,7 @@ impl Inner for Ipv6 {
     }
 
     #[inline(always)]
-    fn route<T: Tables>(t: &T, network: NetworkId, address: [Be32; 4]) -> Option<VtepId> {
+    fn route<T: Tables>(t: &T, network: &Network, address: [Be32; 4]) -> Option<VtepId> {
         t.route6(network, address)
     }
 

@@ -26,6 +26,7 @@ pub mod model;
 #[cfg(any(test, feature = "model"))]
 pub mod oracle;
 pub mod packet;
+mod profile;
 pub mod segment;
 pub mod tables;
 #[cfg(any(test, feature = "model"))]

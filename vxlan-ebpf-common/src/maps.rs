@@ -7,7 +7,7 @@ use crate::counters::{Disposition, Hook, Reason};
 use crate::headers::{Be16, Be32, Mac};
 
 /// Changes with every incompatible change of a map's layout; part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -25,6 +25,11 @@ pub mod names {
     pub const ROUTES4: &str = "ROUTES4";
     /// LPM trie: [`NetworkId`](super::NetworkId) and inner IPv6 prefix → [`VtepId`](super::VtepId).
     pub const ROUTES6: &str = "ROUTES6";
+    /// Hash: [`Key4`](super::Key4) of a subnet → [`VtepId`](super::VtepId): what ROUTES4 has, too, but of one
+    /// length for each network; see [`subnet4`](super::subnet4).
+    pub const SUBNETS4: &str = "SUBNETS4";
+    /// As SUBNETS4, of ROUTES6; see [`subnet6`](super::subnet6).
+    pub const SUBNETS6: &str = "SUBNETS6";
     /// Array: [`VtepId`](super::VtepId) → [`Vtep`](super::Vtep).
     pub const VTEPS: &str = "VTEPS";
     /// Hash: [`Key6`](super::Key6) of an underlay address → [`VtepId`](super::VtepId): who may send us
@@ -42,9 +47,9 @@ pub mod names {
     /// LRU hash: [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
     pub const FLOWS: &str = "FLOWS";
     /// All of them.
-    pub const ALL: [&str; 14] = [
-        NODE, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, VTEPS, VTEP_IDS, STATIONS, ENDPOINTS4,
-        ENDPOINTS6, COUNTERS, FLOWS,
+    pub const ALL: [&str; 16] = [
+        NODE, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, SUBNETS4, SUBNETS6, VTEPS, VTEP_IDS, STATIONS,
+        ENDPOINTS4, ENDPOINTS6, COUNTERS, FLOWS,
     ];
 }
 
@@ -82,7 +87,8 @@ pub const KERNEL_VTEP: VtepId = VtepId::MAX;
 
 /// Remote nodes that fit into VTEPS unless the agent sizes it otherwise.
 pub const DEFAULT_VTEPS: u32 = 16_384;
-/// Prefixes per family that fit into ROUTES4 and ROUTES6.
+/// Prefixes per family that fit into ROUTES4, ROUTES6 and SUBNETS4, SUBNETS6 unless the agent sizes them
+/// otherwise.
 pub const MAX_ROUTES: u32 = 131_072;
 /// Flows in verification or verified, unless the agent sizes it otherwise.
 pub const DEFAULT_FLOWS: u32 = 65_536;
@@ -199,6 +205,33 @@ impl Key6 {
     }
 }
 
+/// Where a subnet's length is in the first word of its key in SUBNETS4 and SUBNETS6: above the network.
+const LENGTH_SHIFT: u32 = 24;
+
+/// The key in SUBNETS4 of the subnet of `length` bits, from 1 to 32, that `address` is in.
+#[inline(always)]
+pub const fn subnet4(network: NetworkId, length: u8, address: Be32) -> Key4 {
+    let mask = Be32::new(u32::MAX << (32 - length as u32) % 32);
+    Key4::new(network | (length as u32) << LENGTH_SHIFT, Be32(address.0 & mask.0))
+}
+
+/// The key in SUBNETS6 of the subnet of `length` bits, from 1 to [`LONGEST_SUBNET6`], that `address` is in.
+#[inline(always)]
+pub const fn subnet6(network: NetworkId, length: u8, [a, b, _, _]: [Be32; 4]) -> Key6 {
+    let mask = u64::MAX << (64 - length as u32) % 64;
+    let (high, low) = (Be32::new((mask >> 32) as u32), Be32::new(mask as u32));
+    let subnet = [Be32(a.0 & high.0), Be32(b.0 & low.0), Be32(0), Be32(0)];
+    Key6::new(network | (length as u32) << LENGTH_SHIFT, Addr::v6(subnet))
+}
+
+/// The network and the length of the subnet whose key in SUBNETS4 or SUBNETS6 begins with this word.
+pub const fn subnet_of(word: u32) -> (NetworkId, u8) {
+    (word & ((1 << LENGTH_SHIFT) - 1), (word >> LENGTH_SHIFT) as u8)
+}
+
+/// Longest prefix in bits that SUBNETS6 has.
+pub const LONGEST_SUBNET6: u8 = 64;
+
 /// Bits in front of the address in the keys of ROUTES4 and ROUTES6: the network's.
 pub const NETWORK_BITS: u32 = 32;
 
@@ -245,18 +278,46 @@ pub struct LocalVtep {
     pub ifindex: u32,
     /// Or of [`local`]'s bits.
     pub flags: u32,
+    /// UDP source ports lie in `port_min..port_max`, as the kernel's device chooses them.
+    pub port_min: u16,
+    /// See `port_min`.
+    pub port_max: u16,
+    /// TTL or hop limit of outer packets; 0: what the way has ([`Vtep::ttl`]).
+    pub ttl: u8,
+    /// TOS or traffic class of outer packets, without congestion marks.
+    pub tos: u8,
+    /// Zero.
+    pub reserved: u16,
+    /// Flow label of outer IPv6 packets, 20 bits.
+    pub label: u32,
 }
 
-/// Bits of [`LocalVtep::flags`]: what is left to the kernel's device, whatever the packet.
+/// Bits of [`LocalVtep::flags`]: what is left to the kernel's device, whatever the packet, and how it makes
+/// outer headers.
 pub mod local {
     /// Encapsulation would skip what somebody else has put on the vxlan device, or at the underlay's exit.
     pub const HOOKED_ENCAP: u32 = 1 << 0;
     /// Decapsulation would skip what somebody else has put on the vxlan device, or at the underlay's entry.
     pub const HOOKED_DECAP: u32 = 1 << 1;
-    /// The vxlan device has checksum or segmentation offload switched off: it completes packets itself.
+    /// The vxlan device does more than programs do: its checksum or segmentation offload is switched off, so
+    /// that it completes packets itself, or it is set to write more than a VNI.
     pub const NO_OFFLOAD: u32 = 1 << 2;
     /// Delivery behind the vxlan device would skip what somebody else has put there behind our program.
     pub const HOOKED_TUNNEL: u32 = 1 << 3;
+    /// Outer packets have the inner one's TTL or hop limit; if that is 0, what the way has.
+    pub const TTL_INSIDE: u32 = 1 << 4;
+    /// Outer packets have the inner one's TOS or traffic class.
+    pub const TOS_INSIDE: u32 = 1 << 5;
+    /// Outer IPv4 packets have Don't Fragment set.
+    pub const DF: u32 = 1 << 6;
+    /// Outer IPv4 packets have Don't Fragment set if the inner one has, or is IPv6.
+    pub const DF_INSIDE: u32 = 1 << 7;
+    /// Outer packets have a UDP checksum.
+    pub const CHECKSUM: u32 = 1 << 8;
+    /// Packets without a UDP checksum are accepted over IPv6; over IPv4 they always are.
+    pub const ACCEPTS_NO_CHECKSUM: u32 = 1 << 9;
+    /// Outer IPv6 packets have the inner one's flow label, if that is IPv6.
+    pub const LABEL_INSIDE: u32 = 1 << 10;
 }
 
 impl LocalVtep {
@@ -335,10 +396,6 @@ pub struct Network {
     pub mode: u8,
     /// A [`Kind`].
     pub kind: u8,
-    /// UDP source ports lie in `port_min..port_max`, as the kernel's device chooses them.
-    pub port_min: u16,
-    /// See `port_min`.
-    pub port_max: u16,
     /// Or of [`TOLERATE_VIOLATIONS`], [`DROP_MALFORMED`], [`DROP_OTHER_VNI`], [`NO_BYPASS`],
     /// [`NO_TCP_BYPASS`], [`MARKS_ROUTE`], [`PARTIAL`] and [`BY_ADDRESS`].
     pub flags: u32,
@@ -346,6 +403,12 @@ pub struct Network {
     pub local4: LocalVtep,
     /// This node on the IPv6 underlay.
     pub local6: LocalVtep,
+    /// Length in bits of the prefixes that SUBNETS4 has of the network; 0: it has none.
+    pub subnet4: u8,
+    /// As `subnet4`, of SUBNETS6.
+    pub subnet6: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
     /// Its name, filled up with zeros.
     pub name: [u8; NAME_LEN],
 }
@@ -451,8 +514,10 @@ pub struct Vtep {
     pub next_hop: NextHop,
     /// Largest inner IP packet in bytes that the way there takes.
     pub mtu: u16,
+    /// TTL or hop limit of packets to it, where the network's device has none of its own.
+    pub ttl: u8,
     /// Zero.
-    pub reserved: u16,
+    pub reserved: u8,
 }
 
 /// Bits of [`Vtep::flags`].
@@ -463,6 +528,8 @@ pub mod vtep {
     pub const IPSEC_IN: u8 = 1 << 1;
     /// What leaves by the interface that leads there would skip what somebody else has put at its exit.
     pub const HOOKED_OUT: u8 = 1 << 2;
+    /// The MTU of the way there is locked, so that packets may be fragmented (`ip_mtu_locked`).
+    pub const NO_DF: u8 = 1 << 3;
 }
 
 impl Vtep {
@@ -798,13 +865,13 @@ mod pod {
 
 /// No type has padding: the sizes are the sums of the fields.
 const _: () = {
-    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4);
+    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4 + 2 + 2 + 1 + 1 + 2 + 4);
     assert!(size_of::<Node>() == 4 + 4 + 2 + 2 + 4 * 2);
-    assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 2 + 2 + 4 + 2 * 32 + 32);
+    assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 4 + 2 * 44 + 4 + 32);
     assert!(size_of::<Key4>() == 4 + 4);
     assert!(size_of::<Key6>() == 4 + 16);
     assert!(size_of::<VniKey>() == 4 + 2 + 2);
-    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 2);
+    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 1 + 1);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
     assert!(size_of::<Station>() == 4 + 4 + 2 + 1 + 1 + 4 + 8 + 4 + 4);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1 + 4);

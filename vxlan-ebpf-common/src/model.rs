@@ -200,6 +200,7 @@ static FREE: Vtep = Vtep {
     family: 0,
     flags: 0,
     mtu: 0,
+    ttl: 0,
     reserved: 0,
     ifindex: 0,
     next_hop: crate::maps::NextHop { family: 0, addr: [0; 16] },
@@ -252,12 +253,13 @@ impl Tables for Maps {
         self.links.get(&ifindex).copied().unwrap_or_default()
     }
 
-    fn route4(&self, network: NetworkId, destination: Be32) -> Option<VtepId> {
-        longest(&self.routes4, Key4::new(network, destination).bytes(), |key| key.bytes())
+    // SUBNETS4 and SUBNETS6 find nothing else sooner.
+    fn route4(&self, network: &Network, destination: Be32) -> Option<VtepId> {
+        longest(&self.routes4, Key4::new(network.id, destination).bytes(), |key| key.bytes())
     }
 
-    fn route6(&self, network: NetworkId, destination: [Be32; 4]) -> Option<VtepId> {
-        longest(&self.routes6, Key6::new(network, Addr::v6(destination)).bytes(), |key| key.bytes())
+    fn route6(&self, network: &Network, destination: [Be32; 4]) -> Option<VtepId> {
+        longest(&self.routes6, Key6::new(network.id, Addr::v6(destination)).bytes(), |key| key.bytes())
     }
 
     fn vtep(&self, id: VtepId) -> Option<&Vtep> {

@@ -21,6 +21,7 @@ extern crate std;
 mod connection;
 mod flow;
 mod local;
+mod profile;
 mod recipe;
 mod roundtrip;
 mod segment;

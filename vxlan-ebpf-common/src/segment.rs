@@ -150,8 +150,8 @@ pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     }
     let receiver = behind_port(p, t, network, &eth)?;
     match eth.ether_type {
-        ETH_P_IP => extract::<P, U, Ipv4>(p, outer, &eth, receiver),
-        ETH_P_IPV6 => extract::<P, U, Ipv6>(p, outer, &eth, receiver),
+        ETH_P_IP => extract::<P, U, Ipv4>(p, network, outer, &eth, receiver),
+        ETH_P_IPV6 => extract::<P, U, Ipv6>(p, network, outer, &eth, receiver),
         _ => Err(Reason::NotIp),
     }?;
     Ok(Forward::Bridged(receiver, Bridged::Decapsulated))
@@ -161,6 +161,7 @@ pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
 #[inline(always)]
 fn extract<P: Packet, U: Underlay, H: Inner>(
     p: &mut P,
+    network: &Network,
     outer: &OuterIp,
     eth: &Eth,
     receiver: &Station,
@@ -174,7 +175,7 @@ fn extract<P: Packet, U: Underlay, H: Inner>(
         return Err(Reason::TooBig);
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
-    underlay::check_sum::<P, U>(p, || inner::sum(p, &ip, U::INNER_IP, len))?;
+    underlay::check_sum::<P, U>(p, network.local(U::FAMILY), || inner::sum(p, &ip, U::INNER_IP, len))?;
     p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
     p.store(0, eth).ok_or(Reason::WriteFailed)?;
     if tos != ip.tos() {

@@ -19,10 +19,10 @@ pub trait Tables {
     fn network_of(&self, key: &VniKey) -> Option<NetworkId>;
     /// LINKS; nothing is known of one that is not there.
     fn link(&self, ifindex: u32) -> LinkEntry;
-    /// Longest match in ROUTES4.
-    fn route4(&self, network: NetworkId, destination: Be32) -> Option<VtepId>;
-    /// Longest match in ROUTES6.
-    fn route6(&self, network: NetworkId, destination: [Be32; 4]) -> Option<VtepId>;
+    /// Longest match in ROUTES4, by way of SUBNETS4.
+    fn route4(&self, network: &Network, destination: Be32) -> Option<VtepId>;
+    /// Longest match in ROUTES6, by way of SUBNETS6.
+    fn route6(&self, network: &Network, destination: [Be32; 4]) -> Option<VtepId>;
     /// VTEPS.
     fn vtep(&self, id: VtepId) -> Option<&Vtep>;
     /// VTEP_IDS.

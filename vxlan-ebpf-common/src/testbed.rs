@@ -12,7 +12,7 @@ use crate::counters::Hook;
 use crate::headers::Be16;
 use crate::maps::{
     Addr, Endpoint, Key4, Key6, Kind, LOCAL_VTEP, LinkEntry, LocalVtep, MacKey, Mode, Network, NetworkId,
-    NextHop, Node, Station, VniKey, Vtep, VtepId,
+    NextHop, Node, Station, VniKey, Vtep, VtepId, local,
 };
 use crate::model::{Frame, Maps};
 
@@ -30,6 +30,8 @@ pub const POD_IFINDEX: u32 = 1;
 pub const BRIDGE: u32 = 90;
 /// MTU of pods and overlay.
 pub const MTU: u16 = 1430;
+/// TTL of the ways to other nodes.
+pub const TTL: u8 = 64;
 /// MAC of this node's VTEP.
 pub const LOCAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// MAC of the node as the pods see it.
@@ -162,17 +164,23 @@ pub fn key6(ip: impl Into<IpAddr>) -> Key6 {
 }
 
 fn network() -> Network {
-    let local =
-        |addr: IpAddr| LocalVtep { addr: addr.into(), mac: LOCAL_MAC, mtu: MTU, ifindex: 80, flags: 0 };
+    let end = |addr: IpAddr| LocalVtep {
+        addr: addr.into(),
+        mac: LOCAL_MAC,
+        mtu: MTU,
+        ifindex: 80,
+        flags: if addr.is_ipv6() { local::CHECKSUM } else { 0 },
+        port_min: 32768,
+        port_max: 60999,
+        ..LocalVtep::default()
+    };
     Network {
         id: NETWORK,
         vni: VNI,
         port: PORT.to_be_bytes(),
         mode: Mode::Direct as u8,
-        port_min: 32768,
-        port_max: 60999,
-        local4: local(node4(1).into()),
-        local6: local(node6(1).into()),
+        local4: end(node4(1).into()),
+        local6: end(node6(1).into()),
         ..Network::default()
     }
 }
@@ -190,7 +198,16 @@ fn vtep(id: VtepId, addr: IpAddr) -> Vtep {
             6
         }
     };
-    Vtep { addr: addr.into(), mac: vtep_mac(id), family, ifindex: 80, next_hop, mtu: MTU, ..Vtep::default() }
+    Vtep {
+        addr: addr.into(),
+        mac: vtep_mac(id),
+        family,
+        ifindex: 80,
+        next_hop,
+        mtu: MTU,
+        ttl: TTL,
+        ..Vtep::default()
+    }
 }
 
 /// The entry of a local pod.

@@ -5,12 +5,10 @@ use crate::counters::Reason;
 use crate::headers::{
     Be16, Be32, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv4Head, Ipv6, Ipv6Head, Mac, Udp, Vxlan, protocol,
 };
-use crate::maps::{Addr, Family, LocalVtep, Network, NetworkId, Node, VniKey, Vtep};
+use crate::maps::{Addr, Family, LocalVtep, Network, NetworkId, Node, VniKey, Vtep, local};
 use crate::packet::{ETH_LEN, Packet, Wire};
 use crate::tables::Tables;
 
-/// TTL or hop limit of outer packets: the kernel's default for both families.
-const OUTER_TTL: u8 = 64;
 /// UDP, VXLAN and inner Ethernet header.
 pub(crate) const TUNNEL_LEN: usize = size_of::<Udp>() + size_of::<Vxlan>() + ETH_LEN;
 /// Bytes that encapsulation adds to a frame.
@@ -43,12 +41,18 @@ pub struct Encap {
     pub eth: Eth,
     /// TOS or traffic class.
     pub tos: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// IPv4 flags and fragment offset.
+    pub frags: Be16,
+    /// IPv6 flow label.
+    pub label: u32,
     /// UDP source port.
     pub source_port: Be16,
     /// IPv4 identification, any bytes.
     pub id: u16,
-    /// Sum of the inner IP packet if the outer UDP checksum must be computed.
-    pub inner_sum: Sum,
+    /// Sum of the inner IP packet if there is to be an outer UDP checksum.
+    pub inner_sum: Option<Sum>,
 }
 
 impl Encap {
@@ -67,8 +71,6 @@ pub trait Underlay {
     const FAMILY: Family;
     /// Its EtherType.
     const ETHER_TYPE: Be16;
-    /// Whether a zero UDP checksum is refused by a stock receiver (RFC 8200 §8.1).
-    const CHECKSUM: bool;
     /// Length of the outer IP header.
     const IP_LEN: usize = size_of::<Self::Ip>();
     /// Bytes in front of the inner IP header that encapsulation adds.
@@ -101,7 +103,6 @@ pub struct V6;
 impl Underlay for V4 {
     type Ip = Ipv4;
     const FAMILY: Family = Family::V4;
-    const CHECKSUM: bool = false;
     const ETHER_TYPE: Be16 = ETH_P_IP;
 
     #[inline(always)]
@@ -133,8 +134,8 @@ impl Underlay for V4 {
                 version_tos: Be16::of(0x45, encap.tos),
                 len: Be16::new(encap.udp_len() + Self::IP_LEN as u16),
                 id: Be16(encap.id),
-                frags: Be16(0),
-                ttl_protocol: Be16::of(OUTER_TTL, protocol::UDP),
+                frags: encap.frags,
+                ttl_protocol: Be16::of(encap.ttl, protocol::UDP),
                 check: Be16(0),
             },
             src: local.addr.as_v4(),
@@ -153,7 +154,6 @@ impl Underlay for V4 {
 impl Underlay for V6 {
     type Ip = Ipv6;
     const FAMILY: Family = Family::V6;
-    const CHECKSUM: bool = true;
     const ETHER_TYPE: Be16 = ETH_P_IPV6;
 
     #[inline(always)]
@@ -180,9 +180,9 @@ impl Underlay for V6 {
     fn ip(local: &LocalVtep, vtep: &Vtep, encap: &Encap) -> Ipv6 {
         Ipv6 {
             head: Ipv6Head {
-                version_class_flow: Be32::new(0x6000_0000 | u32::from(encap.tos) << 20),
+                version_class_flow: Be32::new(0x6000_0000 | u32::from(encap.tos) << 20 | encap.label),
                 payload_len: Be16::new(encap.udp_len()),
-                next_hops: Be16::of(protocol::UDP, OUTER_TTL),
+                next_hops: Be16::of(protocol::UDP, encap.ttl),
             },
             src: local.addr.as_v6(),
             dst: vtep.addr.as_v6(),
@@ -224,8 +224,8 @@ pub fn write<P: Packet, U: Underlay>(
     let mut udp =
         Udp { src: encap.source_port, dst: network.port(), len: Be16::new(encap.udp_len()), check: Be16(0) };
     let vxlan = Vxlan::new(network.vni);
-    if U::CHECKSUM {
-        udp.check = nonzero(tunnel_sum::<U>(&ip, &udp, &vxlan, &encap.eth).plus(encap.inner_sum).checksum());
+    if let Some(inner) = encap.inner_sum {
+        udp.check = nonzero(tunnel_sum::<U>(&ip, &udp, &vxlan, &encap.eth).plus(inner).checksum());
     }
     p.store(0, &Eth { ether_type: U::ETHER_TYPE, ..Eth::default() })?;
     p.store(ETH_LEN, &ip)?;
@@ -234,8 +234,8 @@ pub fn write<P: Packet, U: Underlay>(
     p.store(U::INNER_ETH, &encap.eth)
 }
 
-/// Whether the outer UDP checksum is what a receiver on this underlay wants, judged without reading
-/// the payload: `inner` yields the sum of the inner packet.
+/// Whether the outer UDP checksum is what `local` wants, judged without reading the payload: `inner` yields the
+/// sum of the inner packet. Over IPv6 there has to be one unless the device says otherwise (RFC 8200 §8.1).
 ///
 /// A checksum that fits the headers is right if and only if the inner one is, which the pod's stack
 /// checks. Any other may still be right, as around a payload without a checksum; or it is for the
@@ -243,11 +243,16 @@ pub fn write<P: Packet, U: Underlay>(
 #[inline(always)]
 pub fn check_sum<P: Packet, U: Underlay>(
     p: &P,
+    local: &LocalVtep,
     inner: impl FnOnce() -> Result<Sum, Reason>,
 ) -> Result<(), Reason> {
     let udp: Udp = p.load(U::UDP).ok_or(Reason::Truncated)?;
     if udp.check.0 == 0 {
-        return if U::CHECKSUM { Err(Reason::NeedsChecksum) } else { Ok(()) };
+        let wanted = match U::FAMILY {
+            Family::V4 => false,
+            Family::V6 => local.flags & local::ACCEPTS_NO_CHECKSUM == 0,
+        };
+        return if wanted { Err(Reason::NeedsChecksum) } else { Ok(()) };
     }
     // Read again behind the question for the inner sum: there is little stack to keep it on.
     let tunnel =

@@ -2,6 +2,7 @@
 
 use core::ops::DerefMut;
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
@@ -11,12 +12,14 @@ use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::maps::{
     Addr, Counter, DEFAULT_FLOWS, DEFAULT_NETWORKS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, Key4, Key6,
     LinkEntry, MAX_ENDPOINTS, MAX_ROUTES, MacKey, NETWORK_BITS, Network, NetworkId, Node, SWITCH_GENERATION,
-    SWITCH_OFF, Station, VniKey, Vtep, VtepId, switch,
+    SWITCH_OFF, Station, VniKey, Vtep, VtepId, subnet4, subnet6, switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, Tables};
 
 const NETWORKS_LEN: usize = DEFAULT_NETWORKS as usize;
 const COUNTERS_LEN: usize = NETWORKS_LEN * CELLS_PER_NETWORK as usize;
+/// Memory for entries that there are, not for places. For what only the agent adds to.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const VTEPS_LEN: usize = DEFAULT_VTEPS as usize;
 const ROUTES_LEN: usize = MAX_ROUTES as usize;
 const ENDPOINTS_LEN: usize = MAX_ENDPOINTS as usize;
@@ -36,11 +39,15 @@ static ROUTES4: LpmTrie<[u8; 8], VtepId, ROUTES_LEN> = LpmTrie::new();
 #[btf_map]
 static ROUTES6: LpmTrie<[u8; 20], VtepId, ROUTES_LEN> = LpmTrie::new();
 #[btf_map]
+static SUBNETS4: HashMap<Key4, VtepId, ROUTES_LEN, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static SUBNETS6: HashMap<Key6, VtepId, ROUTES_LEN, ON_DEMAND> = HashMap::new();
+#[btf_map]
 static VTEPS: Array<Vtep, VTEPS_LEN> = Array::new();
 #[btf_map]
 static VTEP_IDS: HashMap<Key6, VtepId, VTEPS_LEN> = HashMap::new();
 #[btf_map]
-static STATIONS: HashMap<MacKey, Station, VTEPS_LEN> = HashMap::new();
+static STATIONS: HashMap<MacKey, Station, VTEPS_LEN, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static ENDPOINTS4: HashMap<Key4, Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
@@ -82,13 +89,28 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn route4(&self, network: NetworkId, destination: Be32) -> Option<VtepId> {
-        ROUTES4.get(&Key::new(NETWORK_BITS + 32, Key4::new(network, destination).bytes())).copied()
+    fn route4(&self, network: &Network, destination: Be32) -> Option<VtepId> {
+        if network.subnet4 != 0 {
+            // SAFETY: see `Maps`.
+            let found = unsafe { SUBNETS4.get(&subnet4(network.id, network.subnet4, destination)) };
+            if let Some(id) = found {
+                return Some(*id);
+            }
+        }
+        ROUTES4.get(&Key::new(NETWORK_BITS + 32, Key4::new(network.id, destination).bytes())).copied()
     }
 
     #[inline(always)]
-    fn route6(&self, network: NetworkId, destination: [Be32; 4]) -> Option<VtepId> {
-        ROUTES6.get(&Key::new(NETWORK_BITS + 128, Key6::new(network, Addr::v6(destination)).bytes())).copied()
+    fn route6(&self, network: &Network, destination: [Be32; 4]) -> Option<VtepId> {
+        if network.subnet6 != 0 {
+            // SAFETY: see `Maps`.
+            let found = unsafe { SUBNETS6.get(&subnet6(network.id, network.subnet6, destination)) };
+            if let Some(id) = found {
+                return Some(*id);
+            }
+        }
+        let key = Key6::new(network.id, Addr::v6(destination));
+        ROUTES6.get(&Key::new(NETWORK_BITS + 128, key.bytes())).copied()
     }
 
     #[inline(always)]

@@ -1,12 +1,14 @@
 //! Tests, lints, formatting, documentation.
 
 use std::process::Command;
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 
 use crate::run::{output, run, step};
-use crate::{apiserver, before, ebpf, host, kernels, lab, toolchain};
+use crate::suite::{self, Programs};
+use crate::{apiserver, ebpf, host, kernels, lab, miri, took, toolchain};
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
@@ -31,14 +33,15 @@ enum Suite {
     Miri,
 }
 
-/// Host crates, without the suite that needs root.
-const HOST_CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "-p", "xtask"];
-
-/// Runs the tests that `args` select, by default all.
+/// Runs the tests that `args` select, by default all, and prints how long each step took.
 ///
 /// # Errors
 /// The machine cannot run them, something does not build, or a test fails: the failing step's name.
 pub(crate) fn test(args: &TestArgs) -> Result<()> {
+    took::with_table(|| test_suites(args))
+}
+
+fn test_suites(args: &TestArgs) -> Result<()> {
     let wants = |suite| args.suite.is_empty() || args.suite.contains(&suite);
     let machines = args.suite.contains(&Suite::Vm);
     let rooted = wants(Suite::E2e) || wants(Suite::Xdp) || machines;
@@ -47,32 +50,37 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
         host::install_tools(host::TEST_TOOLS)?;
     }
     if wants(Suite::Unit) || rooted {
-        lab::build_all()?;
-    }
-    if wants(Suite::Unit) {
-        unit(&args.filter)?;
-    }
-    if wants(Suite::E2e) {
-        let name = "packet tests on the real programs, end-to-end tests in namespaces";
-        step(name, || run(&mut with_root(&args.filter)?))?;
-        real_api(&args.filter)?;
-    }
-    if wants(Suite::Xdp) {
-        let filter = if args.filter.is_empty() { vec!["e2e::".to_owned()] } else { args.filter.clone() };
-        step("end-to-end tests with XDP", || run(with_root(&filter)?.env("VXLAN_LAB_XDP", "native")))?;
-    }
-    if machines {
-        let machine = kernels::machine::prepare()?;
-        let filter =
-            if args.filter.is_empty() { vec!["segment::vm".to_owned()] } else { args.filter.clone() };
-        let mut tests = with_root(&filter)?;
-        tests.args(["--ignored", "--nocapture"]).env("VXLAN_VM", machine);
-        step("virtual machines on bridged segments", || run(&mut tests))?;
+        let programs = build(rooted)?;
+        if wants(Suite::Unit) {
+            unit(&programs, &args.filter)?;
+        }
+        if wants(Suite::E2e) {
+            e2e(&programs, &args.filter)?;
+        }
+        if wants(Suite::Xdp) {
+            xdp(&programs, args)?;
+        }
+        if machines {
+            virtual_machines(&programs, &args.filter)?;
+        }
     }
     if args.suite.contains(&Suite::Miri) || args.suite.is_empty() && leaves_engine_tests(&args.filter)? {
-        miri(&args.filter)?;
+        miri::test(&args.filter)?;
     }
     Ok(())
+}
+
+/// Builds the tests, and beside them the agent in release that those with root run.
+fn build(agent: bool) -> Result<Programs> {
+    ebpf::build()?;
+    thread::scope(|scope| {
+        let agent = agent.then(|| scope.spawn(lab::build_release_agent));
+        let programs = step("building the tests", Programs::build);
+        if let Some(agent) = agent {
+            agent.join().map_err(|_| anyhow!("building the agent panicked"))??;
+        }
+        programs
+    })
 }
 
 /// Everything that has to pass before a change goes in.
@@ -96,32 +104,24 @@ pub(crate) fn ci() -> Result<()> {
     test(&TestArgs { suite: Vec::new(), filter: Vec::new() })
 }
 
-fn unit(filter: &[String]) -> Result<()> {
-    let mut cargo = toolchain::cargo()?;
-    cargo.arg("test").args(HOST_CRATES);
-    with_filter(&mut cargo, filter);
-    step("unit and property tests of the host crates", || run(&mut cargo))?;
-    // Here and not only with the suite that needs root, because overflows are checked here.
-    let mut cargo = toolchain::cargo()?;
-    cargo.args(["test", "-p", "vxlan-tests", "--test", "replay", "--test", "deploy"]);
-    with_filter(&mut cargo, filter);
-    step("replay of what fuzzing has found, checks of deploy/", || run(&mut cargo))
+fn unit(programs: &Programs, filter: &[String]) -> Result<()> {
+    step("unit and property tests, replay of what fuzzing has found, checks of deploy/", || {
+        programs.unit(filter).try_for_each(|mut command| run(&mut command))
+    })?;
+    step("examples in the documentation", || run(with_filter(&mut suite::examples()?, filter)))
 }
 
-/// The suite that needs root. One test at a time: labs share the CPUs' receive queues, and tests count
-/// lost packets.
-fn with_root(filter: &[String]) -> Result<Command> {
-    let mut cargo = toolchain::cargo()?;
-    cargo.args(["test", "--release", "-p", "vxlan-tests", "--", "--test-threads=1"]).args(filter);
-    if let (Some(agent), None) = (before::built(), std::env::var_os(before::VARIABLE)) {
-        cargo.env(before::VARIABLE, agent);
-    }
-    Ok(cargo)
+/// What needs root.
+fn e2e(programs: &Programs, filter: &[String]) -> Result<()> {
+    step("packet tests on the real programs, end-to-end tests in namespaces", || {
+        programs.with_root(filter).try_for_each(|mut command| run(&mut command))
+    })?;
+    real_api(programs, filter)
 }
 
 /// The Kubernetes part of the suite once more, on the API server that `cargo xtask kube-apiserver` has
 /// built; what the user names has been used already.
-fn real_api(filter: &[String]) -> Result<()> {
+fn real_api(programs: &Programs, filter: &[String]) -> Result<()> {
     let words: Vec<String> = match filter {
         [] => vec!["e2e::kubernetes".to_owned()],
         words => words.iter().filter(|word| word.contains("kubernetes")).cloned().collect(),
@@ -135,7 +135,30 @@ fn real_api(filter: &[String]) -> Result<()> {
     host::install_tools(apiserver::RUN_TOOLS)?;
     let etcd = host::find("etcd").context("the package etcd-server has no etcd")?;
     step("end-to-end tests on a real Kubernetes API server", || {
-        run(with_root(&words)?.env("KUBE_APISERVER", server).env("ETCD", etcd))
+        programs
+            .with_root(&words)
+            .try_for_each(|mut command| run(command.env("KUBE_APISERVER", &server).env("ETCD", &etcd)))
+    })
+}
+
+/// The end-to-end tests with XDP on every underlay: all if this is what is asked for, otherwise those
+/// that the place where packets are taken out of the tunnel can make a difference to.
+fn xdp(programs: &Programs, args: &TestArgs) -> Result<()> {
+    let mut words = if args.filter.is_empty() { vec!["e2e::".to_owned()] } else { args.filter.clone() };
+    if !args.suite.contains(&Suite::Xdp) {
+        words.extend(suite::without(suite::NOT_THE_UNDERLAYS));
+    }
+    step("end-to-end tests with XDP", || {
+        programs.with_root(&words).try_for_each(|mut command| run(command.env("VXLAN_LAB_XDP", "native")))
+    })
+}
+
+fn virtual_machines(programs: &Programs, filter: &[String]) -> Result<()> {
+    let machine = kernels::machine::prepare()?;
+    let mut words = if filter.is_empty() { vec!["segment::vm".to_owned()] } else { filter.to_vec() };
+    words.extend(["--ignored", "--nocapture"].map(str::to_owned));
+    step("virtual machines on bridged segments", || {
+        programs.with_root(&words).try_for_each(|mut command| run(command.env("VXLAN_VM", &machine)))
     })
 }
 
@@ -149,26 +172,15 @@ fn leaves_engine_tests(filter: &[String]) -> Result<bool> {
     Ok(output(&mut cargo)?.contains(": test"))
 }
 
-fn miri(filter: &[String]) -> Result<()> {
-    let mut cargo = toolchain::nightly_cargo()?;
-    cargo
-        .args(["miri", "test", "-p", "vxlan-ebpf-common", "--lib", "--target-dir"])
-        .arg(crate::run::target_dir().join("miri"))
-        // The interpreter is some hundred times slower: fewer random cases.
-        .env("PROPTEST_CASES", "8")
-        .env("MIRIFLAGS", "-Zmiri-disable-isolation");
-    with_filter(&mut cargo, filter);
-    step("tests of the packet engine under miri", || run(&mut cargo))
-}
-
 fn host_wide(command: &str) -> Result<Command> {
     let mut cargo = toolchain::cargo()?;
     cargo.args([command, "--workspace", "--exclude", "vxlan-ebpf"]);
     Ok(cargo)
 }
 
-fn with_filter(cargo: &mut Command, filter: &[String]) {
+fn with_filter<'a>(cargo: &'a mut Command, filter: &[String]) -> &'a mut Command {
     if !filter.is_empty() {
         cargo.arg("--").args(filter);
     }
+    cargo
 }

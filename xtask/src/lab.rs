@@ -103,8 +103,20 @@ pub(crate) fn build_all() -> Result<()> {
     build_release("the agent and the lab", &["-p", "vxlan-agent", "-p", "vxlan-tests"])
 }
 
+/// Builds the agent alone, where the BPF programs are built already.
+///
+/// # Errors
+/// Something does not build.
+pub(crate) fn build_release_agent() -> Result<()> {
+    build_with_programs("the agent", &["-p", "vxlan-agent"])
+}
+
 fn build_release(what: &str, packages: &[&str]) -> Result<()> {
     ebpf::build()?;
+    build_with_programs(what, packages)
+}
+
+fn build_with_programs(what: &str, packages: &[&str]) -> Result<()> {
     let mut cargo = toolchain::cargo()?;
     cargo.args(["build", "--release", "--bins"]).args(packages);
     step(&format!("building {what}"), || run(&mut cargo))

@@ -13,7 +13,10 @@ mod host;
 mod kernels;
 mod lab;
 mod linker;
+mod miri;
 mod run;
+mod suite;
+mod took;
 mod toolchain;
 
 use clap::{Parser, Subcommand};

@@ -1,10 +1,14 @@
 //! Running commands, and saying what is being done and how long it took.
 
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+
+use crate::took;
 
 /// The root of the workspace.
 pub(crate) fn workspace() -> PathBuf {
@@ -20,7 +24,8 @@ pub(crate) fn target_dir() -> PathBuf {
     }
 }
 
-/// Does `work`, with a line before it that names it and one after it that tells the time.
+/// Does `work`, with a line before it that names it and one after it that tells the time, which the
+/// table at the end tells again.
 ///
 /// # Errors
 /// What `work` returned, with the step's name in front.
@@ -28,6 +33,7 @@ pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T>
     eprintln!("==> {name}");
     let start = Instant::now();
     let result = work().with_context(|| format!("step “{name}” failed"));
+    took::note(name, start.elapsed());
     let seconds = start.elapsed().as_secs_f64();
     match &result {
         Ok(_) => eprintln!("    done in {seconds:.1} s: {name}"),
@@ -47,6 +53,21 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{name}` ended with {status}");
     }
     Ok(())
+}
+
+/// Runs a command beside something else: what it prints goes into `target/NAME.log`, and to the user when
+/// it has ended.
+///
+/// # Errors
+/// As [`run`], or the file cannot be written.
+pub(crate) fn run_beside(name: &str, mut command: Command) -> Result<()> {
+    let path = target_dir().join(format!("{name}.log"));
+    let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    command.stdout(log.try_clone()?).stderr(log);
+    let ended = run(&mut command);
+    let printed = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    io::stdout().lock().write_all(&printed)?;
+    ended
 }
 
 /// Runs a command and returns what it printed.

@@ -54,7 +54,11 @@ pub struct BenchArgs {
     /// otherwise; changes need the stub
     #[arg(long, conflicts_with_all = ["cases", "without_ours", "one_cpu", "mode", "conntrack", "notrack", "bridge_netfilter", "svg"])]
     pub(super) control_plane: bool,
-    /// Where the numbers go; by default bench.json, or control-plane.json. With --l2 the name gets the card:
+    /// What thousands of networks on a node cost, and a segment with a hundred thousand stations, instead: the
+    /// agent, its maps, and each packet; with --quick a sixteenth of the networks and a tenth of the stations
+    #[arg(long, conflicts_with_all = ["cases", "without_ours", "one_cpu", "mode", "conntrack", "notrack", "bridge_netfilter", "svg", "control_plane", "l2"])]
+    pub(super) many: bool,
+    /// Where the numbers go; by default bench.json, control-plane.json, or many.json. With --l2 the name gets the card:
     /// bench-l2-veth.json, bench-l2-tap.json
     #[arg(long)]
     json: Option<PathBuf>,
@@ -106,6 +110,11 @@ impl BenchArgs {
     /// Where a scene's chart goes.
     pub(super) fn svg(&self, scene: Scene) -> PathBuf {
         scene.file(self.svg.as_deref(), "svg")
+    }
+
+    /// Where the numbers of many networks and stations go.
+    pub(super) fn many_json(&self) -> PathBuf {
+        self.json.clone().unwrap_or_else(|| "many.json".into())
     }
 
     /// Where the numbers of the control plane go.

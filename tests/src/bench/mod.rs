@@ -17,6 +17,7 @@ mod course;
 mod cpu;
 mod glance;
 mod lineup;
+pub mod many;
 mod measure;
 pub mod programs;
 mod report;
@@ -45,6 +46,9 @@ pub use glance::{Glance, glance};
 pub fn bench(args: &BenchArgs) -> Result<()> {
     if args.control_plane {
         return control_plane::bench(args.rounds(), &args.control_plane_json());
+    }
+    if args.many {
+        return many::bench(args.quick, cpu::pair()?, &args.many_json());
     }
     for name in &args.cases {
         ensure!(CASES.iter().any(|case| case.name == name), "there is no case {name}");

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 use vxlan_agent::config::SNIPPETS;
-use vxlan_agent::ownership::node_pin_dir;
+use vxlan_agent::ownership::{node_pin_dir, tunnel_table};
 
 use super::agent_files::{Place, etcd_section, file_section, node_lines, write_flannel_files};
 use super::cmd::{self, wait_until};
@@ -391,6 +391,11 @@ impl Agent {
     /// The directory that its configuration names for pins.
     pub fn pin_dir(&self) -> &Path {
         &self.pin_dir
+    }
+
+    /// The name of the nf_tables table of its networks' tunnels.
+    pub fn nft_table(&self) -> String {
+        tunnel_table(&self.pin_dir)
     }
 
     /// The directory of its network's pins: maps by name, links.

@@ -40,6 +40,7 @@ mod tests;
 mod topology;
 pub mod traffic;
 mod underlay;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -58,6 +59,8 @@ pub use segment::{SegmentLab, SegmentSpec};
 use site::Site;
 pub use spec::{Attach, EtcdSpec, LabSpec, Master, NodeSpec, Overlay, Vlan};
 pub use state::{StateFile, StateNode};
+pub use usage::map_bytes;
+
 pub use topology::{DEVICE, Node, PORT, Pod, UNDERLAY, VNI, VRF, VRF_TABLE, WIRE};
 
 /// A running lab; dropping it removes everything.

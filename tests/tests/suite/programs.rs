@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use vxlan_agent::datapath::KernelFeatures;
 use vxlan_ebpf_common::maps::{
     BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_NETWORK, Network,
-    TOLERATE_VIOLATIONS,
+    TOLERATE_VIOLATIONS, local,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, Filters, FlowStep};
@@ -45,9 +45,10 @@ fn with_kernels_choices(frame: &Frame, encapsulated: &[u8], maps: &Maps) -> Fram
     let over_ipv4 = encapsulated[12] == 8 && encapsulated[13] == 0;
     let udp = if over_ipv4 { 34 } else { 54 };
     let port = u16::from_be_bytes([encapsulated[udp], encapsulated[udp + 1]]);
-    let span = u64::from(network.port_max - network.port_min);
+    let local = if over_ipv4 { network.local4 } else { network.local6 };
+    let span = u64::from(local.port_max - local.port_min);
     // The port's formula backwards; `h ^ h << 16` is its own inverse.
-    let mixed = (u64::from(port - network.port_min) << 32).div_ceil(span) as u32;
+    let mixed = (u64::from(port - local.port_min) << 32).div_ceil(span) as u32;
     let random = u32::from(u16::from_ne_bytes([encapsulated[18], encapsulated[19]]));
     Frame { flow_hash: mixed ^ (mixed << 16), random, ..frame.clone() }
 }
@@ -94,6 +95,23 @@ fn kernel_and_model_forward_the_same_bytes() {
             continue;
         }
         assert!(forwarded, "{hook:?} did not forward a valid frame: {reason:?}");
+    }
+}
+
+#[test]
+fn kernel_and_model_make_the_same_outer_headers() {
+    let mut kernel = Kernel::load();
+    let inside = local::TTL_INSIDE | local::TOS_INSIDE | local::DF_INSIDE | local::LABEL_INSIDE;
+    for flags in [0, inside, local::DF, local::CHECKSUM, inside | local::CHECKSUM] {
+        let mut maps = testbed::maps();
+        let network = maps.network_mut().expect("the network");
+        for local in [&mut network.local4, &mut network.local6] {
+            (local.flags, local.ttl, local.tos, local.label) = (flags, 9, 0x28, 0xabcde);
+        }
+        kernel.fill(&maps);
+        for (hook, frame) in testbed::seeds() {
+            compare(&kernel, &maps, hook, &frame);
+        }
     }
 }
 

@@ -103,6 +103,7 @@ impl World {
             underlay: self.index("under0").await,
             mac: DEVICE_MAC,
             mtu,
+            headers: vxlan_agent::kernel::Headers::of_new_device(false),
             ready: true,
             segment: Some(segment),
         };

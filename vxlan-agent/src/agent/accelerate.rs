@@ -4,7 +4,7 @@
 use super::network::{Network, Seen};
 use crate::cluster::{ClusterState, Node};
 use crate::config::View;
-use crate::kernel::{Tables, offload};
+use crate::kernel::{Headers, Tables, offload};
 use crate::mirror;
 use crate::net::{IfIndex, Mac};
 use crate::plan::Side;
@@ -45,9 +45,12 @@ impl Network {
     pub(super) fn look_beside(&self, tables: &Tables) -> Seen {
         let side = self.mirror.as_ref().ok().map(|mirror| {
             let name = tables.links.get(&mirror.device).map_or("", |link| link.name.as_str());
+            let v6 = mirror.underlay.address.is_ipv6();
+            let found = tables.vxlan(mirror.device).map(|vxlan| vxlan.headers(v6));
+            let headers = found.unwrap_or(Headers::of_new_device(v6));
             let (underlay, device) = (mirror.underlay.clone(), Some(mirror.device));
-            let asked = self.asked(&underlay, tables);
-            Side { underlay, device, asked, offloads: offload::offloads(name) }
+            let asked = self.asked(&underlay, &headers, tables);
+            Side { underlay, device, asked, offloads: offload::offloads(name), headers }
         });
         Seen { kernel: vec![], sides: side.into_iter().collect() }
     }

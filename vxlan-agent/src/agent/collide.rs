@@ -41,13 +41,15 @@ impl<'n> Claim<'n> {
 
 /// Why networks cannot run, one sentence for each that cannot: of two that collide the first one runs.
 pub(super) fn collisions(claims: &[Claim<'_>]) -> Vec<Option<String>> {
-    let mut running: Vec<&Claim<'_>> = vec![];
+    let (mut devices, mut ids) = (BTreeMap::new(), BTreeMap::new());
     let mut taken = BTreeMap::new();
     let mut found = vec![];
     for claim in claims {
-        let reason = running.iter().find_map(|other| same(claim, other)).or_else(|| overlap(claim, &taken));
+        let reason =
+            same_device(claim, &devices).or_else(|| same_id(claim, &ids)).or_else(|| overlap(claim, &taken));
         if reason.is_none() {
-            running.push(claim);
+            devices.extend(claim.devices.iter().map(|device| (*device, claim.name)));
+            ids.extend(claim.id.map(|id| (id, claim.name)));
             taken.extend(claim.subnets.iter().map(|subnet| (start(*subnet), (*subnet, claim.name))));
         }
         found.push(reason);
@@ -62,18 +64,20 @@ fn start(subnet: IpNetwork) -> IpAddr {
     subnet.network()
 }
 
-fn same(claim: &Claim<'_>, other: &Claim<'_>) -> Option<String> {
-    let device = claim.devices.iter().find(|device| other.devices.contains(device));
-    if let Some(device) = device {
-        return Some(format!(
-            "the networks '{}' and '{}' have the same device {device}: the first one runs",
-            other.name, claim.name
-        ));
-    }
-    let (vni, port) = claim.id.filter(|_| claim.id == other.id)?;
+fn same_device(claim: &Claim<'_>, taken: &BTreeMap<&str, &str>) -> Option<String> {
+    let (device, name) = claim.devices.iter().find_map(|device| Some((device, taken.get(device)?)))?;
     Some(format!(
-        "the networks '{}' and '{}' have the same VNI {vni} and UDP port {port}: the first one runs",
-        other.name, claim.name
+        "the networks '{name}' and '{}' have the same device {device}: the first one runs",
+        claim.name
+    ))
+}
+
+fn same_id(claim: &Claim<'_>, taken: &BTreeMap<(Vni, u16), &str>) -> Option<String> {
+    let (vni, port) = claim.id?;
+    let name = taken.get(&(vni, port))?;
+    Some(format!(
+        "the networks '{name}' and '{}' have the same VNI {vni} and UDP port {port}: the first one runs",
+        claim.name
     ))
 }
 

@@ -31,6 +31,8 @@ pub(super) fn describe(change: &Change) -> String {
         }
         Change::DeleteStation(key) => format!("delete MAC {} of network {}", Mac(key.mac), key.network),
         Change::PutRoute((_, to), id) => format!("put route {to} to VTEP {id}"),
+        Change::PutSubnet((_, subnet), id) => format!("put subnet {subnet} to VTEP {id}"),
+        Change::DeleteSubnet((network, subnet)) => format!("delete subnet {subnet} in network {network}"),
         Change::DeleteRoute((network, to)) => format!("delete route {to} in network {network}"),
         Change::PutEndpoint((_, ip), endpoint) => format!("put pod {ip} on interface {}", endpoint.ifindex),
         Change::DeleteEndpoint((network, ip)) => format!("delete pod {ip} in network {network}"),

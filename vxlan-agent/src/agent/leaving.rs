@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ use super::network::{Network, remove_device};
 use super::pods::remove_file;
 use crate::datapath::Pins;
 use crate::net::IfIndex;
-use crate::node;
+use crate::node::{self, Guard};
 use crate::{ownership, status};
 
 /// Stands for the nf_tables table in the list of what failed.
@@ -27,6 +28,8 @@ pub(super) struct Leaving {
     devices: BTreeMap<String, (String, IfIndex)>,
     /// Files for pods, as they were last written.
     files: BTreeMap<PathBuf, String>,
+    /// Who may send until the devices are gone.
+    guard: Option<Arc<Guard>>,
 }
 
 impl From<Network> for Leaving {
@@ -34,14 +37,19 @@ impl From<Network> for Leaving {
         let found = network.config.devices().into_iter();
         let devices =
             found.filter_map(|(name, alias)| Some((alias, (name.to_owned(), *network.devices.get(name)?))));
-        Self { name: network.name().to_owned(), devices: devices.collect(), files: network.files }
+        let (name, devices) = (network.name().to_owned(), devices.collect());
+        Self { name, devices, files: network.files, guard: network.guard.flatten() }
     }
 }
 
 impl Leaving {
     /// One of which nothing is known but the name.
     pub(super) fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), devices: BTreeMap::new(), files: BTreeMap::new() }
+        Self { name: name.to_owned(), devices: BTreeMap::new(), files: BTreeMap::new(), guard: None }
+    }
+
+    pub(super) fn guard(&self) -> Option<&Arc<Guard>> {
+        self.guard.as_ref()
     }
 
     pub(super) fn name(&self) -> &str {
@@ -74,8 +82,14 @@ impl Leaving {
         if !machine.retries.is_due(&key, now) {
             return false;
         }
-        match node::remove_table(&self.name) {
-            Ok(_) => machine.retries.held(&key),
+        if !machine.tunnels.named.contains(&self.name) {
+            return true;
+        }
+        match node::remove_table(&ownership::nft_table(&self.name)) {
+            Ok(_) => {
+                machine.tunnels.named.remove(&self.name);
+                machine.retries.held(&key);
+            }
             Err(error) => {
                 machine.retries.failed(key, &error, now);
                 return false;

@@ -8,7 +8,9 @@ use ipnetwork::IpNetwork;
 use super::{Network, feed};
 use crate::cluster::{ClusterState, Node};
 use crate::config::{NodeConfig, StateConfig};
-use crate::kernel::{self, Asked, DirectRoute, DirectSearch, KernelState, Kind, Sought, Tables, offload};
+use crate::kernel::{
+    self, Asked, DirectRoute, DirectSearch, Field, Headers, KernelState, Kind, Sought, Tables, offload,
+};
 use crate::net::{IfIndex, Mac, Vni, family};
 use crate::plan::Side;
 use crate::underlay::{self, Underlay};
@@ -38,8 +40,11 @@ impl Network {
             }
             states.push(state);
             let offloads = device.is_none() || offload::offloads(name);
-            let asked = self.asked(&underlay, tables);
-            sides.push(Side { underlay, device, asked, offloads });
+            let v6 = underlay.address.is_ipv6();
+            let found = device.and_then(|device| tables.vxlan(device)).map(|vxlan| vxlan.headers(v6));
+            let headers = self.config.network.headers.over(found.unwrap_or(Headers::of_new_device(v6)));
+            let asked = self.asked(&underlay, &headers, tables);
+            sides.push(Side { underlay, device, asked, offloads, headers });
         }
         Ok((states, sides))
     }
@@ -126,11 +131,15 @@ impl Network {
     }
 
     /// How the device over `underlay` asks for its ways.
-    pub(super) fn asked(&self, underlay: &Underlay, tables: &Tables) -> Asked {
+    pub(super) fn asked(&self, underlay: &Underlay, headers: &Headers, tables: &Tables) -> Asked {
         let link = tables.links.get(&underlay.ifindex);
         let master = link.and_then(|link| tables.links.get(&link.master?));
         let vrf = master.filter(|master| master.kind == Kind::Vrf).map(|vrf| vrf.index);
-        Asked { source: underlay.address, vrf, port: self.config.network.port }
+        let tos = match headers.tos {
+            Field::Fixed(tos) => tos,
+            Field::Inherit => 0,
+        };
+        Asked { source: underlay.address, vrf, port: self.config.network.port, tos }
     }
 }
 

@@ -18,6 +18,7 @@ use super::PAUSE;
 use super::describe::describe;
 use super::pins::PinWatch;
 use super::retries::Retries;
+use super::tunnels::Tunnels;
 use crate::config::Xdp;
 use crate::datapath::{self, Change, Datapath, DatapathState, FIRST_PRIORITY, Options, Tcx};
 use crate::kernel::ruleset::{DeviceHook, Ruleset};
@@ -72,6 +73,8 @@ pub(super) struct Machine {
     pub(super) takes_back: bool,
     /// What may filter frames on bridges.
     pub(super) filters: BridgeFilters,
+    /// Tables of nf_tables.
+    pub(super) tunnels: Tunnels,
     pub(super) retries: Retries,
 }
 
@@ -104,6 +107,7 @@ impl Machine {
             has_program: false,
             takes_back: false,
             filters: BridgeFilters::default(),
+            tunnels: Tunnels::default(),
             retries: Retries::default(),
         })
     }
@@ -113,6 +117,7 @@ impl Machine {
         self.tables = self.dump().await?;
         self.read_policies().await;
         self.stale = false;
+        self.tunnels.begin();
         Ok(())
     }
 
@@ -421,7 +426,7 @@ impl Machine {
         wanted: &mut BTreeSet<String>,
     ) -> anyhow::Result<bool> {
         let Some(datapath) = &mut self.datapath else { return Ok(false) };
-        let observed = datapath.observe().context("cannot observe the fast path")?;
+        let observed = datapath.state();
         let (mut keys, mut due, now) = (Vec::new(), Vec::new(), Instant::now());
         let mut changes = datapath::diff(observed, &desired);
         if self.retries.any()

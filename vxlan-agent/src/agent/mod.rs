@@ -21,6 +21,7 @@ mod report;
 mod retries;
 mod round;
 mod segment;
+mod tunnels;
 mod watch;
 
 use std::path::PathBuf;
@@ -46,8 +47,10 @@ use network::Network;
 use pending::{Pending, Told};
 use pins::PinWatch;
 
-/// How long news is collected: a veth that is made comes with a handful of notifications.
+/// How long news is collected: a veth that is made comes with a handful of notifications. Where rounds take
+/// longer, so does this, up to a limit: a storm of news costs no more than half of a CPU.
 const COLLECT: Duration = Duration::from_millis(2);
+const COLLECT_LONGEST: Duration = Duration::from_millis(50);
 /// How often everything is read anew, in case a notification was missed.
 const RESYNC: Duration = Duration::from_secs(60);
 /// How often it is asked which path MTUs the kernel has learnt: that is not notified either, and meanwhile
@@ -87,6 +90,8 @@ pub struct Agent {
     is_alone: bool,
     /// Why nothing could be done in the last round.
     error: Option<String>,
+    /// How long the last rounds took.
+    settled_in: Duration,
     started: u64,
     kernel: String,
     features: KernelFeatures,
@@ -146,7 +151,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
             Ok(()) = agent.rules.changed() => {}
             () = tokio::time::sleep_until(wake) => {}
         }
-        tokio::time::sleep(COLLECT).await;
+        tokio::time::sleep(agent.collect()).await;
         while let Some(Some(())) = events.next(&mut agent.machine.tables, &mut touched).now_or_never() {}
         while let Ok(network) = news.try_recv() {
             reload.push(network);
@@ -195,6 +200,7 @@ impl Agent {
             follows_rules,
             is_alone: config.networks.len() == 1,
             error: None,
+            settled_in: Duration::ZERO,
             started: now.map_or(0, |elapsed| elapsed.as_secs()),
             kernel: preflight::kernel_release()?,
             features,
@@ -252,9 +258,15 @@ impl Agent {
         Ok(())
     }
 
+    /// How long to collect news.
+    fn collect(&self) -> Duration {
+        self.settled_in.clamp(COLLECT, COLLECT_LONGEST)
+    }
+
     /// Rounds until nothing differs any more. There is none before a network can run: what an earlier agent has
     /// left goes on as it is.
     async fn settle(&mut self) {
+        let begun = Instant::now();
         let is_idle = self.networks.is_empty() && self.leaving.is_empty();
         if is_idle {
             self.machine.look_again().await;
@@ -280,6 +292,7 @@ impl Agent {
         if let Err(error) = self.write_status() {
             tracing::warn!("{error:#}");
         }
+        self.settled_in = begun.elapsed();
     }
 
     /// Whether a setting is otherwise than the programs were told.

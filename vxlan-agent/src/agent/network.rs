@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
@@ -17,9 +18,9 @@ use crate::datapath::DatapathState;
 use crate::kernel::{self, Foreign, KernelChange, KernelState, Sought, Tables, Target, sysctl};
 use crate::mirror::Mirror;
 use crate::net::{IfIndex, Mac};
-use crate::node::Table;
+use crate::node::{Guard, Masquerade};
 use crate::ownership;
-use crate::plan::{BridgeFilters, Desired, Input, SegmentInput, Side};
+use crate::plan::{BridgeFilters, Desired, HopLimits, Input, SegmentInput, Side};
 use crate::pods::Recent;
 use crate::underlay::Underlay;
 
@@ -48,12 +49,12 @@ pub(super) struct Network {
     pub(super) hooked: Vec<Foreign>,
     /// What has happened to pods lately.
     pub(super) recent: Recent,
-    /// Why this kernel's nf_tables cannot guard the tunnel's port.
-    pub(super) no_guard: Option<String>,
+    /// Who may send, where strangers are dropped; `None`: not known yet.
+    pub(super) guard: Option<Option<Arc<Guard>>>,
     /// Addresses that other nodes know this one by, or did.
     pub(super) known_by: BTreeSet<IpAddr>,
     /// What is known to be installed; `None`: nothing is known.
-    pub(super) table: Option<Option<Table>>,
+    pub(super) table: Option<Option<Masquerade>>,
     /// Files for pods, as they were last written.
     pub(super) files: BTreeMap<PathBuf, String>,
     /// Why the last state that the source sent was refused.
@@ -102,7 +103,7 @@ impl Network {
             cautions: vec![],
             hooked: vec![],
             recent: Recent::default(),
-            no_guard: None,
+            guard: None,
             known_by: BTreeSet::new(),
             table: None,
             files: BTreeMap::new(),
@@ -214,6 +215,7 @@ impl Network {
             policies: &machine.policies,
             foreign,
             source_ports: sysctl::source_ports(),
+            hop_limits: &hop_limits(machine),
             xdp: machine.xdp_place().filter(|_| !self.is_accelerated()),
             takes_back: machine.takes_back,
             ruleset: &machine.ruleset,
@@ -242,6 +244,7 @@ impl Network {
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
         // None of somebody else's is ours to remove.
         self.devices = if self.is_accelerated() { BTreeMap::new() } else { self.found_devices(sides) };
+        self.note_guard();
         if let (Some(segment), Some(kernel)) = (self.config.network.segment().cloned(), seen.kernel.first()) {
             self.note_segment(&segment, kernel, tables);
         }
@@ -318,6 +321,15 @@ pub(super) async fn remove_device(
     let target = Target { network: network.to_owned(), name, alias, index };
     let nothing = KernelState::default();
     apply_changes(machine, (&observed, &nothing), target, wanted, &mut BTreeSet::new()).await
+}
+
+/// TTLs and hop limits of ways to VTEPs that have none of their own.
+fn hop_limits(machine: &Machine) -> HopLimits {
+    let hops = machine.ways.values().flatten().filter_map(|(vtep, hop)| Some((vtep, hop.as_ref()?)));
+    let interfaces: BTreeSet<_> =
+        hops.filter(|(vtep, _)| vtep.is_ipv6()).map(|(_, hop)| hop.ifindex).collect();
+    let v6 = interfaces.into_iter().map(|at| (at, sysctl::hop_limit(&machine.interface_name(at)))).collect();
+    HopLimits { v4: sysctl::default_ttl(), v6 }
 }
 
 /// How many changes were carried out.

@@ -11,7 +11,6 @@ use super::machine::Machine;
 use super::network::Network;
 use super::pending::Pending;
 use crate::cluster::Node;
-use crate::config::View;
 use crate::datapath::DatapathState;
 use crate::kernel::Foreign;
 use crate::net::{IfIndex, Mac};
@@ -22,7 +21,17 @@ use crate::underlay::Underlay;
 impl Agent {
     /// Writes down how things are.
     pub(super) fn write_status(&mut self) -> anyhow::Result<()> {
-        self.machine.observe()?;
+        let counts = self.machine.datapath.as_ref().map(|datapath| counts(datapath.state()));
+        let running: BTreeMap<_, _> = self.networks.iter().map(|network| (network.name(), network)).collect();
+        let pending: BTreeMap<_, _> = self.pending.iter().map(|pending| (pending.name(), pending)).collect();
+        let networks = self.config.networks.iter().filter_map(|view| {
+            let name = view.network.name.as_str();
+            let pending = pending.get(name).copied();
+            let running = running.get(name).map(|network| network.status(&self.machine, counts.as_ref()));
+            let mut status = running.or_else(|| Some(pending?.status()))?;
+            status.pending = pending.map(Pending::reason);
+            Some(status)
+        });
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -30,24 +39,12 @@ impl Agent {
             kernel: self.kernel.clone(),
             features: self.features,
             node: self.networks.first().map_or(&self.node.name, |network| &network.config.node.name).clone(),
-            networks: self.config.networks.iter().filter_map(|view| self.network_status(view)).collect(),
+            networks: networks.collect(),
             config_error: self.config_error.clone(),
             error: self.error.clone(),
             retrying: self.machine.retries.status(),
         };
         self.status.write(&status)
-    }
-
-    /// How the network that `view` configures is.
-    fn network_status(&self, view: &View) -> Option<NetworkStatus> {
-        let name = &view.network.name;
-        let pending = self.pending.iter().find(|pending| pending.name() == name);
-        let reason = pending.map(Pending::reason);
-        let network = self.networks.iter().find(|network| network.name() == name);
-        let network = network.map(|network| network.status(&self.machine));
-        let mut status = network.or_else(|| Some(pending?.status()))?;
-        status.pending = reason;
-        Some(status)
     }
 }
 
@@ -92,12 +89,11 @@ impl Pending {
 }
 
 impl Network {
-    fn status(&self, machine: &Machine) -> NetworkStatus {
-        let (mut attach, mut pods_attached, mut endpoints) = (None, 0, 0);
-        if let Some(datapath) = &machine.datapath {
-            attach = Some(if datapath.features().tcx { "tcx" } else { "clsact" }.to_owned());
-            (pods_attached, endpoints) = self.id.map_or((0, 0), |id| pods(datapath.state(), id));
-        }
+    fn status(&self, machine: &Machine, counts: Option<&Counts>) -> NetworkStatus {
+        let tcx = machine.datapath.as_ref().map(|datapath| datapath.features().tcx);
+        let attach = tcx.map(|tcx| if tcx { "tcx" } else { "clsact" }.to_owned());
+        let count = self.id.zip(counts).and_then(|(id, counts)| counts.get(&id));
+        let (pods_attached, endpoints) = count.copied().unwrap_or_default();
         let (network, underlay) = (&self.config.network, self.underlays.first());
         let address = |vtep: IpAddr| {
             let over = |u: &&Underlay| u.address.is_ipv4() == vtep.is_ipv4();
@@ -133,7 +129,7 @@ impl Network {
                     Err(reason) => format!("no: {reason}"),
                 },
             ),
-            guard: self.guarded(),
+            guard: self.guarded(machine),
             device: self.device_name(&machine.tables.links).to_owned(),
             configured: network.device.clone(),
             mac: self.cluster.own.mac,
@@ -160,17 +156,19 @@ impl Network {
     }
 }
 
-/// How many pods or ports of a network have a program, and how many addresses or stations are known.
-fn pods(state: &DatapathState, network: NetworkId) -> (usize, usize) {
-    let is_in = |at: u32| state.links.get(&IfIndex(at)).is_some_and(|link| link.network == network);
-    let attached = state
-        .attachments
-        .iter()
-        .filter(|at| matches!(at.hook, Hook::PodEgress | Hook::PortIngress) && is_in(at.ifindex));
-    let is_bridged = state.networks.get(&network).is_some_and(|network| network.kind == Kind::L2 as u8);
-    let known = match is_bridged {
-        true => state.stations.keys().filter(|key| key.network == network).count(),
-        false => state.endpoints.keys().filter(|(id, _)| *id == network).count(),
-    };
-    (attached.count(), known)
+/// How many pods or ports of each network have a program, and how many addresses or stations are known.
+type Counts = BTreeMap<NetworkId, (usize, usize)>;
+
+fn counts(state: &DatapathState) -> Counts {
+    let mut counts = Counts::new();
+    let attached =
+        state.attachments.iter().filter(|at| matches!(at.hook, Hook::PodEgress | Hook::PortIngress));
+    for link in attached.filter_map(|at| state.links.get(&IfIndex(at.ifindex))) {
+        counts.entry(link.network).or_default().0 += 1;
+    }
+    let is_bridged = |id| state.networks.get(&id).is_some_and(|network| network.kind == Kind::L2 as u8);
+    let stations = state.stations.keys().map(|key| key.network).filter(|id| is_bridged(*id));
+    let endpoints = state.endpoints.keys().map(|(id, _)| *id).filter(|id| !is_bridged(*id));
+    stations.chain(endpoints).for_each(|id| counts.entry(id).or_default().1 += 1);
+    counts
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::anyhow;
-use vxlan_ebpf_common::maps::{Key6, NetworkId, PARTIAL};
+use vxlan_ebpf_common::maps::{Key6, NetworkId, PARTIAL, name_bytes};
 
 use super::Agent;
 use super::collide::{Claim, collisions};
@@ -11,7 +11,6 @@ use super::network::{Common, Network, Seen};
 use crate::config::{Attach, Fastpath, View, Xdp};
 use crate::datapath::{DatapathState, Options, Sizes};
 use crate::kernel::{Foreign, ruleset::has_legacy_ebtables, sysctl};
-use crate::node;
 use crate::ownership;
 use crate::plan::{self, BridgeFilters, Desired};
 
@@ -27,6 +26,7 @@ impl Agent {
             let dumped = self.machine.dump().await;
             self.machine.tables = dumped.inspect_err(|_| self.machine.stale = true)?;
         }
+        self.machine.tables.make_index();
         let mut wanted = BTreeSet::new();
         let seen = self.look();
         self.find_ways(&seen).await;
@@ -51,7 +51,6 @@ impl Agent {
         let mut planned = self.plan(&seen, &foreign);
         let mut changed = false;
         let mut hooked: Vec<Foreign> = vec![];
-        self.install_tables(&seen);
         for ((network, seen), planned) in self.networks.iter_mut().zip(&seen).zip(&mut planned) {
             let (Some(seen), Some((id, desired))) = (seen, planned) else { continue };
             network.note(*id, seen, desired, &self.machine.tables);
@@ -63,6 +62,10 @@ impl Agent {
                     .cloned()
                     .collect::<Vec<_>>(),
             );
+        }
+        self.set_tunnel_table(look, &mut wanted);
+        for ((network, seen), planned) in self.networks.iter_mut().zip(&seen).zip(&mut planned) {
+            let (Some(seen), Some((_, desired))) = (seen, planned) else { continue };
             network.set_table(&mut self.machine, look, &mut wanted);
             changed |= network.apply_kernel(&mut self.machine, seen, desired, &mut wanted).await;
         }
@@ -80,18 +83,6 @@ impl Agent {
         }
         self.machine.retries.keep_only(&wanted);
         Ok(changed)
-    }
-
-    /// Installs the nf_tables tables of networks that are new together. What fails here is tried, and told, for
-    /// each by itself.
-    fn install_tables(&mut self, seen: &[Option<Seen>]) {
-        let running = self.networks.iter_mut().zip(seen).filter(|(_, seen)| seen.is_some());
-        let new: Vec<_> = running.filter_map(|(network, _)| network.new_table()).collect();
-        if let (2.., false) = (new.len(), self.machine.retries.any())
-            && let Err(error) = node::install_tables(&new)
-        {
-            tracing::debug!("cannot install nf_tables tables together: {error:#}");
-        }
     }
 
     /// What there is of each network; nothing of one that cannot run here at the moment.
@@ -229,9 +220,11 @@ impl Agent {
             }
         }
         // What an earlier agent has left of those that do not run yet.
-        let runs = |name: &str| self.networks.iter().any(|network| network.name() == name);
+        let running: BTreeSet<&str> = self.networks.iter().map(Network::name).collect();
+        let named = previous.named();
         let names = self.config.networks.iter().map(|view| view.network.name.as_str());
-        names.filter(|name| !runs(name)).for_each(|name| all.extend(kept(previous, name)));
+        let left = names.filter(|name| !running.contains(name) && named.contains(&name_bytes(name)));
+        left.for_each(|name| all.extend(kept(previous, name)));
         for leaving in &self.leaving {
             let id = previous.number(leaving.name());
             let entry = id.and_then(|id| Some((id, *previous.networks.get(&id)?)));
@@ -243,6 +236,7 @@ impl Agent {
         };
         all.limit_stations(self.sizes());
         all.count_networks();
+        all.index_routes();
         all
     }
 }

@@ -1,6 +1,6 @@
 //! `detach`: remove everything that is ours, with or without a running agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::datapath;
 use crate::kernel::{self, ForeignSegment, KernelState, Netlink, Sought, SoughtBridge, Tables, Target};
 use crate::net::Mac;
 use crate::node;
+use crate::ownership;
 use crate::status::Holder;
 use crate::{preflight, status};
 
@@ -34,9 +35,7 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<()> {
     if detached? {
         removed.push(format!("remove programs and maps at {}", pins.display()));
     }
-    for view in &config.networks {
-        removed.extend(remove_table(view)?);
-    }
+    removed.extend(remove_tables(config)?);
     removed.extend(remove_files(config)?);
     status::remove(&config.node.run_dir)?;
     if json {
@@ -55,6 +54,8 @@ pub(super) async fn release(config: &Config, json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     let stopped = stop_agent(&config.node.run_dir).await?;
     datapath::detach(&config.node.pin_dir)?;
+    // Nobody would tell it of nodes that come.
+    node::remove_table(&ownership::tunnel_table(&config.node.pin_dir))?;
     let netlink = Netlink::open()?;
     let mut left = vec![];
     let routed = config.networks.iter().filter(|view| view.network.segment().is_none());
@@ -110,9 +111,20 @@ async fn stop_agent(run_dir: &Path) -> anyhow::Result<Option<i32>> {
     ended.with_context(|| format!("the agent (lock in {}) does not end: stop it first", run_dir.display()))?
 }
 
-fn remove_table(view: &View) -> anyhow::Result<Option<String>> {
-    let name = &view.network.name;
-    Ok(node::remove_table(name)?.then(|| format!("remove the nf_tables table of network {name}")))
+/// Removes the table of all tunnels, and those that are named after networks.
+fn remove_tables(config: &Config) -> anyhow::Result<Vec<String>> {
+    let mut removed = vec![];
+    if node::remove_table(&ownership::tunnel_table(&config.node.pin_dir))? {
+        removed.push("remove the nf_tables table of the tunnels".to_owned());
+    }
+    let named: BTreeSet<String> = node::named_tables().unwrap_or_default().into_iter().collect();
+    let ours = config.networks.iter().map(|view| &view.network.name).filter(|name| named.contains(*name));
+    for name in ours {
+        if node::remove_table(&ownership::nft_table(name))? {
+            removed.push(format!("remove the nf_tables table of network {name}"));
+        }
+    }
+    Ok(removed)
 }
 
 /// Removes those files that are as the agent wrote them last.

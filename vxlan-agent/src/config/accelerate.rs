@@ -9,6 +9,7 @@ use super::values::{Flows, is_device_name};
 use super::{
     Config, DEFAULT_PORT, Fastpath, Guard, Kind, NetworkConfig, NodeConfig, PodsConfig, SourceCheck, View,
 };
+use crate::kernel::WantedHeaders;
 use crate::net::Vni;
 use crate::text::{Refused, Text};
 
@@ -35,6 +36,7 @@ fn network(name: String, device: &str) -> Result<NetworkConfig, String> {
         malformed: Guard::default(),
         other_vni: Guard::default(),
         notrack: false,
+        headers: WantedHeaders::default(),
     })
 }
 
@@ -74,7 +76,14 @@ impl NetworkSection {
         };
         let owners = [("vni", span(&self.vni)), ("port", span(&self.port)), ("mtu", span(&self.mtu))];
         let ours = [("notrack", span(&self.notrack)), ("state", self.state.as_ref().map(|_| all.clone()))];
-        let keys = owners.into_iter().chain(ours).chain(self.segment_keys());
+        let at = |is_given: bool| is_given.then(|| all.clone());
+        let headers = [
+            ("ttl", at(self.ttl.is_some())),
+            ("tos", at(self.tos.is_some())),
+            ("df", at(self.df.is_some())),
+            ("checksum", at(self.checksum.is_some())),
+        ];
+        let keys = owners.into_iter().chain(ours).chain(headers).chain(self.segment_keys());
         if let Some((key, span)) = keys.into_iter().find(|(_, span)| span.is_some()) {
             let reason = format!(
                 "'{key}' is not for kind = \"accelerate\": somebody else manages {}, and what it is like is read from the kernel",

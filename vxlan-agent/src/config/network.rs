@@ -10,6 +10,7 @@ use super::accelerate;
 use super::segment::{Addresses, Flood, Segment};
 use super::state::{StateSection, flannel_device};
 use super::values::{DeviceName, Flows, NetworkName, Port, WantedMtu, is_device_name};
+use crate::kernel::{self, DontFragment, Field, WantedHeaders};
 use crate::net::{Mtu, Vni};
 use crate::text::{Refused, Text};
 
@@ -40,6 +41,8 @@ pub struct NetworkConfig {
     pub other_vni: Guard,
     /// Whether conntrack is left out of the tunnel's outer packets.
     pub notrack: bool,
+    /// How the vxlan device makes outer headers.
+    pub headers: WantedHeaders,
 }
 
 impl NetworkConfig {
@@ -137,6 +140,12 @@ pub(super) struct NetworkSection {
     #[serde(default)]
     pub(super) other_vni: Guard,
     pub(super) notrack: Option<Spanned<bool>>,
+    #[serde(default, deserialize_with = "kernel::ttl")]
+    pub(super) ttl: Option<Field>,
+    #[serde(default, deserialize_with = "kernel::tos")]
+    pub(super) tos: Option<Field>,
+    pub(super) df: Option<DontFragment>,
+    pub(super) checksum: Option<bool>,
     pub(super) state: Option<StateSection>,
     // From here on, for bridged networks alone.
     pub(super) bridge: Option<Spanned<DeviceName>>,
@@ -194,6 +203,7 @@ impl NetworkSection {
             Word::L2 | Word::Accelerate => Kind::L2(self.segment(text)?),
         };
         let Self { fastpath, flows: Flows(flows), malformed, other_vni, .. } = *self;
+        let Self { ttl, tos, df, checksum, .. } = *self;
         Ok(NetworkConfig {
             name: self.name(),
             kind,
@@ -207,6 +217,7 @@ impl NetworkSection {
             malformed,
             other_vni,
             notrack: self.notrack.as_ref().is_some_and(|notrack| *notrack.get_ref()),
+            headers: WantedHeaders { ttl, tos, df, checksum },
         })
     }
 

@@ -36,7 +36,33 @@ fn everything_that_can_be_detected_may_be_left_out() {
     assert_eq!(config.network.mtu, None);
     assert_eq!(config.network.fastpath, Fastpath::Verified);
     assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
-    assert_eq!(config.node.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v5/@node"));
+    assert_eq!(config.node.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v6/@node"));
+}
+
+#[test]
+fn outer_headers_may_be_chosen() {
+    use crate::kernel::{DontFragment, Field, WantedHeaders};
+    let of = |lines: &str| {
+        parse(&format!("[[network]]\nname = \"pods\"\nvni = 7\n{lines}")).expect(lines).network.headers
+    };
+    assert_eq!(of(""), WantedHeaders::default());
+    let inherit = "\"inherit\"";
+    let wanted = of(&format!("ttl = 9\ntos = {inherit}\ndf = true\nchecksum = true\n"));
+    assert_eq!((wanted.ttl, wanted.tos), (Some(Field::Fixed(9)), Some(Field::Inherit)));
+    assert_eq!((wanted.df, wanted.checksum), (Some(DontFragment::Set), Some(true)));
+    let wanted = of(&format!("ttl = {inherit}\ntos = 0x28\ndf = {inherit}\n"));
+    assert_eq!((wanted.ttl, wanted.tos), (Some(Field::Inherit), Some(Field::Fixed(40))));
+    assert_eq!((wanted.df, wanted.checksum), (Some(DontFragment::Inherit), None));
+    for (line, word) in [
+        ("ttl = 0", "a number of hops from 1 to 255"),
+        ("ttl = 256", "a number of hops from 1 to 255"),
+        ("tos = 1", "a multiple of 4"),
+        ("tos = \"af11\"", "a multiple of 4"),
+        ("df = \"yes\"", "true, false or \"inherit\""),
+        ("checksum = 1", "boolean"),
+    ] {
+        refused(&format!("[[network]]\nname = \"pods\"\nvni = 7\n{line}\n"), Some(7), word);
+    }
 }
 
 #[test]

@@ -10,9 +10,11 @@ use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::maps::{
     Addr, Counter, Endpoint, Flow, FlowKey, Key4, Key6, LinkEntry, MacKey, NETWORK_BITS, NO_NETWORK, Network,
-    NetworkId, Node, SWITCH_GENERATION, SWITCH_OFF, Station, VniKey, Vtep, VtepId, names, switch,
+    NetworkId, Node, SWITCH_GENERATION, SWITCH_OFF, Station, VniKey, Vtep, VtepId, names, subnet_of, subnet4,
+    subnet6, switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, counters};
 
@@ -29,6 +31,8 @@ pub(super) struct Maps {
     links: HashMap<MapData, u32, LinkEntry>,
     routes4: LpmTrie<MapData, [u8; 8], VtepId>,
     routes6: LpmTrie<MapData, [u8; 20], VtepId>,
+    subnets4: HashMap<MapData, Key4, VtepId>,
+    subnets6: HashMap<MapData, Key6, VtepId>,
     vteps: Array<MapData, Vtep>,
     vtep_ids: HashMap<MapData, Key6, VtepId>,
     stations: HashMap<MapData, MacKey, Station>,
@@ -41,7 +45,15 @@ pub(super) struct Maps {
 }
 
 /// The maps in which a cluster of many nodes has many entries.
-const BATCHED: [&str; 5] = [names::VTEPS, names::VTEP_IDS, names::STATIONS, names::ROUTES4, names::ROUTES6];
+const BATCHED: [&str; 7] = [
+    names::VTEPS,
+    names::VTEP_IDS,
+    names::STATIONS,
+    names::ROUTES4,
+    names::ROUTES6,
+    names::SUBNETS4,
+    names::SUBNETS6,
+];
 
 /// A pinned map.
 fn opened(dir: &Path, name: &str) -> Result<MapData> {
@@ -67,6 +79,8 @@ impl Maps {
             links: typed(dir, names::LINKS)?,
             routes4: typed(dir, names::ROUTES4)?,
             routes6: typed(dir, names::ROUTES6)?,
+            subnets4: typed(dir, names::SUBNETS4)?,
+            subnets6: typed(dir, names::SUBNETS6)?,
             vteps: typed(dir, names::VTEPS)?,
             vtep_ids: typed(dir, names::VTEP_IDS)?,
             stations: typed(dir, names::STATIONS)?,
@@ -97,6 +111,7 @@ impl Maps {
         state.vnis = self.vnis.iter().collect::<Result<_, _>>()?;
         read_prefixes::<8, 4>(&self.routes4, &mut state.routes)?;
         read_prefixes::<20, 16>(&self.routes6, &mut state.routes)?;
+        state.subnets = self.read_subnets()?;
         for (id, vtep) in (0..).zip(self.vteps.iter()) {
             let vtep = vtep?;
             if vtep.family != 0 {
@@ -135,6 +150,14 @@ impl Maps {
             Change::DeleteStation(key) => gone(self.stations.remove(&key)),
             Change::PutRoute(prefix, id) => self.put_route(prefix, id),
             Change::DeleteRoute(prefix) => gone(self.delete_route(prefix)),
+            Change::PutSubnet((network, subnet), id) => match subnet {
+                IpNetwork::V4(subnet) => self.subnets4.insert(&subnet_key4(network, subnet), &id, 0),
+                IpNetwork::V6(subnet) => self.subnets6.insert(&subnet_key6(network, subnet), &id, 0),
+            },
+            Change::DeleteSubnet((network, subnet)) => gone(match subnet {
+                IpNetwork::V4(subnet) => self.subnets4.remove(&subnet_key4(network, subnet)),
+                IpNetwork::V6(subnet) => self.subnets6.remove(&subnet_key6(network, subnet)),
+            }),
             Change::PutEndpoint((network, addr), endpoint) => match addr {
                 IpAddr::V4(addr) => self.endpoints4.insert(&key4(network, addr), &endpoint, 0),
                 IpAddr::V6(addr) => self.endpoints6.insert(&key6(network, addr), &endpoint, 0),
@@ -182,8 +205,42 @@ impl Maps {
                     _ => None,
                 })
             }
+            [Change::PutSubnet((_, IpNetwork::V4(_)), _), ..] => {
+                self.put(names::SUBNETS4, changes, |change| match *change {
+                    Change::PutSubnet((network, IpNetwork::V4(subnet)), id) => {
+                        Some((subnet_key4(network, subnet), id))
+                    }
+                    _ => None,
+                })
+            }
+            [Change::PutSubnet((_, IpNetwork::V6(_)), _), ..] => {
+                self.put(names::SUBNETS6, changes, |change| match *change {
+                    Change::PutSubnet((network, IpNetwork::V6(subnet)), id) => {
+                        Some((subnet_key6(network, subnet), id))
+                    }
+                    _ => None,
+                })
+            }
             _ => false,
         }
+    }
+
+    /// SUBNETS4 and SUBNETS6.
+    fn read_subnets(&self) -> Result<BTreeMap<(NetworkId, IpNetwork), VtepId>, MapError> {
+        let mut subnets = BTreeMap::new();
+        let mut note = |network, address: IpAddr, id| {
+            let (network, length) = subnet_of(network);
+            subnets.extend(IpNetwork::new(address, length).ok().map(|subnet| ((network, subnet), id)));
+        };
+        for entry in self.subnets4.iter() {
+            let (Key4 { network, addr }, id) = entry?;
+            note(network, addr.into(), id);
+        }
+        for entry in self.subnets6.iter() {
+            let (Key6 { network, addr: Addr(addr) }, id) = entry?;
+            note(network, addr.into(), id);
+        }
+        Ok(subnets)
     }
 
     /// Writes what `entry` makes of all `changes` to the map `name`.
@@ -295,6 +352,14 @@ fn key4(network: NetworkId, ip: Ipv4Addr) -> Key4 {
 
 fn key6(network: NetworkId, ip: Ipv6Addr) -> Key6 {
     Key6 { network, addr: Addr(ip.octets()) }
+}
+
+fn subnet_key4(network: NetworkId, subnet: Ipv4Network) -> Key4 {
+    subnet4(network, subnet.prefix(), Be32::from_bytes(subnet.ip().octets()))
+}
+
+fn subnet_key6(network: NetworkId, subnet: Ipv6Network) -> Key6 {
+    subnet6(network, subnet.prefix(), Addr(subnet.ip().octets()).as_v6())
 }
 
 fn prefix4(network: NetworkId, prefix: Ipv4Network) -> Key<[u8; 8]> {

@@ -21,6 +21,7 @@ mod open;
 mod pins;
 mod sizes;
 mod state;
+mod subnets;
 mod syscall;
 mod tcx;
 mod xdp;

@@ -254,8 +254,16 @@ fn detach_dir(dir: &Path) -> Result<()> {
         attach::detach_all(&links, attach::clsact_handle(dir))?;
     }
     fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    let Some(layout) = dir.parent() else { return Ok(()) };
+    // Names of networks that lead nowhere now.
+    for entry in fs::read_dir(layout).into_iter().flatten().flatten() {
+        let name = entry.path();
+        if name.is_symlink() && !name.exists() {
+            remove_if_there(&name)?;
+        }
+    }
     // Its layout's directory goes with the last network.
-    let _ = dir.parent().map(fs::remove_dir);
+    let _ = fs::remove_dir(layout);
     Ok(())
 }
 

@@ -5,13 +5,18 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::maps::MapInfo;
 use vxlan_ebpf_common::counters::CELLS_PER_NETWORK;
-use vxlan_ebpf_common::maps::{DEFAULT_NETWORKS, DEFAULT_VTEPS, MAX_NETWORKS, MAX_ROUTES, names};
+use vxlan_ebpf_common::maps::{
+    DEFAULT_NETWORKS, DEFAULT_VTEPS, MAX_ENDPOINTS, MAX_NETWORKS, MAX_ROUTES, names,
+};
 
 /// More than this no map gets, however many nodes there are: what does not fit is the kernel's.
 const MOST: u32 = 1 << 22;
 
-/// Places in STATIONS where there are segments.
-const MAX_STATIONS: u32 = 1 << 17;
+/// Places in STATIONS where there are segments. The kernel takes memory for those that are used.
+const MAX_STATIONS: u32 = 1 << 18;
+
+/// From so many networks on, there is room for an eighth more of them instead of twice as many.
+const MANY_NETWORKS: usize = 512;
 
 /// Places for networks, nodes, prefixes and stations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +36,14 @@ impl Sizes {
             let places = places.and_then(|places| u32::try_from(places).ok());
             places.unwrap_or(MOST).clamp(least, MOST)
         };
-        let networks = twice(networks, DEFAULT_NETWORKS).min(MAX_NETWORKS);
+        let networks = if networks < MANY_NETWORKS {
+            twice(networks, DEFAULT_NETWORKS)
+        } else {
+            // Each has counters, which are the largest of all.
+            let more = networks.min(MAX_NETWORKS as usize);
+            let more = (more + more / 8).next_multiple_of(MANY_NETWORKS);
+            u32::try_from(more).unwrap_or(MAX_NETWORKS).min(MAX_NETWORKS)
+        };
         let vteps = twice(nodes, DEFAULT_VTEPS);
         Self { networks, vteps, routes: twice(prefixes, MAX_ROUTES), stations: vteps }
     }
@@ -49,17 +61,22 @@ impl Sizes {
     }
 
     /// Maps by name, and their places.
-    pub(super) const fn places(self) -> [(&'static str, u32); 9] {
+    pub(super) const fn places(self) -> [(&'static str, u32); 12] {
+        // Of each network the device and some ports.
+        let links = 4 * self.networks;
         [
             (names::NETWORKS, self.networks),
             (names::SWITCH, 2 * self.networks),
             (names::VNIS, self.networks),
+            (names::LINKS, if links > MAX_ENDPOINTS { links } else { MAX_ENDPOINTS }),
             (names::COUNTERS, CELLS_PER_NETWORK * self.networks),
             (names::VTEPS, self.vteps),
             (names::VTEP_IDS, self.vteps),
             (names::STATIONS, self.stations),
             (names::ROUTES4, self.routes),
             (names::ROUTES6, self.routes),
+            (names::SUBNETS4, self.routes),
+            (names::SUBNETS6, self.routes),
         ]
     }
 
@@ -95,7 +112,7 @@ mod tests {
         let alone = Sizes::of(1, 1, 1);
         let segments = alone.with_segments(true);
         assert_eq!((alone.with_segments(false), alone.stations), (alone, DEFAULT_VTEPS));
-        assert_eq!(segments.most_stations(0), 1 << 16);
+        assert_eq!(segments.most_stations(0), 1 << 17);
         assert_eq!(segments.most_stations(usize::MAX), 0);
         assert!(alone.fit(segments) && !segments.fit(alone));
         let many = Sizes::of(1, 200_000, 1);
@@ -117,7 +134,7 @@ mod tests {
         assert_eq!(Sizes::of(1, 20_000, 20_000).vteps, 65_536);
         let most = Sizes::of(usize::MAX, usize::MAX, usize::MAX);
         assert_eq!(most, Sizes { networks: MAX_NETWORKS, vteps: MOST, routes: MOST, stations: MOST });
-        assert_eq!(Sizes::of(4_000, 1, 1).networks, MAX_NETWORKS);
+        assert_eq!([511, 512, 4_096].map(|n| Sizes::of(n, 1, 1).networks), [1_024, 1_024, 4_608]);
         assert!(
             Sizes::of(7, 100, 100).fit(Sizes::of(1, 1, 1))
                 && !Sizes::of(1, 20_000, 1).fit(Sizes::of(1, 1, 1))

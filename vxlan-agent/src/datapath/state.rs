@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
-    Endpoint, Key6, Kind, LinkEntry, MacKey, NO_NETWORK, Network, NetworkId, Node, Station, VniKey, Vtep,
-    VtepId, name_bytes,
+    Endpoint, Key6, Kind, LinkEntry, MacKey, NAME_LEN, NO_NETWORK, Network, NetworkId, Node, Station, VniKey,
+    Vtep, VtepId, name_bytes,
 };
 
 use super::sizes::Sizes;
@@ -33,6 +33,8 @@ pub struct DatapathState {
     pub vnis: BTreeMap<VniKey, NetworkId>,
     /// Inner prefix → VTEP; the node's own subnets lead to `LOCAL_VTEP`.
     pub routes: BTreeMap<(NetworkId, IpNetwork), VtepId>,
+    /// Those of the routes that SUBNETS4 and SUBNETS6 have, too; see [`DatapathState::index_routes`].
+    pub subnets: BTreeMap<(NetworkId, IpNetwork), VtepId>,
     /// Remote VTEPS, without `LOCAL_VTEP`.
     pub vteps: BTreeMap<VtepId, Vtep>,
     /// Underlay address → VTEP.
@@ -76,6 +78,10 @@ pub enum Change {
     PutRoute((NetworkId, IpNetwork), VtepId),
     /// Delete an entry of ROUTES4 or ROUTES6.
     DeleteRoute((NetworkId, IpNetwork)),
+    /// Write an entry of SUBNETS4 or SUBNETS6.
+    PutSubnet((NetworkId, IpNetwork), VtepId),
+    /// Delete an entry of SUBNETS4 or SUBNETS6.
+    DeleteSubnet((NetworkId, IpNetwork)),
     /// Write an entry of ENDPOINTS4 or ENDPOINTS6.
     PutEndpoint((NetworkId, IpAddr), Endpoint),
     /// Delete an entry of ENDPOINTS4 or ENDPOINTS6.
@@ -99,7 +105,8 @@ impl Change {
     /// Whether `other` does the same to another entry of the same map.
     pub fn is_alike(&self, other: &Self) -> bool {
         let same_family = match (self, other) {
-            (Self::PutRoute((_, a), _), Self::PutRoute((_, b), _)) => a.is_ipv4() == b.is_ipv4(),
+            (Self::PutRoute((_, a), _), Self::PutRoute((_, b), _))
+            | (Self::PutSubnet((_, a), _), Self::PutSubnet((_, b), _)) => a.is_ipv4() == b.is_ipv4(),
             _ => true,
         };
         same_family && std::mem::discriminant(self) == std::mem::discriminant(other)
@@ -114,6 +121,8 @@ pub fn diff(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
     let mut changes = Vec::new();
     let gone: Vec<Attachment> = o.attachments.difference(&d.attachments).copied().collect();
     changes.extend(gone.into_iter().rev().map(Change::Detach));
+    // Before there is a route inside of it.
+    changes.extend(deletes(&o.subnets, &d.subnets, Change::DeleteSubnet));
     changes.extend(puts(&o.networks, &d.networks, Change::PutNetwork));
     changes.extend(puts(&o.vteps, &d.vteps, Change::PutVtep));
     changes.extend(puts(&o.vtep_ids, &d.vtep_ids, Change::PutVtepId));
@@ -123,6 +132,7 @@ pub fn diff(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
     // not there.
     changes.extend(puts(&o.links, &d.links, Change::PutLink));
     changes.extend(puts(&o.routes, &d.routes, Change::PutRoute));
+    changes.extend(puts(&o.subnets, &d.subnets, Change::PutSubnet));
     changes.extend(puts(&o.vnis, &d.vnis, Change::PutVni));
     // Between what several networks need and what the only one does without.
     if o.node != d.node {
@@ -165,6 +175,7 @@ impl DatapathState {
             networks,
             vnis,
             routes,
+            subnets,
             vteps,
             vtep_ids,
             stations,
@@ -175,6 +186,7 @@ impl DatapathState {
         self.networks.extend(networks);
         self.vnis.extend(vnis);
         self.routes.extend(routes);
+        self.subnets.extend(subnets);
         self.vteps.extend(vteps);
         self.vtep_ids.extend(vtep_ids);
         self.stations.extend(stations);
@@ -186,6 +198,11 @@ impl DatapathState {
     /// The number of the network called `name`, if it has one.
     pub fn number(&self, name: &str) -> Option<NetworkId> {
         self.networks.iter().find(|(_, network)| network.name == name_bytes(name)).map(|(id, _)| *id)
+    }
+
+    /// The names that networks have.
+    pub fn named(&self) -> BTreeSet<[u8; NAME_LEN]> {
+        self.networks.values().map(|network| network.name).collect()
     }
 
     /// What there is of one network.
@@ -211,6 +228,7 @@ impl DatapathState {
             node: Node::default(),
             vnis: part(&self.vnis, |_, id| *id == network),
             routes: part(&self.routes, |(id, _), _| *id == network),
+            subnets: part(&self.subnets, |(id, _), _| *id == network),
             vteps: part(&self.vteps, |id, _| vteps.contains(id)),
             stations: part(&self.stations, |key, _| key.network == network),
             endpoints: part(&self.endpoints, |(id, _), _| *id == network),
@@ -263,6 +281,8 @@ impl DatapathState {
             Change::DeleteStation(key) => _ = self.stations.remove(&key),
             Change::PutRoute(prefix, id) => _ = self.routes.insert(prefix, id),
             Change::DeleteRoute(prefix) => _ = self.routes.remove(&prefix),
+            Change::PutSubnet(prefix, id) => _ = self.subnets.insert(prefix, id),
+            Change::DeleteSubnet(prefix) => _ = self.subnets.remove(&prefix),
             Change::PutEndpoint(addr, endpoint) => _ = self.endpoints.insert(addr, endpoint),
             Change::DeleteEndpoint(addr) => _ = self.endpoints.remove(&addr),
             Change::PutLink(index, link) => _ = self.links.insert(index, link),
@@ -317,6 +337,7 @@ mod tests {
                         node,
                         networks,
                         vnis,
+                        subnets: routes.clone(),
                         routes,
                         vteps,
                         vtep_ids,

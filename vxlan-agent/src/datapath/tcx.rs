@@ -1,14 +1,16 @@
 //! TCX programs of others, and when they change.
 //!
 //! The kernel tells nobody of them (`tcx_prog_attach`, v6.18), so a thread asks for the revision of each
-//! list of programs, ten times a second: a system call each, of less than a microsecond.
+//! list of programs, ten times a second: a system call each, of less than a microsecond. Of thousands of
+//! interfaces it asks less often, so that it takes no more than a hundredth of a CPU.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc as channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use aya::programs::tc::TcAttachType;
@@ -24,6 +26,8 @@ use crate::net::IfIndex;
 
 /// How often revisions are asked for.
 const EVERY: Duration = Duration::from_millis(100);
+/// How many times as long as it takes to ask is waited at least.
+const PAUSE: u32 = 100;
 /// Programs that one edge of an interface has at most (`BPF_MPROG_MAX`).
 const MOST: usize = 64;
 /// A program's name has no more bytes (`BPF_OBJ_NAME_LEN` less the zero byte).
@@ -87,11 +91,14 @@ impl Tcx {
         let edges =
             interfaces.iter().flat_map(|ifindex| [Edge::Entry, Edge::Exit].map(|edge| (*ifindex, edge)));
         let mut before = std::mem::take(&mut self.read);
+        // Looked up once, and only if something is new.
+        let pinned = OnceCell::new();
         self.read = edges
             .map(|at| {
                 let now = revision(at);
                 let known = before.remove(&at).filter(|(revision, _)| *revision == now);
-                let read = || now.map_or_else(Vec::new, |_| programs(at, &self.networks));
+                let pinned = || pinned.get_or_init(|| pinned_in(&self.networks));
+                let read = || now.map_or_else(Vec::new, |_| programs(at, pinned));
                 let read = known.unwrap_or_else(|| (now, read()));
                 (at, read)
             })
@@ -105,21 +112,23 @@ impl Tcx {
 
 /// Says once that something has changed, until it is told what was read then.
 fn watch(told: &channel::Receiver<Revisions>, changed: &mpsc::Sender<()>) {
-    let mut revisions = Revisions::new();
+    let (mut revisions, mut pause) = (Revisions::new(), EVERY);
     loop {
         let news = if revisions.is_empty() {
             told.recv().map_err(|_| channel::RecvTimeoutError::Disconnected)
         } else {
-            told.recv_timeout(EVERY)
+            told.recv_timeout(pause)
         };
         match news {
             Ok(news) => revisions = news,
             Err(channel::RecvTimeoutError::Disconnected) => return,
             Err(channel::RecvTimeoutError::Timeout) => {
+                let begun = Instant::now();
                 if revisions.iter().any(|(at, before)| revision(*at) != *before) {
                     revisions.clear();
                     let _ = changed.try_send(());
                 }
+                pause = EVERY.max(begun.elapsed() * PAUSE);
             }
         }
     }
@@ -146,7 +155,7 @@ fn query((ifindex, edge): (IfIndex, Edge), programs: &mut [u32]) -> Option<Query
 }
 
 /// The programs of others at one edge of an interface.
-fn programs(at: (IfIndex, Edge), networks: &Path) -> Vec<Foreign> {
+fn programs<'p>(at: (IfIndex, Edge), pinned: impl FnOnce() -> &'p BTreeSet<u32>) -> Vec<Foreign> {
     let (ifindex, edge) = at;
     let mut ids = [0; MOST];
     let Some(query) = query(at, &mut ids) else { return vec![] };
@@ -160,7 +169,7 @@ fn programs(at: (IfIndex, Edge), networks: &Path) -> Vec<Foreign> {
     };
     // Names are for `CAP_SYS_ADMIN` alone; what is pinned is told by its number.
     let (_, named) = SchedClassifier::query_tcx(ifindex.0, attach_type).unwrap_or_default();
-    let pinned = pinned(networks);
+    let pinned = pinned();
     let programs: Vec<_> = ids
         .iter()
         .map(|id| {
@@ -187,10 +196,11 @@ fn others(ifindex: IfIndex, edge: Edge, programs: &[(String, bool)]) -> Vec<Fore
         .collect()
 }
 
-/// Numbers of the programs that networks have pinned below this directory.
-fn pinned(networks: &Path) -> BTreeSet<u32> {
+/// Numbers of the programs that are pinned below this directory. Links that networks are named by lead to the same.
+fn pinned_in(networks: &Path) -> BTreeSet<u32> {
     let inside = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
-    let programs = inside(networks).flat_map(|network| inside(&network.path().join(PROGRAMS)));
+    let directories = inside(networks).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let programs = directories.flat_map(|network| inside(&network.path().join(PROGRAMS)));
     programs.filter_map(|pin| Some(ProgramInfo::from_pin(pin.path()).ok()?.id())).collect()
 }
 
@@ -222,6 +232,7 @@ mod tests {
 
     #[test]
     fn an_interface_that_is_not_there_has_none() {
-        assert_eq!(programs((IfIndex(u32::MAX >> 1), Edge::Entry), Path::new("/nowhere")), []);
+        assert!(pinned_in(Path::new("/nowhere")).is_empty());
+        assert_eq!(programs((IfIndex(u32::MAX >> 1), Edge::Entry), || panic!("not asked for")), []);
     }
 }

@@ -92,6 +92,9 @@ fn kind(infos: &[LinkInfo]) -> Kind {
     kind
 }
 
+/// `VXLAN_LABEL_INHERIT` of `linux/if_link.h`.
+const LABEL_INHERIT: u32 = 1;
+
 fn vxlan(parameters: &[InfoVxlan]) -> Vxlan {
     let mut vxlan = Vxlan::default();
     for parameter in parameters {
@@ -107,12 +110,14 @@ fn vxlan(parameters: &[InfoVxlan]) -> Vxlan {
             InfoVxlan::Ttl(ttl) => vxlan.ttl = *ttl,
             InfoVxlan::Tos(tos) => vxlan.tos = *tos,
             InfoVxlan::Df(df) => vxlan.df = u8::from(*df),
+            InfoVxlan::TtlInherit(on) => vxlan.ttl_inherit = *on != 0,
+            InfoVxlan::UDPCsum(on) => vxlan.checksum4 = *on,
+            InfoVxlan::UDPZeroCsumTX(zero) => vxlan.checksum6 = !*zero,
+            InfoVxlan::UDPZeroCsumRX(accepted) => vxlan.accepts_no_checksum6 = *accepted,
+            InfoVxlan::PortRange(range) => vxlan.source_ports = *range,
+            InfoVxlan::Label(label) => vxlan.label = *label,
+            InfoVxlan::LabelPolicy(policy) => vxlan.label_inherit = *policy == LABEL_INHERIT,
             InfoVxlan::Ageing(seconds) => vxlan.ageing = *seconds,
-            InfoVxlan::UDPZeroCsumTX(true) => vxlan.odd_headers = true,
-            InfoVxlan::TtlInherit(on) => vxlan.odd_headers |= *on != 0,
-            InfoVxlan::Label(label) => vxlan.odd_headers |= *label != 0,
-            InfoVxlan::LabelPolicy(policy) => vxlan.odd_headers |= *policy != 0,
-            InfoVxlan::PortRange(range) => vxlan.odd_headers |= *range != (0, 0),
             InfoVxlan::CollectMetadata(true)
             | InfoVxlan::Vnifilter(true)
             | InfoVxlan::Proxy(true)
@@ -209,17 +214,33 @@ pub(super) fn has_one_way(entry: &RouteMessage) -> bool {
 
 /// The next hop towards `vtep` in the answer to a route query; `None` for one that cannot be used.
 pub(super) fn next_hop(message: &RouteMessage, vtep: IpAddr) -> Option<NextHop> {
-    let mut hop = NextHop { ifindex: IfIndex(0), neighbour: vtep, mtu: None };
+    let mut hop =
+        NextHop { ifindex: IfIndex(0), neighbour: vtep, mtu: None, mtu_locked: false, hop_limit: None };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => hop.ifindex = IfIndex(*index),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => hop.neighbour = gateway(attribute)?,
-            RouteAttribute::Metrics(metrics) => hop.mtu = metrics.iter().find_map(mtu),
+            RouteAttribute::Metrics(metrics) => {
+                hop.mtu = metrics.iter().find_map(mtu);
+                hop.mtu_locked =
+                    metrics.iter().any(|m| matches!(m, RouteMetric::Lock(locked) if locked & MTU_LOCK != 0));
+                hop.hop_limit = metrics.iter().find_map(hop_limit);
+            }
             _ => {}
         }
     }
     let dead = message.header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
     (has_one_way(message) && !dead).then_some(hop)
+}
+
+/// Bit of the MTU in `RTAX_LOCK` (`RTAX_MTU` of `linux/rtnetlink.h`).
+const MTU_LOCK: u32 = 1 << 2;
+
+fn hop_limit(metric: &RouteMetric) -> Option<u8> {
+    match metric {
+        RouteMetric::Hoplimit(limit) => u8::try_from(*limit).ok().filter(|limit| *limit != 0),
+        _ => None,
+    }
 }
 
 fn mtu(metric: &RouteMetric) -> Option<Mtu> {
@@ -243,6 +264,7 @@ pub(super) fn rule(message: &RuleMessage) -> Rule {
             let ports = matches!(a, SourcePortRange(_) | DestinationPortRange(_) | IpProtocol(_));
             ports || matches!(a, UidRange(_) | TunId(_) | Other(_))
         }),
+        looks_at_tos: message.header.tos != 0,
         diverts: diverts(message),
     }
 }

@@ -136,6 +136,7 @@ impl Tables {
             _ => false,
         };
         touched.changed |= changed;
+        self.index = None;
     }
 
     fn new_link(&mut self, message: &LinkMessage, touched: &mut Touched) -> bool {

@@ -7,7 +7,7 @@ use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLA
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoPortKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, VxlanDf,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -18,6 +18,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::headers::{DontFragment, Field, Headers, TOS_INHERIT};
 use super::state::{Device, DirectRoute, Headroom, OwnBridge, Route};
 use crate::net::{IfIndex, Mac, Vni, full_length};
 use crate::ownership::{HEADROOM_MAC, HEADROOM_PORT, ROUTE_PROTOCOL, headroom_name};
@@ -63,12 +64,55 @@ pub(super) fn create_device(device: &Device) -> Request {
         InfoVxlan::Port(device.port),
         InfoVxlan::Learning(segment.is_some_and(|segment| segment.learning)),
     ];
+    parameters.extend(fixed_headers(&device.headers, device.local.is_ipv6()));
+    parameters.extend(headers(&device.headers));
     parameters.extend(segment.and_then(|segment| segment.group).map(|group| match group {
         IpAddr::V4(ip) => InfoVxlan::Group(ip),
         IpAddr::V6(ip) => InfoVxlan::Group6(ip),
     }));
     let message = new_vxlan(device.name.clone(), device.mac, device.mtu.0, parameters);
     (RouteNetlinkMessage::NewLink(message), CREATE_NEW)
+}
+
+/// How a device makes outer headers, as far as that cannot change later. The kernel's own choice is checksums.
+fn fixed_headers(headers: &Headers, v6: bool) -> Vec<InfoVxlan> {
+    let mut parameters = match (headers.checksum, v6) {
+        (true, _) => vec![],
+        (false, false) => vec![InfoVxlan::UDPCsum(false)],
+        (false, true) => vec![InfoVxlan::UDPZeroCsumTX(true), InfoVxlan::UDPZeroCsumRX(true)],
+    };
+    parameters.extend((headers.ttl == Field::Inherit).then_some(InfoVxlan::TtlInheritFlag));
+    parameters
+}
+
+/// How it makes them otherwise.
+fn headers(headers: &Headers) -> [InfoVxlan; 3] {
+    [
+        InfoVxlan::Ttl(match headers.ttl {
+            Field::Fixed(ttl) => ttl,
+            Field::Inherit => 0,
+        }),
+        InfoVxlan::Tos(match headers.tos {
+            Field::Fixed(tos) => tos,
+            Field::Inherit => TOS_INHERIT,
+        }),
+        InfoVxlan::Df(match headers.df {
+            DontFragment::Unset => VxlanDf::Unset,
+            DontFragment::Set => VxlanDf::Set,
+            DontFragment::Inherit => VxlanDf::Inherit,
+        }),
+    ]
+}
+
+/// Sets how a device makes outer headers, as far as that can change.
+pub(super) fn set_headers(index: IfIndex, wanted: &Headers) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index.0;
+    message.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Vxlan),
+        LinkInfo::Data(InfoData::Vxlan(headers(wanted).into())),
+    ])];
+    (RouteNetlinkMessage::NewLink(message), 0)
 }
 
 /// The VNI of the head-room device of `bridge`: any that no other such device has.
@@ -380,6 +424,8 @@ pub struct Asked {
     pub vrf: Option<IfIndex>,
     /// The tunnel's UDP port.
     pub port: u16,
+    /// The TOS of all its packets; 0, too, if they have different ones.
+    pub tos: u8,
 }
 
 /// Asks for the routing table's entry that leads to `vtep`, which shows several next hops (Linux 5.3).
@@ -410,6 +456,7 @@ fn route_to(ip: IpAddr) -> RouteMessage {
 fn route_query(vtep: IpAddr, asked: &Asked) -> RouteMessage {
     let mut message = route_to(vtep);
     message.header.source_prefix_length = full_length(vtep);
+    message.header.tos = asked.tos;
     message.attributes.extend([
         RouteAttribute::Source(route_address(asked.source)),
         RouteAttribute::IpProto(nix::libc::IPPROTO_UDP as u8),

@@ -14,6 +14,7 @@ use rtnetlink::{Handle, new_connection};
 use super::diff::KernelChange;
 use super::events::Touched;
 use super::message::{self, Asked, Request};
+use super::observed::vxlan_of;
 use super::segment::has_others_ports;
 use super::state::{Device, Headroom, OwnBridge, Route, Segment};
 use super::tables::{Link, NextHop, Tables};
@@ -230,6 +231,9 @@ impl Netlink {
             self.ack(message::set_mac(index, device.mac)).await?;
         }
         self.ack(message::set_mtu(index, device.mtu.0)).await?;
+        if vxlan_of(&link).is_some_and(|vxlan| vxlan.headers(device.local.is_ipv6()) != device.headers) {
+            self.ack(message::set_headers(index, &device.headers)).await?;
+        }
         match &device.segment {
             Some(segment) => self.set_segment(&link, segment).await?,
             None => self.leave_bridge_of_ours(&link, &target.network).await?,

@@ -61,8 +61,7 @@ pub fn observed(
     sought: &Sought<'_>,
 ) -> Result<(KernelState, Option<IfIndex>), ForeignDevice> {
     let Sought { network, alias, name, .. } = *sought;
-    let ours = |link: &&Link| link.alias.as_deref() == Some(alias) && matches!(link.kind, Kind::Vxlan(_));
-    let mut found = tables.links.values().find(ours);
+    let mut found = tables.links_with_alias(alias).find(|link| matches!(link.kind, Kind::Vxlan(_)));
     if let Some(link) = tables.link_named(name)
         && found.is_none_or(|f| f.index != link.index)
     {
@@ -133,6 +132,7 @@ fn device(link: &Link, vxlan: &Vxlan, alias: &str) -> Device {
         underlay: vxlan.underlay.unwrap_or_default(),
         mac: link.mac,
         mtu: link.mtu,
+        headers: vxlan.headers(vxlan.local.is_some_and(|local| local.is_ipv6())),
         ready: link.up && link.alias.as_deref() == Some(alias) && !link.makes_addresses,
         segment: None,
     }
@@ -146,9 +146,8 @@ fn content(tables: &Tables, device: IfIndex, state: &mut KernelState) {
         neighbours.take_while(|((ifindex, _), _)| *ifindex == device).filter(|(_, n)| n.permanent);
     state.neighbours = neighbours.map(|((_, ip), n)| (*ip, n.mac)).collect();
     state.fdb = tables.remotes_of(device).filter_map(|(mac, entry)| Some((mac, entry.vtep?))).collect();
-    let through = |r: &&RouteEntry| r.oif == Some(device);
-    let before = tables.routes.iter().filter(through).filter(|r| !r.ours && r.is_overlays());
-    let ours = tables.routes.iter().filter(through).filter(|r| r.ours);
+    let before = tables.routes_through(device).filter(|r| !r.ours && r.is_overlays());
+    let ours = tables.routes_through(device).filter(|r| r.ours);
     // One without a gateway is left from replacing another, half-way.
     let ours = ours.map(|r| (r.to, Route { via: r.via.unwrap_or(r.to.ip()), src: r.src }));
     state.routes = before.filter_map(left_behind).chain(ours).collect();
@@ -170,7 +169,7 @@ fn left_behind(route: &RouteEntry) -> Option<(IpNetwork, Route)> {
 fn headroom(tables: &Tables, network: &str) -> (BTreeMap<IfIndex, Headroom>, BTreeSet<IfIndex>) {
     let alias = ownership::headroom_alias(network);
     let (mut ours, mut elsewhere) = (BTreeMap::new(), BTreeSet::new());
-    for link in tables.links.values() {
+    for link in tables.headroom_links() {
         let Some(bridge) = headroom_of(link) else { continue };
         let left_over = link.alias.is_none() && !tables.links.contains_key(&bridge);
         if left_over || link.alias.as_ref() == Some(&alias) {

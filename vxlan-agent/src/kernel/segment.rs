@@ -109,8 +109,7 @@ pub(super) fn has_others_ports(tables: &Tables, bridge: IfIndex, device: Option<
 /// Names of the bridges of `network` that serve nobody but `device`.
 pub(super) fn idle_bridges(tables: &Tables, network: &str, device: Option<IfIndex>) -> BTreeSet<String> {
     let alias = ownership::bridge_alias(network);
-    let ours =
-        tables.links.values().filter(|link| link.kind == Kind::Bridge && link.alias.as_ref() == Some(&alias));
+    let ours = tables.links_with_alias(&alias).filter(|link| link.kind == Kind::Bridge);
     ours.filter(|link| !has_others_ports(tables, link.index, device)).map(|link| link.name.clone()).collect()
 }
 
@@ -172,7 +171,7 @@ fn stations(tables: &Tables, device: &Link) -> BTreeMap<Mac, IpAddr> {
 
 /// VTEPs that get what goes to all, without what the device itself has been made with.
 pub(super) fn flood(tables: &Tables, device: IfIndex, vxlan: &Vxlan) -> BTreeSet<IpAddr> {
-    let all = tables.flood.iter().filter(|flood| flood.device == device && flood.plain);
+    let all = tables.flood_of(device).filter(|flood| flood.plain);
     all.map(|flood| flood.vtep).filter(|vtep| Some(*vtep) != vxlan.group).collect()
 }
 

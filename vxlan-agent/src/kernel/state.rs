@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use super::headers::Headers;
 use crate::net::{IfIndex, Mac, Mtu, Vni};
 
 /// Everything of a network that lives in the kernel outside BPF.
@@ -53,7 +54,7 @@ pub struct KernelState {
     pub headroom_elsewhere: BTreeSet<IfIndex>,
 }
 
-/// A vxlan device: no learning unless it is a bridge's port, UDP checksums as the kernel has them by default.
+/// A vxlan device: no learning unless it is a bridge's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Its name.
@@ -71,6 +72,8 @@ pub struct Device {
     pub mac: Mac,
     /// Its MTU.
     pub mtu: Mtu,
+    /// How it makes outer headers.
+    pub headers: Headers,
     /// Whether it carries our alias, is up, and makes no addresses by itself.
     pub ready: bool,
     /// What it is besides in a bridged network; `None` in a routed one.
@@ -116,7 +119,7 @@ impl Device {
     pub fn can_become(&self, other: &Self) -> bool {
         let segment = |d: &Self| d.segment.as_ref().map_or((false, None), |s| (s.learning, s.group));
         let fixed = |d: &Self| (d.name.clone(), d.vni, d.port, d.local, d.underlay, segment(d));
-        fixed(self) == fixed(other)
+        fixed(self) == fixed(other) && self.headers.can_become(&other.headers)
     }
 }
 

@@ -7,6 +7,8 @@ use anyhow::Context as _;
 
 const ROOT: &str = "/proc/sys/net";
 const LIBERAL: &str = "netfilter/nf_conntrack_tcp_be_liberal";
+/// Of both IP versions, unless somebody has set another.
+const DEFAULT_TTL: u8 = 64;
 /// Where a container may write them: runtimes make its own `/proc/sys` read-only.
 const HOST_ROOT: &str = "/host/proc/sys/net";
 
@@ -43,6 +45,17 @@ pub fn source_ports() -> (u16, u16) {
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
     });
     range.unwrap_or((32_768, 60_999))
+}
+
+/// TTL of packets on a way that has none of its own.
+pub fn default_ttl() -> u8 {
+    read("ipv4/ip_default_ttl").and_then(|ttl| ttl.parse().ok()).unwrap_or(DEFAULT_TTL)
+}
+
+/// Hop limit of packets that leave by `interface` on a way that has none of its own.
+pub fn hop_limit(interface: &str) -> u8 {
+    let own = read(&format!("ipv6/conf/{interface}/hop_limit"));
+    own.and_then(|limit| limit.parse().ok()).unwrap_or(DEFAULT_TTL)
 }
 
 /// Switches IPv4 forwarding on, and says so.

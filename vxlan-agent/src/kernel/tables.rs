@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::bridge::{Bridge, Port};
+use super::index::Index;
 use super::paths::Path;
 use crate::net::{IfIndex, Mac, Mtu, Vni};
 
@@ -40,6 +41,8 @@ pub struct Tables {
     pub remotes: BTreeMap<(IfIndex, Mac), Remote>,
     /// Forwarding entries of vxlan devices for the all-zero MAC, of which there may be many.
     pub flood: BTreeSet<Flood>,
+    /// Of the rows as they are, if somebody has made it.
+    pub index: Option<Box<Index>>,
 }
 
 /// An interface.
@@ -111,15 +114,26 @@ pub struct Vxlan {
     pub group: Option<IpAddr>,
     /// TTL of outer packets; 0 for the kernel's choice.
     pub ttl: u8,
+    /// Outer packets have the inner one's TTL instead.
+    pub ttl_inherit: bool,
     /// TOS of outer packets; 1 for that of the inner packet.
     pub tos: u8,
     /// Don't Fragment of outer IPv4 packets: 0 unset, 1 set, 2 as inside (`VXLAN_DF_…`).
     pub df: u8,
+    /// Outer IPv4 packets have a UDP checksum.
+    pub checksum4: bool,
+    /// Outer IPv6 packets have a UDP checksum.
+    pub checksum6: bool,
+    /// Outer IPv6 packets without a UDP checksum are accepted.
+    pub accepts_no_checksum6: bool,
+    /// Flow label of outer IPv6 packets.
+    pub label: u32,
+    /// Outer IPv6 packets have the inner one's flow label instead.
+    pub label_inherit: bool,
+    /// First UDP source port, and the one after the last; the host's range unless the first is less.
+    pub source_ports: (u16, u16),
     /// After how many seconds a learnt entry that is not used goes.
     pub ageing: u32,
-    /// Something else about outer headers is not as usual: a TTL or flow label from inside, no checksum over IPv6,
-    /// source ports of its own.
-    pub odd_headers: bool,
     /// It does nothing that needs more than VNI and forwarding entry: no metadata from elsewhere, no group
     /// policy, other protocols, remote checksums, routing, answering of ARP, or filter of VNIs.
     pub plain: bool,
@@ -136,10 +150,16 @@ impl Default for Vxlan {
             learning: false,
             group: None,
             ttl: 0,
+            ttl_inherit: false,
             tos: 0,
             df: 0,
+            checksum4: false,
+            checksum6: true,
+            accepts_no_checksum6: false,
+            label: 0,
+            label_inherit: false,
+            source_ports: (0, 0),
             ageing: 0,
-            odd_headers: false,
             plain: true,
         }
     }
@@ -238,6 +258,8 @@ pub struct Rule {
     /// Whether it tells packets between the same two addresses apart: by protocols or ports, or by what the
     /// library does not know.
     pub looks_past_addresses: bool,
+    /// Whether it looks at the TOS, so that it says of one TOS alone how packets leave.
+    pub looks_at_tos: bool,
     /// Whether it leads packets elsewhere than to the main table, whatever their marks.
     pub diverts: bool,
 }
@@ -251,6 +273,17 @@ pub struct NextHop {
     pub neighbour: IpAddr,
     /// MTU of the route, set by hand or learnt; `None`: the interface's.
     pub mtu: Option<Mtu>,
+    /// Whether that MTU is locked: packets on this way may be fragmented.
+    pub mtu_locked: bool,
+    /// TTL or hop limit of the route; `None`: the host's or the interface's.
+    pub hop_limit: Option<u8>,
+}
+
+impl NextHop {
+    /// Out of `ifindex` to `neighbour`, by a route that says no more.
+    pub const fn new(ifindex: IfIndex, neighbour: IpAddr) -> Self {
+        Self { ifindex, neighbour, mtu: None, mtu_locked: false, hop_limit: None }
+    }
 }
 
 impl RouteEntry {
@@ -267,14 +300,16 @@ impl RouteEntry {
 }
 
 impl Tables {
-    /// The interface called `name`.
-    pub fn link_named(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
-    }
-
     /// Addresses of `ifindex`.
     pub fn addresses_of(&self, ifindex: IfIndex) -> impl Iterator<Item = &Address> {
-        self.addresses.iter().filter(move |a| a.ifindex == ifindex)
+        let first = Address { ifindex, ip: IpAddr::from([0; 4]), prefix: 0 };
+        self.addresses.range(first..).take_while(move |address| address.ifindex == ifindex)
+    }
+
+    /// Where the vxlan device `device` sends what has no forwarding entry.
+    pub fn flood_of(&self, device: IfIndex) -> impl Iterator<Item = &Flood> {
+        let first = Flood { device, vtep: IpAddr::from([0; 4]), plain: false };
+        self.flood.range(first..).take_while(move |flood| flood.device == device)
     }
 
     /// The interface of the best default route of this IP version; of several next hops the first, up
@@ -301,6 +336,19 @@ impl Tables {
         self.rules.iter().any(|rule| rule.v6 == v6 && rule.looks_deeper)
     }
 
+    /// Whether packets of a tunnel over this IP version leave by their TOS.
+    pub fn rules_look_at_tos(&self, v6: bool) -> bool {
+        self.rules.iter().any(|rule| rule.v6 == v6 && rule.looks_at_tos)
+    }
+
+    /// The vxlan device `index`, if it is one.
+    pub fn vxlan(&self, index: IfIndex) -> Option<&Vxlan> {
+        match &self.links.get(&index)?.kind {
+            Kind::Vxlan(vxlan) => Some(vxlan),
+            _ => None,
+        }
+    }
+
     /// Forwarding entries of `bridge`: MAC, VLAN, entry.
     pub fn fdb_of(&self, bridge: IfIndex) -> impl Iterator<Item = (Mac, Vlan, &FdbEntry)> {
         let all = self.fdb.range((bridge, Mac([0; 6]), 0)..=(bridge, Mac([0xff; 6]), Vlan::MAX));
@@ -311,10 +359,5 @@ impl Tables {
     pub fn remotes_of(&self, device: IfIndex) -> impl Iterator<Item = (Mac, &Remote)> {
         let all = self.remotes.range((device, Mac([0; 6]))..=(device, Mac([0xff; 6])));
         all.map(|((_, mac), entry)| (*mac, entry))
-    }
-
-    /// Ports of `bridge`.
-    pub fn ports_of(&self, bridge: IfIndex) -> impl Iterator<Item = &Link> {
-        self.links.values().filter(move |link| link.master == Some(bridge))
     }
 }

@@ -62,19 +62,12 @@ impl Device {
 
 /// What about the device only the kernel can do.
 fn odd(link: &Link, vxlan: &Vxlan) -> Option<&'static str> {
-    // The TTL that the kernel chooses by itself.
-    const TTL: [u8; 2] = [0, 64];
     if !(link.up && link.sends_ethernet) {
         return Some("is down");
     }
     if !vxlan.plain {
         return Some(
             "does more than a plain vxlan device (external, vnifilter, gbp, gpe, remcsum, rsc or proxy)",
-        );
-    }
-    if !TTL.contains(&vxlan.ttl) || vxlan.tos != 0 || vxlan.df != 0 || vxlan.odd_headers {
-        return Some(
-            "writes outer headers that are not the usual ones (ttl, tos, df, flowlabel, srcport, udp6zerocsumtx)",
         );
     }
     None

@@ -260,14 +260,13 @@ fn a_device_that_only_the_kernel_can_serve_is_left_alone_and_says_why() {
         }
         mirror(&tables, "flannel.1", None, "a").expect_err("refused")
     };
-    let cases: [(&Change, &str); 9] = [
+    let cases: [(&Change, &str); 8] = [
         (&|link, _| link.name = "vxlan1".into(), "there is no interface flannel.1"),
         (&|link, _| link.kind = Kind::Other, "no vxlan device"),
         (&|link, _| link.up = false, "is down"),
         (&|link, _| link.master = Some(UNDERLAY), "belongs to eth0, which is no bridge"),
         (&|link, _| link.alias = Some("vxlan-agent network pods".into()), "our own network 'pods'"),
         (&|_, vxlan| vxlan.plain = false, "external"),
-        (&|_, vxlan| vxlan.tos = 1, "outer headers"),
         (&|_, vxlan| vxlan.local = None, "no local address"),
         (&|_, vxlan| vxlan.local = Some(vtep(9)), "no interface that leads out has that address"),
     ];

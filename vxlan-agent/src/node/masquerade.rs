@@ -1,4 +1,4 @@
-//! Masquerading, in an nf_tables table of our own.
+//! Masquerading, in an nf_tables table that is named after the network.
 //!
 //! - From a pod to anything but pods and multicast: the node's address, because nobody outside
 //!   knows the way to a pod.
@@ -11,13 +11,40 @@
 use ipnetwork::IpNetwork;
 use nix::libc;
 
+use super::guard::Sets;
 use super::packet::Version;
-use super::table::Chain;
-use crate::kernel::nft::Attributes;
+use super::table::{Chain, Change, comments, explain, replace};
 use crate::kernel::nft::expression::Ports;
+use crate::kernel::nft::{self, Attributes};
+use crate::ownership;
+
+/// What a network's own table does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Masquerade {
+    /// Name of the network, which the table is named after.
+    pub network: String,
+    /// Networks of all pods of the cluster, at most one of each IP version, and the name of the
+    /// vxlan device that leads to them.
+    pub pods: Vec<(IpNetwork, String)>,
+    /// What becomes of the ports of what is masqueraded.
+    pub ports: Ports,
+}
+
+impl Masquerade {
+    /// Puts the table in place, in one step, if it is not there already as it should be.
+    pub fn install(&self) -> anyhow::Result<Change> {
+        let table = ownership::nft_table(&self.network);
+        let chains = [chain(&self.pods, self.ports)];
+        if nft::comments(&table).map_err(|e| explain(&e))? == comments(&chains) {
+            return Ok(Change::Nothing);
+        }
+        replace(&table, &Sets::new(), &chains).commit().map_err(|e| explain(&e))?;
+        Ok(Change::Table)
+    }
+}
 
 /// The rules for `pods`: networks of pods, and the name of the vxlan device that leads to them.
-pub(super) fn chain(pods: &[(IpNetwork, String)], ports: Ports) -> Chain {
+fn chain(pods: &[(IpNetwork, String)], ports: Ports) -> Chain {
     let rules = pods.iter().flat_map(|(network, device)| {
         [
             ("pods to elsewhere", pods_to_elsewhere(network).masquerade(ports)),
@@ -60,4 +87,23 @@ fn elsewhere_to_pods(pods: &IpNetwork, device: &str) -> Attributes {
         .within(pods)
         .load_meta(libc::NFT_META_OIFNAME)
         .is(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(network: &str, device: &str) -> Vec<String> {
+        comments(&[chain(&[(network.parse().expect("a network"), device.to_owned())], Ports::Random)])
+    }
+
+    #[test]
+    fn the_mark_in_the_comments_tells_one_table_from_another() {
+        let base = marks("10.244.0.0/16", "vxlan1");
+        assert_eq!(base.len(), 2, "one family, two rules");
+        assert_eq!(base, marks("10.244.0.0/16", "vxlan1"));
+        for other in [marks("10.245.0.0/16", "vxlan1"), marks("10.244.0.0/16", "vxlan2")] {
+            assert_ne!(base[0], other[0]);
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! What pods need of their node besides the overlay: the subnet file, the CNI configuration, and
-//! an nf_tables table.
+//! nf_tables tables.
 //!
 //! The contents are built by pure functions from [`Facts`]. The agent's status has what was written
 //! last, so that `detach` knows which files are still as we wrote them.
@@ -11,6 +11,7 @@ mod masquerade;
 mod packet;
 mod subnet_env;
 mod table;
+mod tunnels;
 mod untracked;
 
 use std::path::PathBuf;
@@ -19,10 +20,11 @@ use ipnetwork::IpNetwork;
 
 pub use file::{remove_if_same, write_if_other};
 pub use guard::Guard;
+pub use masquerade::Masquerade;
 pub use table::{
-    Change, Table, install_together as install_tables, remove as remove_table,
-    remove_unused as remove_unused_tables,
+    Change, named as named_tables, remove as remove_table, remove_unused as remove_unused_tables,
 };
+pub use tunnels::{Installed, TunnelTable};
 
 use crate::config::{Cni, PodsConfig};
 use crate::net::Mtu;

@@ -1,11 +1,15 @@
 //! What the rules look at in a packet, of either IP version.
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use nix::libc;
 
 use crate::kernel::nft::Attributes;
 use crate::kernel::nft::set::{Field, octets};
 
+/// `NFT_REG32_00`, where a key of several fields begins.
+pub(super) const FIRST: u32 = libc::NFT_REG32_00 as u32;
 /// Offset of the destination port in a UDP header.
 pub(super) const DESTINATION_PORT: u32 = 2;
 
@@ -31,6 +35,19 @@ impl Version {
         if network.is_ipv4() { V4 } else { V6 }
     }
 
+    pub(super) fn of_address(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { V4 } else { V6 }
+    }
+
+    /// The mask of a prefix of so many bits.
+    pub(super) fn mask(self, length: u8) -> Vec<u8> {
+        let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or_default();
+        match self.is_ipv4() {
+            true => mask.to_be_bytes()[..4].to_vec(),
+            false => mask.to_be_bytes().to_vec(),
+        }
+    }
+
     pub(super) const fn is_ipv4(self) -> bool {
         self.number == V4.number
     }
@@ -42,13 +59,12 @@ impl Version {
 }
 
 impl Attributes {
-    /// Goes on only with UDP for `port`.
+    /// Loads the destination port of what is UDP.
     #[must_use]
-    pub(super) fn for_port(self, port: u16) -> Self {
+    pub(super) fn load_udp_port(self) -> Self {
         self.load_meta(libc::NFT_META_L4PROTO)
             .is(&[libc::IPPROTO_UDP as u8])
             .load_transport_header(DESTINATION_PORT, 2)
-            .is(&port.to_be_bytes())
     }
 
     /// Goes on only with packets of `version`.
@@ -67,6 +83,12 @@ impl Attributes {
     #[must_use]
     pub(super) fn load_destination(self, version: Version) -> Self {
         self.load_network_header(version.destination(), version.field.length())
+    }
+
+    /// Loads the address of a packet of `version` at `offset` of its header, into the register `NFT_REG32_…`.
+    #[must_use]
+    pub(super) fn load_address_into(self, register: u32, version: Version, offset: u32) -> Self {
+        self.load_network_header_into(register, offset, version.field.length())
     }
 
     /// Goes on only if the address that was loaded is in `network`.

@@ -5,7 +5,7 @@ use crate::cluster::{Candidate, Viewer};
 use crate::config::{KubernetesConfig, NetworkConfig, NodeConfig, PodsConfig, Segment, StateConfig};
 use crate::datapath;
 use crate::kernel;
-use crate::kernel::{Kind, Link, Rule};
+use crate::kernel::{Kind, Link, Rule, WantedHeaders};
 use crate::net::{Mac, Mtu, Vni};
 use vxlan_ebpf_common::maps::Addr;
 
@@ -36,6 +36,7 @@ pub(super) fn config(fastpath: Fastpath) -> View {
         malformed: Guard::Kernel,
         other_vni: Guard::Kernel,
         notrack: false,
+        headers: WantedHeaders::default(),
     };
     View { node: node.into(), network, pods: PodsConfig::default(), state: StateConfig::File("/".into()) }
 }
@@ -63,7 +64,7 @@ pub(super) fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
 }
 
 pub(super) fn asked(underlay: &Underlay) -> Asked {
-    Asked { source: underlay.address, vrf: None, port: 8472 }
+    Asked { source: underlay.address, vrf: None, port: 8472, tos: 0 }
 }
 
 /// Numbers of the cluster's VTEPs.
@@ -126,7 +127,9 @@ impl World {
             self;
         let (source_ports, xdp) = ((32_768, 60_999), xdp.as_ref());
         let asked = asked(underlay);
-        let sides = &[Side { underlay: underlay.clone(), device: Some(IfIndex(9)), asked, offloads: true }];
+        let headers = config.network.headers.over(Headers::of_new_device(false));
+        let (underlay, device) = (underlay.clone(), Some(IfIndex(9)));
+        let sides = &[Side { underlay, device, asked, offloads: true, headers }];
         let ways = &[(asked, next_hops.clone())].into();
         let vtep_ids = &ids(cluster, previous);
         plan(&Input {
@@ -140,6 +143,7 @@ impl World {
             policies: &[],
             foreign,
             source_ports,
+            hop_limits: &HopLimits { v4: 64, v6: BTreeMap::new() },
             xdp,
             takes_back: true,
             ruleset,
@@ -207,7 +211,7 @@ fn the_maps_get_the_network_and_its_vteps() {
     assert_eq!(datapath.networks[&NETWORK].mode, Mode::Direct as u8);
     assert_eq!(datapath.networks[&NETWORK].flags, TOLERATE_VIOLATIONS);
     assert_eq!(
-        (datapath.networks[&NETWORK].port_min, datapath.networks[&NETWORK].port_max),
+        (datapath.networks[&NETWORK].local4.port_min, datapath.networks[&NETWORK].local4.port_max),
         (32_768, 60_999)
     );
     assert_eq!(datapath.networks[&NETWORK].local4.addr, Addr::from(IpAddr::from([192, 0, 2, 1])));
@@ -251,7 +255,7 @@ fn what_no_program_may_send_out_of_is_no_next_hop() {
     let mut world = World::new(Fastpath::Direct);
     let vtep = IpAddr::from([192, 0, 2, 2]);
     let ifindex = |world: &World| world.plan(&cluster(&[2].into())).datapath.vteps[&1].ifindex;
-    let hop = |index| Some(NextHop { ifindex: IfIndex(index), neighbour: vtep, mtu: None });
+    let hop = |index| Some(NextHop::new(IfIndex(index), vtep));
     world.next_hops = [(vtep, hop(5))].into();
     assert_eq!(ifindex(&world), 0, "an unknown interface");
     world.tables.links.insert(IfIndex(5), link(5));
@@ -276,17 +280,59 @@ fn a_vtep_takes_what_its_route_takes() {
     {
         let mtu = Mtu(interface);
         world.tables.links.insert(IfIndex(5), Link { mtu, ..link(5) });
-        let hop = NextHop { ifindex: IfIndex(5), neighbour: vtep, mtu: route };
+        let hop = NextHop { mtu: route, ..NextHop::new(IfIndex(5), vtep) };
         world.next_hops = [(vtep, Some(hop))].into();
         assert_eq!(world.plan(&cluster(&[2].into())).datapath.vteps[&1].mtu, inner);
     }
 }
 
 #[test]
+fn outer_headers_are_the_devices_or_the_ways() {
+    let mut world = World::new(Fastpath::Direct);
+    let plan = |world: &World| {
+        let Desired { datapath, left, .. } = world.plan(&cluster(&[2].into()));
+        (datapath.networks[&NETWORK].local4, datapath.vteps[&1], left)
+    };
+    let vtep = IpAddr::from([192, 0, 2, 2]);
+    world.tables.links.insert(IfIndex(5), link(5));
+    let plain = NextHop::new(IfIndex(5), vtep);
+    world.next_hops = [(vtep, Some(plain.clone()))].into();
+    let (local, to, _) = plan(&world);
+    assert_eq!((local.ttl, local.tos, local.flags, to.ttl, to.flags), (0, 0, 0, 64, 0));
+
+    world.next_hops = [(vtep, Some(NextHop { hop_limit: Some(9), mtu_locked: true, ..plain }))].into();
+    let (_, to, _) = plan(&world);
+    assert_eq!((to.ttl, to.flags), (9, vtep::NO_DF));
+
+    let device = kernel::Vxlan { source_ports: (1000, 2000), label: 5, ..kernel::Vxlan::default() };
+    world.tables.links.insert(IfIndex(9), Link { kind: Kind::Vxlan(device.clone()), ..link(9) });
+    world.config.network.headers = WantedHeaders {
+        ttl: Some(Field::Fixed(7)),
+        tos: Some(Field::Inherit),
+        checksum: Some(true),
+        df: None,
+    };
+    let (local, to, left) = plan(&world);
+    assert_eq!((local.ttl, local.flags), (7, local::TOS_INSIDE | local::CHECKSUM));
+    assert_eq!((local.port_min, local.port_max, local.label), (1000, 2000, 5));
+    assert_eq!((to.ifindex, left), (5, vec![]));
+
+    let by_tos = Rule { looks_at_tos: true, ..Rule::default() };
+    world.tables.rules = vec![by_tos];
+    assert_eq!(plan(&world).1.ifindex, 0, "packets of different TOS leave by different ways");
+
+    let odd = kernel::Vxlan { plain: false, ..device };
+    world.tables.links.insert(IfIndex(9), Link { kind: Kind::Vxlan(odd), ..link(9) });
+    let (local, _, left) = plan(&world);
+    assert_ne!(local.flags & local::NO_OFFLOAD, 0);
+    assert!(left.len() == 1 && left[0].starts_with("device eth9 writes more than a VNI"), "{left:?}");
+}
+
+#[test]
 fn next_hops_are_on_link_or_a_gateway_or_left_to_the_kernel() {
     let mut world = World::new(Fastpath::Direct);
     let vtep = |n| IpAddr::from([192, 0, 2, n]);
-    let hop = |neighbour| Some(NextHop { ifindex: IfIndex(5), neighbour, mtu: None });
+    let hop = |neighbour| Some(NextHop::new(IfIndex(5), neighbour));
     world.tables.links.insert(IfIndex(5), link(5));
     world.next_hops = [(vtep(2), hop(vtep(2))), (vtep(3), hop(vtep(254))), (vtep(4), None)].into();
     let datapath = world.plan(&cluster(&[2, 3, 4, 5].into())).datapath;
@@ -361,6 +407,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         underlay,
         device: Some(IfIndex(device)),
         offloads: true,
+        headers: Headers::of_new_device(device == 10),
     });
     let input = Input {
         id: NETWORK,
@@ -373,6 +420,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         policies: &[],
         foreign: &[],
         source_ports: (32_768, 60_999),
+        hop_limits: &HopLimits { v4: 64, v6: BTreeMap::new() },
         xdp: Some(&Place { ifindex: IfIndex(2), name: "eth0".into(), vlan: 0 }),
         takes_back: true,
         ruleset: &world.ruleset,
@@ -402,7 +450,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
 fn what_somebody_else_has_put_on_an_interface_is_passed_by_the_kernel() {
     use kernel::{Edge, What};
     let mut world = World::new(Fastpath::Verified);
-    let hop = NextHop { ifindex: IfIndex(2), neighbour: IpAddr::from([192, 0, 2, 2]), mtu: None };
+    let hop = NextHop::new(IfIndex(2), IpAddr::from([192, 0, 2, 2]));
     world.next_hops.insert(IpAddr::from([192, 0, 2, 2]), Some(hop));
     world.tables.links.insert(IfIndex(2), link(2));
     let nodes = cluster(&[2].into());

@@ -256,9 +256,13 @@ impl Edit {
         match self.what % 16 {
             1 => network.vni = u32::from(self.which) << 16 | u32::from(self.value),
             2 => network.port = self.value.to_be_bytes(),
-            3 => local.mtu = self.value,
+            3 if self.which & 2 == 0 => local.mtu = self.value,
+            3 => {
+                let value = u32::from(self.value);
+                (local.flags, local.label, local.tos, local.ttl) = (value, value, self.which, self.which);
+            }
             4 => *local = LocalVtep::default(),
-            5 => (network.port_min, network.port_max) = (self.value, self.value ^ u16::from(self.which)),
+            5 => (local.port_min, local.port_max) = (self.value, self.value ^ u16::from(self.which)),
             6 => network.flags = u32::from(self.value),
             _ if self.value & 1 == 0 => network.mode = Mode::Off as u8,
             _ => local.mac = [2, self.which, 0, 0, 0, self.value as u8],

@@ -8,7 +8,7 @@ use super::view::{self, IP, View};
 use super::{OUTBOUND, check, std};
 use crate::counters::{Hook, Reason};
 use crate::hooks::{self, Forward};
-use crate::maps::{Addr, Key6, LOCAL_VTEP, LocalVtep, Vtep, VtepId};
+use crate::maps::{Addr, Key6, LOCAL_VTEP, LocalVtep, Vtep, VtepId, local};
 use crate::model::{Frame, Maps};
 use crate::testbed;
 
@@ -72,7 +72,8 @@ fn receiver(sender: &Maps, frame: &Frame, address: Addr) -> Maps {
     let sending = sender.network();
     let over_ipv4 = address.is_v4();
     let other = if over_ipv4 { sending.local4 } else { sending.local6 };
-    let local = LocalVtep { addr: address, mac: testbed::vtep_mac(id), ..other };
+    let (mac, flags) = (testbed::vtep_mac(id), local::ACCEPTS_NO_CHECKSUM);
+    let local = LocalVtep { addr: address, mac, flags, ..other };
     let mut maps =
         Maps { node: sender.node, networks: [(testbed::NETWORK, sending)].into(), ..Maps::default() };
     if let Some(network) = maps.network_mut() {

@@ -3,9 +3,9 @@
 use core::net::IpAddr;
 
 use super::view::{self, IP, View};
-use super::{Step, local};
+use super::{Step, local as pods, profile};
 use crate::counters::Hook;
-use crate::maps::{Addr, Endpoint, Key6, LOCAL_VTEP, LocalVtep, MacKey, Network, Vtep, VtepId};
+use crate::maps::{Addr, Endpoint, Key6, LOCAL_VTEP, LocalVtep, MacKey, Network, Vtep, VtepId, local};
 
 /// VXLAN header and inner Ethernet header.
 const INNER_IP: usize = 8 + IP;
@@ -56,7 +56,7 @@ pub(super) fn in_tunnel<'a>(
 fn destined(step: &Step<'_>, before: &View<'_>, network: &Network) -> (VtepId, u8) {
     match step.hook {
         Hook::PodEgress => {
-            let from = local::sender(step, before);
+            let from = pods::sender(step, before);
             assert_eq!(before.eth.destination, from.gateway_mac, "not for the node");
             let id = view::route(step.maps, before.destination).expect("a route");
             assert_ne!(id, LOCAL_VTEP, "a local destination");
@@ -75,16 +75,17 @@ fn outer_headers<'a>(step: &Step<'_>, outer: &View<'a>, network: &Network, vtep:
     let before = View::of(&step.frame.bytes);
     assert_eq!(outer.source.is_ipv4(), vtep.family == 4, "underlay family");
     assert_eq!(outer.destination, outer_address(&vtep.addr, outer), "outer destination");
-    assert_eq!((outer.ttl, outer.tos), (64, [0, 1, 2, 2][usize::from(before.tos & 3)]), "outer TTL, TOS");
+    let local = end(network, outer.source);
+    profile::check(step, &local, vtep, (outer, &before));
     let (udp, tunnel) = outer.udp();
     assert_eq!(udp.destination_port, u16::from_be_bytes(network.port), "outer port");
-    if network.port_min <= network.port_max {
-        assert!((network.port_min..=network.port_max).contains(&udp.source_port), "outer source port");
+    if local.port_min <= local.port_max {
+        assert!((local.port_min..=local.port_max).contains(&udp.source_port), "outer source port");
     }
-    match &outer.v4 {
-        Some(ip) => assert!(!ip.dont_fragment && udp.checksum == 0, "DF or a checksum over IPv4"),
-        None => {
-            assert_ne!(udp.checksum, 0, "no checksum over IPv6");
+    match local.flags & local::CHECKSUM {
+        0 => assert_eq!(udp.checksum, 0, "a checksum"),
+        _ => {
+            assert_ne!(udp.checksum, 0, "no checksum");
             assert!([1, 6, 17, 58].contains(&before.protocol), "a protocol without a checksum");
             assert_eq!(step.frame.segment_size, 0, "segments get a checksum each");
             // Computed from the headers alone, it is as right as the payload's own.
@@ -117,7 +118,7 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
     assert!(inner.len() <= u32::from(to.mtu), "too big");
     assert!(inner.ttl > 1, "TTL {}", inner.ttl);
 
-    local::readdressed(step.after, to);
+    pods::readdressed(step.after, to);
     let expected = view::after_hops(&tunnel[INNER_IP..], 1, tos(&outer, &inner));
     assert_eq!(view::without_checksum(&step.after[IP..]), expected, "inner packet");
 }
@@ -137,7 +138,10 @@ pub(super) fn out_of_tunnel<'a>(step: &Step<'a>, network: &Network) -> (View<'a>
     assert_eq!(tunnel[..8], header(network.vni), "a VNI other than ours, or reserved bits");
     let inner = View::of(&tunnel[8..]);
     match udp.checksum {
-        0 => assert!(outer.v4.is_some(), "no checksum over IPv6"),
+        0 => {
+            let accepted = end(network, outer.destination).flags & local::ACCEPTS_NO_CHECKSUM != 0;
+            assert!(outer.v4.is_some() || accepted, "no checksum over IPv6");
+        }
         _ if step.frame.verified => {}
         _ => {
             let covered = [1, 6, 17, 58].contains(&inner.protocol);

@@ -165,8 +165,8 @@ pub(super) fn without_checksum(packet: &[u8]) -> Vec<u8> {
 /// Longest match in the routes.
 pub(super) fn route(maps: &Maps, address: IpAddr) -> Option<VtepId> {
     match address {
-        IpAddr::V4(a) => maps.route4(testbed::NETWORK, Be32::from_bytes(a.octets())),
-        IpAddr::V6(_) => maps.route6(testbed::NETWORK, Addr::from(address).as_v6()),
+        IpAddr::V4(a) => maps.route4(&maps.network(), Be32::from_bytes(a.octets())),
+        IpAddr::V6(_) => maps.route6(&maps.network(), Addr::from(address).as_v6()),
     }
 }
 

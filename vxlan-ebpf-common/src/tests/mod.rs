@@ -8,6 +8,7 @@ mod flows;
 mod networks;
 mod pairs;
 mod pods;
+mod profile;
 mod segments;
 mod untouched;
 mod xdp;

@@ -31,6 +31,7 @@ const SERIES: &[&str] = &["5.10", "6.1", "6.12", "6.18"];
 /// What goes into the guests, and what packs it.
 const TOOLS: &[Tool] = &[
     ("ip", "iproute2"),
+    ("dnsmasq", "dnsmasq-base"),
     ("ethtool", "ethtool"),
     ("nft", "nftables"),
     ("setpriv", "util-linux"),
@@ -51,7 +52,7 @@ pub(crate) struct KernelArgs {
     #[arg(long)]
     list: bool,
     /// Only tests whose names contain one of these, for example programs::; without, all but those of
-    /// Kubernetes, etcd, DHCP and reading rules, which are the same on every kernel
+    /// Kubernetes, etcd and reading rules, which are the same on every kernel
     filter: Vec<String>,
 }
 
@@ -59,18 +60,9 @@ pub(crate) struct KernelArgs {
 const BELOW_FLOOR: &str = "::floor::";
 
 /// What is left out unless it is asked for: what the agent has of a cluster's API is the same on every
-/// kernel, and so is what it makes of rules, many of which want a module each. A DHCP server wants a system
-/// round it.
-const NOT_THE_KERNELS: &[&str] = &[
-    "--skip",
-    "e2e::kubernetes::",
-    "--skip",
-    "e2e::etcd::",
-    "--skip",
-    "e2e::ruleset::",
-    "--skip",
-    "segment::dhcp::",
-];
+/// kernel, and so is what it makes of rules, many of which want a module each.
+const NOT_THE_KERNELS: &[&str] =
+    &["--skip", "e2e::kubernetes::", "--skip", "e2e::etcd::", "--skip", "e2e::ruleset::"];
 
 /// Runs the suite on kernels of other ages and prints what each has and can.
 ///

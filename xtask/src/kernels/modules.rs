@@ -18,6 +18,7 @@ pub(super) const LAB: &[&str] = &[
     "nf_conntrack",
     "nf_conntrack_netlink",
     "nf_tables",
+    "nft_meta_bridge",
     "nft_ct",
     "nft_counter",
     "nft_nat",

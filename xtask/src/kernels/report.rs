@@ -17,7 +17,7 @@ const NONE: &str = "–";
 pub(super) fn print(outcomes: &[Outcome]) -> Result<()> {
     println!(
         "\n| Linux | programs attached as | other IP family decapsulated by | `DECAP_L4_UDP` | XDP frags | BTF \
-         | programs and model | end to end |\n|---|---|---|---|---|---|---|---|"
+         | programs and model | end to end | bridged segments |\n|---|---|---|---|---|---|---|---|---|"
     );
     let mut failures = Vec::new();
     for (release, outcome) in outcomes {
@@ -48,6 +48,8 @@ fn row(release: &Release, report: &Report) -> String {
         either("btf", "yes", "no"),
         &tally(report, "programs::"),
         &tally(report, "e2e::"),
+        // `segments::` asks for what the agent makes in the kernel.
+        &tally(report, "segment"),
     ];
     format!("| {} |", cells.join(" | "))
 }
@@ -78,7 +80,8 @@ mod tests {
     use super::*;
 
     fn report(passed: bool) -> Report {
-        let tests = [("e2e::a", true), ("e2e::b", passed)].map(|(name, ok)| (name.to_owned(), ok));
+        let tests = [("e2e::a", true), ("e2e::b", passed), ("segment::fast::c", true)]
+            .map(|(name, ok)| (name.to_owned(), ok));
         Report {
             features: BTreeMap::from([("tcx".to_owned(), true)]),
             tests: tests.into(),
@@ -89,7 +92,7 @@ mod tests {
     #[test]
     fn a_row_says_what_the_kernel_has_and_how_the_tests_went() {
         let release = Release::new("6.12.1+deb13-cloud-amd64");
-        let expected = "| 6.12.1+deb13-cloud-amd64 | TCX | device | no | no | no | – | 2 pass |";
+        let expected = "| 6.12.1+deb13-cloud-amd64 | TCX | device | no | no | no | – | 2 pass | 1 pass |";
         assert_eq!(row(&release, &report(true)), expected);
         assert!(row(&release, &report(false)).contains("**1 of 2 fail**"));
         assert!(row(&Release::new("5.10.0-1-cloud-amd64"), &report(true)).contains("too old"));

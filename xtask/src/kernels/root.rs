@@ -14,7 +14,7 @@ use crate::host;
 use crate::run::{output, run, target_dir};
 
 /// Programs of this machine that the lab runs.
-const TOOLS: &[&str] = &["ip", "bridge", "tc", "ethtool", "nft", "nstat", "setpriv"];
+const TOOLS: &[&str] = &["ip", "bridge", "tc", "ss", "ethtool", "nft", "nstat", "setpriv", "dnsmasq"];
 
 /// CNI plugins that the lab runs, and where it looks for them.
 const PLUGINS: &[&str] = &["bridge", "host-local", "portmap"];
@@ -61,6 +61,10 @@ pub(super) fn build(
     copy(&busybox, &root.join("bin/busybox"))?;
     modules::extract(unpacked, &root.join("modules"), modules::LAB)?;
     fs::write(root.join("tests"), tests.join(" "))?;
+    // A DHCP server asks who it is to be.
+    fs::create_dir_all(root.join("etc"))?;
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\n")?;
     write_script(&root.join("init"), INIT)?;
     let image = dir.join("root.cpio");
     archive(&root, &busybox, &image)?;

@@ -14,6 +14,8 @@ use anyhow::Result;
 
 pub use cluster::{Cluster, Found, Listing, Start};
 pub use nodes::NODES;
+pub(super) use usage::{cpu_seconds, peak_mebibytes};
+
 pub use storm::{RATE, SECONDS, Storm};
 
 use report::Report;

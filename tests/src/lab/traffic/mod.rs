@@ -5,6 +5,7 @@
 
 pub mod frames;
 mod multicast;
+mod offload;
 mod ping;
 mod raw;
 mod talk;
@@ -19,6 +20,7 @@ use std::os::fd::AsRawFd;
 use nix::libc;
 
 pub use multicast::{Member, multicast};
+pub use offload::{OffloadCapture, Offloads};
 pub use ping::{Ping, PingError, PingReport, ping};
 pub use raw::{Capture, Frame, Injector, inject, mac_of};
 pub use talk::{Talk, TalkReport};

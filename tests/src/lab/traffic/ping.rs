@@ -25,12 +25,16 @@ pub struct Ping {
     pub dont_fragment: bool,
     /// How many.
     pub count: u16,
+    /// Whether none is sent after one without a reply.
+    pub until_lost: bool,
     /// Time between two.
     pub interval: Duration,
     /// How long to wait for a reply.
     pub timeout: Duration,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
     /// The interface that the socket is bound to, as for one in a VRF.
     pub device: Option<&'static str>,
 }
@@ -41,9 +45,11 @@ impl Default for Ping {
             payload: 56,
             dont_fragment: false,
             count: 1,
+            until_lost: false,
             interval: Duration::from_millis(5),
             timeout: Duration::from_secs(1),
             ttl: 64,
+            tos: 0,
             device: None,
         }
     }
@@ -120,17 +126,19 @@ impl Pinger {
             IpAddr::V4(_) => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?,
             IpAddr::V6(_) => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?,
         };
-        let ttl = i32::from(options.ttl);
+        let (ttl, tos) = (i32::from(options.ttl), i32::from(options.tos));
         let discover = if options.dont_fragment { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
         if target.is_ipv4() {
             set_int(&socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
             set_int(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discover)?;
             set_int(&socket, libc::IPPROTO_IP, libc::IP_TTL, ttl)?;
+            set_int(&socket, libc::IPPROTO_IP, libc::IP_TOS, tos)?;
         } else {
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discover)?;
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, options.dont_fragment.into())?;
             set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl)?;
+            set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, tos)?;
         }
         // A raw socket gets the replies to everybody's requests.
         set_int(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 4 << 20)?;
@@ -149,6 +157,9 @@ impl Pinger {
             match self.exchange(sequence)? {
                 Ok(rtt) => report.rtts.push(rtt),
                 Err(error) => report.errors.push(error),
+            }
+            if self.options.until_lost && !report.errors.is_empty() {
+                break;
             }
         }
         Ok(report)

@@ -211,7 +211,7 @@ pub fn mac_of(ns: &Netns, interface: &str) -> Result<[u8; 6]> {
 }
 
 /// A packet socket bound to `interface` of the current namespace.
-fn open(interface: &str) -> Result<Socket> {
+pub(super) fn open(interface: &str) -> Result<Socket> {
     let protocol = Protocol::from(i32::from(ALL_PROTOCOLS));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
     let index =

@@ -85,7 +85,7 @@ fn a_plain_kernel_node_is_an_equal_over_ipv6() {
 
 /// The first VXLAN packet that leaves node 1 when its pod sends `ping`, without what differs from
 /// packet to packet: MACs of the underlay and the IPv4 identification.
-fn on_the_wire(lab: &Lab, family: Family, ping: Ping) -> Vec<u8> {
+pub(super) fn on_the_wire(lab: &Lab, family: Family, ping: Ping) -> Vec<u8> {
     let capture = Capture::start(lab.node(2), UNDERLAY).expect("a capture");
     assert_answered(lab.pod(1, 1), lab.pod(2, 1).ip(family), ping);
     let own = vxlan_tests::lab::traffic::mac_of(lab.node(1), UNDERLAY).expect("a MAC");
@@ -101,7 +101,7 @@ fn on_the_wire(lab: &Lab, family: Family, ping: Ping) -> Vec<u8> {
 
 /// Where two packets may differ: source port and checksum of UDP, and what the inner packet's own
 /// source chose (identification, checksums, echo identifier, flow label).
-fn comparable(mut bytes: Vec<u8>, underlay: Family, inner: Family) -> Vec<u8> {
+pub(super) fn comparable(mut bytes: Vec<u8>, underlay: Family, inner: Family) -> Vec<u8> {
     let udp = if underlay == Family::V4 { 34 } else { 54 };
     bytes[udp..udp + 2].fill(0);
     bytes[udp + 6..udp + 8].fill(0);

@@ -12,6 +12,7 @@ mod firewall;
 mod floor;
 mod foreign;
 pub(crate) mod guard;
+mod headers;
 mod heal;
 mod hostile;
 mod interop;

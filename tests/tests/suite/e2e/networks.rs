@@ -1,13 +1,19 @@
 //! Networks that are added, changed and removed while the agent runs.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use vxlan_tests::lab::traffic::Ping;
-use vxlan_tests::lab::{AgentOptions, Counters, Lab, LabSpec, Overlay, PORT, StateFile, VNI, wait_until};
+use vxlan_tests::bench::many::Many;
+use vxlan_tests::lab::addr::{inner4, underlay4};
+use vxlan_tests::lab::traffic::{Capture, Frame, Ping, inject};
+use vxlan_tests::lab::{
+    AgentOptions, Counters, DEVICE, Lab, LabSpec, Overlay, PORT, StateFile, UNDERLAY, VNI, wait_until,
+};
 
 use super::change::under_traffic;
+use super::guard::forged;
 use super::{assert_answered, assert_took, build, counted, pair, warm_up};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -82,13 +88,19 @@ fn is_there(lab: &Lab) -> bool {
     is_on(1) && is_on(2)
 }
 
+/// Whether node 1's table guards a network with `vni`.
+fn is_guarded(lab: &Lab, vni: u32) -> bool {
+    let table = lab.agent(1).expect("an agent").nft_table();
+    let listed = lab.node(1).sh(&format!("nft list set inet {table} networks")).expect("a set");
+    listed.contains(&format!("{vni:#010x} . {PORT}"))
+}
+
 /// Nothing of the second network is left on node 1.
 fn is_gone(lab: &Lab) -> bool {
     let node = lab.node(1);
-    let tables = node.sh("nft list tables").unwrap_or_default();
     let links = node.sh("ip -o link show type vxlan").unwrap_or_default();
     let (status, pins) = (status(lab), lab.agent(1).and_then(|agent| agent.pins()).expect("pins"));
-    !tables.contains(SECOND)
+    !is_guarded(lab, VNI + 1)
         && !links.contains(SECOND)
         && status["fastpath_of"][SECOND].is_null()
         && status["networks"].as_array().is_some_and(|list| list.len() == 1)
@@ -132,6 +144,64 @@ fn a_network_comes_and_goes_while_packets_of_another_flow() {
     assert_eq!(status["retrying"].as_array().map(Vec::len), Some(0), "{status:#}");
 }
 
+/// Whether `frame`, sent from node 2, comes out of node 1's `device`.
+fn comes_out_of(lab: &Lab, device: &str, frame: &[u8]) -> bool {
+    let capture = Capture::start(lab.node(1), device).expect("a capture");
+    inject(lab.node(2), UNDERLAY, frame).expect("sent");
+    let ours = |frame: &Frame| frame.udp_ports() == Some((7777, 7777));
+    capture.next(Duration::from_millis(300), ours).expect("a capture").is_some()
+}
+
+#[test]
+fn who_may_send_in_one_network_may_not_in_another() {
+    for fastpath in ["off", "direct"] {
+        let options = AgentOptions { fastpath: fastpath.into(), ..AgentOptions::default() };
+        let lab = build(&LabSpec::pair(Overlay::Agent(options), Overlay::agent()));
+        let only_second = Ipv4Addr::new(192, 0, 2, 77);
+        let mut second = state(&lab);
+        second.nodes[1].vtep = only_second.into();
+        second.write(&state_path(&lab)).expect("a state file");
+        let mut text = snippet(&lab, VNI + 1);
+        text = text.replace("port = ", &format!("fastpath = \"{fastpath}\"\nport = "));
+        lab.agent(1).and_then(|agent| agent.add_snippet(SECOND, &text)).expect("a snippet");
+        soon(&lab, "the second network is there", || is_guarded(&lab, VNI + 1));
+        let of_second = Ipv4Addr::new(10, 99, 2, 9);
+        for (vni, device, outer, inner, expected) in [
+            (VNI, DEVICE, underlay4(2), inner4(2, 9), true),
+            (VNI, DEVICE, only_second, inner4(2, 9), false),
+            (VNI, DEVICE, underlay4(2), of_second, false),
+            (VNI + 1, SECOND_DEVICE, only_second, of_second, true),
+            (VNI + 1, SECOND_DEVICE, underlay4(2), of_second, false),
+            (VNI + 1, SECOND_DEVICE, only_second, inner4(2, 9), false),
+        ] {
+            let frame = forged(&lab, outer, inner, vni);
+            let passes = if fastpath == "direct" && vni == VNI && expected {
+                // Straight to the pod.
+                true
+            } else {
+                comes_out_of(&lab, device, &frame)
+            };
+            assert_eq!(passes, expected, "{fastpath}: VNI {vni}, {inner} behind {outer}");
+        }
+    }
+}
+
+#[test]
+fn many_networks_start_in_little_time_and_do_nothing_then() {
+    let mut many = Many::build(64).expect("a lab");
+    let start = many.start().expect("a start");
+    eprintln!("64 networks: {start:.2?}");
+    assert!(start.mebibytes < 128.0, "{} MiB", start.mebibytes);
+    let idle = many.idle().expect("it runs");
+    assert!(idle < 0.1, "{idle} of a CPU");
+    let table = many.lab().agent(1).expect("an agent").nft_table();
+    let node = many.lab().node(1);
+    let tables = node.sh("nft list tables").expect("tables");
+    assert_eq!(tables.trim(), format!("table inet {table}"), "one for all");
+    let rules = node.sh(&format!("nft list chain inet {table} guard")).expect("a chain");
+    assert!(rules.lines().count() < 40, "{rules}");
+}
+
 #[test]
 fn a_network_is_changed_in_place() {
     let mut lab = build(&pair());
@@ -148,6 +218,7 @@ fn a_network_is_changed_in_place() {
             let shown = || lab.node(1).sh(&format!("ip -d link show {SECOND_DEVICE}")).unwrap_or_default();
             soon(lab, "it has another VNI", || shown().contains(&format!("id {to} ")) && is_there(lab));
             assert!(!shown().contains(&format!("id {from} ")), "one device");
+            assert!(is_guarded(lab, to) && !is_guarded(lab, from), "one guard");
         }
         let renamed = snippet(lab, VNI + 1).replace(SECOND_DEVICE, "vxlab-renamed");
         lab.agent(1).and_then(|agent| agent.add_snippet(SECOND, &renamed)).expect("a snippet");
@@ -262,8 +333,7 @@ fn a_network_without_its_state_waits_and_keeps_no_other_from_running() {
     lab.agent_mut(1).and_then(|agent| agent.start()).expect("the first network runs");
     soon(&lab, "it waits", || status(&lab)["networks"][1]["pending"].is_string());
     assert!(is_there(&lab), "the second network is as it was");
-    let tables = lab.node(1).sh("nft list tables").expect("tables");
-    assert!(tables.contains("vxlan-agent-second"), "{tables}");
+    assert!(is_guarded(&lab, VNI) && is_guarded(&lab, VNI + 1), "its guard, too");
     assert_second_runs(&lab);
     assert_first_runs(&lab);
     std::fs::rename(&away, &path).expect("renamed");

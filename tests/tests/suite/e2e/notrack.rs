@@ -59,8 +59,11 @@ fn the_kernel_alone_does_without_conntrack_outside_too() {
     let lab = lab("off", "notrack = true", Family::V4);
     talk(&lab);
     assert_eq!((tracked(&lab, 1, 8472), tracked(&lab, 2, 8472)), (0, 0));
-    let listed = lab.node(1).sh("nft list table inet vxlan-agent-pods").expect("a table");
-    for part in ["hook prerouting priority raw", "hook output priority raw", "udp dport 8472 notrack"] {
+    let table = lab.agent(1).expect("an agent").nft_table();
+    let listed = lab.node(1).sh(&format!("nft list table inet {table}")).expect("a table");
+    for part in
+        ["hook prerouting priority raw", "hook output priority raw", "udp dport @untracked notrack", "8472"]
+    {
         assert!(listed.contains(part), "`{part}` is not in\n{listed}");
     }
     lab.agent(1).and_then(|agent| agent.cli(&["detach"])).expect("a detach");

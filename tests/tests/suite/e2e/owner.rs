@@ -91,42 +91,53 @@ fn disputed(lab: &Lab, ip: Ipv4Addr) -> bool {
     listed && dumped
 }
 
-/// Nothing that the victim sends is lost, and the address is its own again when it is over.
+/// Nothing that the victim sends is lost, and the address is its own again when it is over. Most of it is
+/// waiting, which three labs do side by side.
 fn assert_unharmed(theft: &Theft) {
-    for (name, overlay) in overlays() {
-        let lab = bridged(&overlay);
-        let report = if name == "kernel" {
-            while_claimed(&lab, theft)
-        } else {
-            warm_up(&lab);
-            let ip = lab.pod(1, 1).ip4;
-            let before = counters(&lab, 1);
-            let done = AtomicBool::new(false);
-            let (report, seen) = std::thread::scope(|scope| {
-                let seen = || {
-                    // Reading takes a while: often enough.
-                    while !done.load(Ordering::Relaxed) {
-                        if disputed(&lab, ip) {
-                            return true;
-                        }
-                    }
-                    false
-                };
-                let watcher = scope.spawn(seen);
-                let report = while_claimed(&lab, theft);
-                done.store(true, Ordering::Relaxed);
-                (report, watcher.join().expect("a watcher"))
-            });
-            assert_eq!(report.lost, 0, "{name}: {report:?}");
-            assert!(seen, "{name}: nobody says that the address is in dispute");
-            let counted = &counters(&lab, 1) - &before;
-            assert_took(&counted, "pod_egress", "disputed", 100);
-            assert_nothing_dropped(&counted);
-            assert_settles(&lab, name, ip);
-            report
-        };
+    std::thread::scope(|scope| {
+        for (name, overlay) in overlays() {
+            scope.spawn(move || assert_unharmed_by(theft, name, &overlay));
+        }
+    });
+}
+
+fn assert_unharmed_by(theft: &Theft, name: &str, overlay: &Overlay) {
+    let lab = bridged(overlay);
+    if name == "kernel" {
+        let report = while_claimed(&lab, theft);
         assert_eq!(report.lost, 0, "{name}: {report:?}");
+        return;
     }
+    warm_up(&lab);
+    let ip = lab.pod(1, 1).ip4;
+    let before = counters(&lab, 1);
+    let (report, seen) = while_watched(&lab, theft);
+    assert_eq!(report.lost, 0, "{name}: {report:?}");
+    assert!(seen, "{name}: nobody says that the address is in dispute");
+    let counted = &counters(&lab, 1) - &before;
+    assert_took(&counted, "pod_egress", "disputed", 100);
+    assert_nothing_dropped(&counted);
+    assert_settles(&lab, name, ip);
+}
+
+/// As [`while_claimed`], and whether the agent says meanwhile that the address is in dispute.
+fn while_watched(lab: &Lab, theft: &Theft) -> (StreamReport, bool) {
+    let (ip, done) = (lab.pod(1, 1).ip4, AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let seen = || {
+            // Reading takes a while: often enough.
+            while !done.load(Ordering::Relaxed) {
+                if disputed(lab, ip) {
+                    return true;
+                }
+            }
+            false
+        };
+        let watcher = scope.spawn(seen);
+        let report = while_claimed(lab, theft);
+        done.store(true, Ordering::Relaxed);
+        (report, watcher.join().expect("a watcher"))
+    })
 }
 
 /// The pod's packets take the fast path again.

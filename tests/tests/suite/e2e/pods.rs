@@ -82,10 +82,12 @@ fn pods_are_masqueraded_towards_the_outside_and_never_among_themselves() {
             "ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
             "ip6 saddr fd00:244::/32 ip6 daddr != fd00:244::/32 ip6 daddr != ff00::/8 masquerade fully-random",
             "ip saddr != 10.244.0.0/16 ip daddr 10.244.0.0/16 oifname \"flannel.1\" masquerade fully-random",
-            "udp dport 8472 notrack",
         ] {
             assert!(listed.contains(part), "`{part}` is not in\n{listed}");
         }
+        let tunnels = lab.agent(1).expect("an agent").nft_table();
+        let listed = lab.node(1).sh(&format!("nft list table inet {tunnels}")).expect("a table");
+        assert!(listed.contains("udp dport @untracked notrack"), "{listed}");
     }
 }
 

@@ -6,7 +6,7 @@ use vxlan_tests::lab::{Lab, LabSpec, Netns, Overlay};
 use super::build;
 
 fn node() -> Lab {
-    build(&LabSpec::pair(Overlay::None, Overlay::None))
+    build(&LabSpec::pair(Overlay::None, Overlay::None).unfiltered())
 }
 
 fn read(node: &Netns) -> Ruleset {

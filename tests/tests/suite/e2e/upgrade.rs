@@ -32,6 +32,11 @@ fn replace(lab: &mut Lab, n: u8, program: Option<PathBuf>) {
     agent.start().expect("a start");
 }
 
+/// Names of nf_tables tables of node 1.
+fn tables(lab: &Lab) -> String {
+    lab.node(1).sh("nft list tables").expect("tables")
+}
+
 /// Waits until the agent of node 1 has removed what `layout` pinned, and its programs are all there are.
 fn wait_alone(lab: &Lab, layout: &str) {
     let pins = node_pin_dir(lab.agent(1).expect("an agent").pin_dir());
@@ -63,14 +68,21 @@ fn replaced_under_traffic(options: AgentOptions) {
     under_traffic(&mut lab, |lab| {
         for _ in 0..2 {
             replace(lab, 1, None);
-            wait_alone(lab, "v4");
-            replace(lab, 1, Some(before.clone()));
             wait_alone(lab, "v5");
+            let table = lab.agent(1).expect("an agent").nft_table();
+            assert_eq!(tables(lab).trim(), format!("table inet {table}"), "the network's own is gone");
+            replace(lab, 1, Some(before.clone()));
+            wait_alone(lab, "v6");
+            wait_until("its table is alone", Duration::from_secs(5), || {
+                tables(lab).trim() == "table inet vxlan-agent-pods"
+            })
+            .inspect_err(|_| eprintln!("{}", tables(lab)))
+            .expect("in time");
         }
         replace(lab, 1, None);
         replace(lab, 2, None);
     });
-    wait_alone(&lab, "v4");
+    wait_alone(&lab, "v5");
     assert_fast(&lab);
     let agent = lab.agent(1).expect("an agent");
     let own = node_pin_dir(agent.pin_dir());

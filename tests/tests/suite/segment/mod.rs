@@ -12,11 +12,13 @@ mod moves;
 mod multicast;
 mod neighbours;
 mod owner;
+mod ports;
 mod reach;
 mod stations;
 mod streams;
 mod tags;
 mod tenants;
+mod vlans;
 mod vm;
 
 use std::net::IpAddr;
@@ -74,7 +76,7 @@ impl Pairing {
 }
 
 /// Runs `test` over every pairing; a failure comes with the pairing's name in front.
-fn over_all(test: impl Fn(&Pairing)) {
+fn over_all(mut test: impl FnMut(&Pairing)) {
     for pairing in PAIRINGS {
         eprintln!("pairing {}", pairing.name);
         test(pairing);

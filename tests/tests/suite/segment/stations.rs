@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use vxlan_tests::bench::many::Crowd;
 use vxlan_tests::lab::addr::mac_text;
 use vxlan_tests::lab::segment::SegmentLab;
 use vxlan_tests::lab::traffic::frames::arp_request;
@@ -158,4 +159,16 @@ fn nobody_but_a_node_sends_into_a_segment() {
         let got = capture.drain(QUIET, |frame| carries(frame, b"forged")).expect("a capture");
         assert_eq!(!got.is_empty(), arrives, "from {source}");
     }
+}
+
+#[test]
+fn thousands_of_stations_are_known_soon_and_more_of_them_in_few_rounds() {
+    let mut crowd = Crowd::build(5_000).expect("a lab");
+    let loaded = crowd.load().expect("a start");
+    eprintln!("5 000 stations: {loaded:.2?}");
+    assert!(loaded.written < 1.0, "{} s", loaded.written);
+    assert!(loaded.mebibytes < 128.0, "{} MiB", loaded.mebibytes);
+    let rounds = crowd.burst(1_000).expect("known");
+    eprintln!("1 000 more in {rounds} times");
+    assert!(rounds < 50, "{rounds}");
 }

@@ -17,6 +17,7 @@ use super::{
     PodsConfig, SourceCheck, StateConfig, View,
 };
 use super::{node, state};
+use crate::kernel::WantedHeaders;
 use crate::local::Choice;
 use crate::net::Vni;
 use crate::source::kubernetes::annotations::Names;
@@ -167,6 +168,7 @@ fn config(
         malformed: extras.malformed,
         other_vni: extras.other_vni,
         notrack: extras.notrack,
+        headers: WantedHeaders::default(),
     };
     Ok(View { node: Arc::new(node), network, pods: pods(flags, net_conf)?, state })
 }

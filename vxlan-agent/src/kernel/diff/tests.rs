@@ -4,6 +4,7 @@ use proptest::collection::{btree_map, btree_set};
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernel::headers::{Field, Headers};
 use crate::kernel::state::Segment;
 use crate::net::Mtu;
 
@@ -16,8 +17,9 @@ fn mac() -> impl Strategy<Value = Mac> {
 }
 
 fn device() -> impl Strategy<Value = Device> {
-    (1..3_u32, 1..3_u32, mac(), 1400..1402_u32, any::<bool>()).prop_map(|(vni, underlay, mac, mtu, ready)| {
-        Device {
+    let ttl = prop::sample::select(vec![Field::Fixed(0), Field::Fixed(9), Field::Inherit]);
+    (1..3_u32, 1..3_u32, mac(), 1400..1402_u32, any::<bool>(), ttl).prop_map(
+        |(vni, underlay, mac, mtu, ready, ttl)| Device {
             name: "vxlan1".into(),
             vni: Vni::try_from(vni).ok(),
             port: 8472,
@@ -25,10 +27,11 @@ fn device() -> impl Strategy<Value = Device> {
             underlay: IfIndex(underlay),
             mac,
             mtu: Mtu(mtu),
+            headers: Headers { ttl, ..Headers::of_new_device(false) },
             ready,
             segment: None,
-        }
-    })
+        },
+    )
 }
 
 fn route() -> impl Strategy<Value = (IpNetwork, Route)> {

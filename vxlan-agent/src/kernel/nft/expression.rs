@@ -83,14 +83,32 @@ impl Attributes {
     /// Leaves of what was loaded only the bits of `mask`.
     #[must_use]
     pub fn mask(self, mask: &[u8]) -> Self {
+        self.mask_in(REGISTER, mask)
+    }
+
+    /// As [`mask`](Self::mask), of what is in the register `NFT_REG32_…` and those behind it.
+    #[must_use]
+    pub fn mask_in(self, register: u32, mask: &[u8]) -> Self {
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
         let data = Attributes::default()
-            .number(1, REGISTER)
-            .number(2, REGISTER)
+            .number(1, register)
+            .number(2, register)
             .number(3, length)
             .nest(4, &value(mask))
             .nest(5, &value(&vec![0; mask.len()]));
         expression(self, "bitwise", &data)
+    }
+
+    /// Turns four bytes in the register `NFT_REG32_…` from network to host byte order.
+    #[must_use]
+    pub fn to_host(self, register: u32) -> Self {
+        let data = Attributes::default()
+            .number(1, register)
+            .number(2, register)
+            .number(3, libc::NFT_BYTEORDER_NTOH as u32)
+            .number(4, 4)
+            .number(5, 4);
+        expression(self, "byteorder", &data)
     }
 
     /// Goes on only if what was loaded is `bytes`.
@@ -114,15 +132,27 @@ impl Attributes {
     /// Goes on only if what was loaded is in `set`.
     #[must_use]
     pub fn is_in(self, set: &str) -> Self {
-        let data = Attributes::default().string(1, set).number(2, REGISTER);
+        self.is_in_from(REGISTER, set)
+    }
+
+    /// As [`is_in`](Self::is_in), with a key that begins in the register `NFT_REG32_…`.
+    #[must_use]
+    pub fn is_in_from(self, register: u32, set: &str) -> Self {
+        let data = Attributes::default().string(1, set).number(2, register);
         expression(self, "lookup", &data)
     }
 
     /// Goes on only if what was loaded is not in `set`.
     #[must_use]
     pub fn is_not_in(self, set: &str) -> Self {
+        self.is_not_in_from(REGISTER, set)
+    }
+
+    /// As [`is_not_in`](Self::is_not_in), with a key that begins in the register `NFT_REG32_…`.
+    #[must_use]
+    pub fn is_not_in_from(self, register: u32, set: &str) -> Self {
         let inverted = libc::NFT_LOOKUP_F_INV as u32;
-        let data = Attributes::default().string(1, set).number(2, REGISTER).number(5, inverted);
+        let data = Attributes::default().string(1, set).number(2, register).number(5, inverted);
         expression(self, "lookup", &data)
     }
 

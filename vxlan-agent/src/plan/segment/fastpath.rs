@@ -70,7 +70,8 @@ impl SegmentInput<'_> {
         let of_ports = of_ports.iter().flat_map(|(port, features)| {
             features.iter().map(move |feature| format!("port {}: {feature}", name(*port)))
         });
-        let left = whole.into_iter().chain(of_ports).filter(|_| self.input.is_fast()).collect();
+        let left = whole.into_iter().chain(of_ports).filter(|_| self.input.is_fast());
+        let left = left.chain(self.input.odd_devices()).collect();
         SegmentPath { datapath: state, hooked: hooked.all(), left }
     }
 

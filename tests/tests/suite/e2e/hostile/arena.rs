@@ -5,17 +5,17 @@ use std::net::{Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use vxlan_agent::datapath::Pins;
+use vxlan_ebpf_common::maps::Kind;
 use vxlan_ebpf_common::{Hook, Reason};
 use vxlan_tests::lab::NETWORK;
 use vxlan_tests::lab::traffic::{Capture, Frame, Injector};
-use vxlan_tests::lab::{Family, Lab, LabSpec, Overlay, PORT, UNDERLAY, VNI, xdp};
+use vxlan_tests::lab::{Family, Overlay, UNDERLAY, wait_until, xdp};
 
 use super::course::{Course, is_marker};
+use super::ground::{Ground, OTHER, Spec, add_other_network, has_all, keep_quiet, saying};
+use super::is_fast;
 use super::normal::{Normal, errors};
-use crate::e2e::{build, warm_up};
 
-/// The other network on node 2.
-const OTHER: &str = "other0";
 /// Port that the pods listen on; the testbed's datagrams go there.
 const LISTENS: u16 = 53;
 /// What a marker may take.
@@ -51,11 +51,16 @@ pub(super) struct Arena {
     sent: Capture,
     returned: Capture,
     answers: Capture,
+    neighbour: Option<Capture>,
+    /// What the hosts of a segment say, so that it is known where they are.
+    saying: Vec<(Injector, Vec<u8>)>,
     other: Capture,
     socket: UdpSocket,
     pins: [Option<Pins>; 2],
     markers: Cell<u32>,
-    _lab: Lab,
+    /// Whether it is known of the hosts of a segment where they are.
+    is_settled: Cell<bool>,
+    ground: Ground,
 }
 
 /// What became of the frames of a case. Addresses that differ from lab to lab are replaced.
@@ -67,6 +72,8 @@ pub(super) struct Outcome {
     pub(super) accepted: Vec<Vec<u8>>,
     /// What node 1 sent to node 2, if the frames came from a pod.
     pub(super) sent: Vec<Vec<u8>>,
+    /// What the other host of node 1 received of that, in a segment.
+    pub(super) neighbour: Vec<Vec<u8>>,
     /// What appeared in the other network.
     pub(super) other: Vec<Vec<u8>>,
     /// ICMP errors for the sender: version, type, code.
@@ -78,38 +85,39 @@ pub(super) type Counted = Vec<(Hook, Reason)>;
 
 impl Arena {
     /// Builds the lab of `spec` with the overlay of `way` on both nodes.
-    pub(super) fn build(way: Way, spec: &LabSpec) -> Self {
+    pub(super) fn build(way: Way, spec: &Spec) -> Self {
         let overlay = match way {
             Way::Kernel => Overlay::KernelVxlan,
             Way::Direct => Overlay::agent(),
             Way::Verified => Overlay::verified(),
         };
-        let mut spec = spec.clone();
-        spec.nodes.iter_mut().for_each(|node| node.overlay = overlay.clone());
-        let lab = build(&spec);
-        warm_up(&lab);
-        keep_quiet(&lab);
-        add_other_network(&lab, spec.underlay);
-        let (sender, receiver) = (lab.pod(1, 1), lab.pod(2, 1));
+        let mut ground = Ground::build(spec, &overlay);
+        ground.warm_up();
+        ground.add_absent_node();
+        keep_quiet(&ground);
+        add_other_network(ground.node(2), spec.underlay());
+        let (sender, receiver) = (ground.end(1, 1), ground.end(2, 1));
         let capture = |ns, interface| Capture::start(ns, interface).expect("a capture");
         let socket = receiver.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, LISTENS))).expect("a socket");
         socket.set_nonblocking(true).expect("an option");
-        let pins = |n| lab.agent(n).ok().map(|agent| Pins::open(&agent.pins()?)).transpose().expect("pins");
         Self {
             way,
-            course: Course::of(&lab, spec.underlay),
-            wire: Injector::open(lab.node(1), UNDERLAY).expect("a socket"),
+            course: ground.course(spec.underlay()),
+            wire: Injector::open(ground.node(1), UNDERLAY).expect("a socket"),
             pod: Injector::open(sender, "eth0").expect("a socket"),
             arriving: capture(receiver, "eth0"),
             // Where they are sent: behind the receiver's XDP the tunnel is gone.
-            sent: capture(lab.node(1), UNDERLAY),
-            returned: capture(lab.node(2), UNDERLAY),
+            sent: capture(ground.node(1), UNDERLAY),
+            returned: capture(ground.node(2), UNDERLAY),
             answers: capture(sender, "eth0"),
-            other: capture(lab.node(2), OTHER),
+            neighbour: ground.hosts().first().map(|_| capture(ground.end(1, 2), "eth0")),
+            saying: ground.hosts().into_iter().rev().map(|host| saying(&ground, host)).collect(),
+            other: capture(ground.node(2), OTHER),
             socket,
-            pins: [pins(1), pins(2)],
+            pins: [1, 2].map(|n| ground.pins(n)),
             markers: Cell::new(0),
-            _lab: lab,
+            is_settled: Cell::new(false),
+            ground,
         }
     }
 
@@ -119,18 +127,70 @@ impl Arena {
 
     /// Sends `frames`, and returns what became of them.
     pub(super) fn play(&self, from: From, frames: &[Vec<u8>]) -> (Outcome, Counted) {
-        if self.way == Way::Verified {
-            // The flow of most cases is open, or has just been looked at.
-            let ordinary = match from {
-                From::Wire => self.course.plain(),
-                From::Pod => self.course.sent(Family::V4).build(),
-            };
-            self.observe(from, &[ordinary]);
+        match self.course.kind {
+            Kind::L2 if !self.is_settled.get() => self.settle(from),
+            Kind::L2 => {}
+            Kind::L3 if self.way == Way::Verified => self.confirm(from),
+            Kind::L3 => {}
         }
+        self.observe_and_count(from, frames)
+    }
+
+    /// A frame that nothing is odd about: the flow of most cases is open, or has just been looked at.
+    fn ordinary(&self, from: From) -> Vec<u8> {
+        match from {
+            From::Wire => self.course.plain(),
+            From::Pod => self.course.sent(Family::V4).build(),
+        }
+    }
+
+    /// Has the kernel get a frame of those that it had none of for a while.
+    pub(super) fn confirm(&self, from: From) {
+        self.observe(from, &[self.ordinary(from)]);
+    }
+
+    /// Remembers that the last frames may have said of hosts of a segment what is not so.
+    pub(super) fn doubt(&self) {
+        self.is_settled.set(false);
+    }
+
+    /// Has all hosts of the segment say where they are, until it is believed.
+    fn settle(&self, from: From) {
+        let hosts = self.ground.hosts();
+        let is_there = |(n, pins): (u8, &Option<Pins>)| {
+            let state = pins.as_ref().map(|pins| pins.state().expect("the maps can be read"));
+            state.is_none_or(|state| has_all(&state, n, self.course.nodes, &hosts))
+        };
+        let believed = || {
+            let before = self.moves();
+            for (injector, frame) in &self.saying {
+                injector.send(frame).expect("the interface takes the frame");
+            }
+            let (_, counted) = self.observe_and_count(from, &[self.ordinary(from)]);
+            let is_fast = self.way == Way::Kernel || counted.iter().any(|(_, reason)| is_fast(*reason));
+            is_fast && before == self.moves() && (1..).zip(&self.pins).all(is_there)
+        };
+        wait_until("all hosts are where they are", PATIENCE, believed).expect("in time");
+        self.is_settled.set(true);
+    }
+
+    /// How many frames from elsewhere than expected the programs of both nodes have counted.
+    fn moves(&self) -> u64 {
+        let of = |pins: &Pins| -> u64 {
+            let counters =
+                pins.network(NETWORK).and_then(|network| pins.counters(network)).expect("counters");
+            let moved = counters.iter().filter(|(_, reason, _)| *reason == Reason::Moved);
+            moved.map(|(_, _, count)| count.packets).sum()
+        };
+        self.pins.iter().flatten().map(of).sum()
+    }
+
+    /// Sends `frames`, and returns what became of them.
+    fn observe_and_count(&self, from: From, frames: &[Vec<u8>]) -> (Outcome, Counted) {
         let before = self.counters(from);
         let outcome = self.observe(from, frames);
         let mut counted = self.counters(from);
-        for seen in before.into_iter().chain(marker_counts(from)) {
+        for seen in before.into_iter().chain(self.marker_counts(from)) {
             if let Some(at) = counted.iter().position(|count| *count == seen) {
                 counted.swap_remove(at);
             }
@@ -155,6 +215,7 @@ impl Arena {
         // The marker has come last, so everything else has happened.
         let (sent, returned) = (everything(&self.sent), everything(&self.returned));
         let answers = everything(&self.answers);
+        let neighbour = self.neighbour.as_ref().map(everything).unwrap_or_default();
         Outcome {
             arrived: arrived.iter().filter_map(|frame| normal.received(frame)).collect(),
             accepted: self.datagrams(),
@@ -163,6 +224,13 @@ impl Arena {
                 From::Pod => {
                     let sent = sent.iter().filter(|frame| !is_marker(frame, number));
                     sent.filter_map(|frame| normal.on_wire(frame)).collect()
+                }
+            },
+            neighbour: match from {
+                From::Wire => Vec::new(),
+                From::Pod => {
+                    let seen = neighbour.iter().filter(|frame| !is_marker(frame, number));
+                    seen.filter_map(|frame| normal.received(frame)).collect()
                 }
             },
             other: everything(&self.other),
@@ -191,35 +259,39 @@ impl Arena {
         let network = pins.network(NETWORK).expect("the network");
         let counters = pins.counters(network).expect("counters").into_iter();
         let watched = counters.filter_map(|(hook, reason, count)| {
-            let hook = watched(from, hook, reason)?;
+            let hook = self.watched(from, hook, reason)?;
             Some(vec![(hook, reason); count.packets as usize])
         });
         watched.flatten().collect()
     }
-}
 
-/// The hook that a count is taken for. With XDP it is that which sees packets from the underlay first;
-/// what it has not taken out of the tunnel the next one counts once more.
-fn watched(from: From, hook: Hook, reason: Reason) -> Option<Hook> {
-    match (from, hook) {
-        (From::Wire, Hook::UnderlayXdp) => Some(Hook::UnderlayIngress),
-        (From::Wire, Hook::UnderlayIngress) if xdp().is_some() => None,
-        (From::Wire, Hook::UnderlayIngress | Hook::TunnelIngress) | (From::Pod, Hook::PodEgress) => {
-            Some(hook)
+    /// The hook that a count is taken for. With XDP it is that which sees packets from the underlay first;
+    /// what it has not taken out of the tunnel the next one counts once more. XDP takes nothing for segments.
+    fn watched(&self, from: From, hook: Hook, reason: Reason) -> Option<Hook> {
+        match (self.course.kind, from, hook) {
+            (Kind::L2, From::Wire, Hook::UnderlayIngress | Hook::TunnelIngress) => Some(hook),
+            (Kind::L2, From::Pod, Hook::PortIngress) => Some(hook),
+            (Kind::L2, ..) => None,
+            (_, From::Wire, Hook::UnderlayXdp) => Some(Hook::UnderlayIngress),
+            (_, From::Wire, Hook::UnderlayIngress) if xdp().is_some() => None,
+            (_, From::Wire, Hook::UnderlayIngress | Hook::TunnelIngress)
+            | (_, From::Pod, Hook::PodEgress) => Some(hook),
+            // Now and then the host says something of its own accord.
+            (_, From::Pod, Hook::TunnelEgress) => (reason != Reason::OtherMac).then_some(hook),
+            _ => None,
         }
-        // Now and then the host says something of its own accord.
-        (From::Pod, Hook::TunnelEgress) => (reason != Reason::OtherMac).then_some(hook),
-        _ => None,
     }
-}
 
-/// A marker has an option, so both programs on its way leave it to the kernel.
-fn marker_counts(from: From) -> [(Hook, Reason); 2] {
-    match from {
-        From::Wire => [Hook::UnderlayIngress, Hook::TunnelIngress],
-        From::Pod => [Hook::PodEgress, Hook::TunnelEgress],
+    /// A marker has an option, so the programs on its way leave it to the kernel; in a segment it is in a VLAN.
+    fn marker_counts(&self, from: From) -> Vec<(Hook, Reason)> {
+        let (hooks, reason): (&[Hook], _) = match (self.course.kind, from) {
+            (Kind::L3, From::Wire) => (&[Hook::UnderlayIngress, Hook::TunnelIngress], Reason::Options),
+            (Kind::L3, From::Pod) => (&[Hook::PodEgress, Hook::TunnelEgress], Reason::Options),
+            (Kind::L2, From::Wire) => (&[Hook::TunnelIngress], Reason::NotIp),
+            (Kind::L2, From::Pod) => (&[Hook::PortIngress], Reason::NotIp),
+        };
+        hooks.iter().map(|hook| (*hook, reason)).collect()
     }
-    .map(|hook| (hook, Reason::Options))
 }
 
 /// What `capture` saw before marker `number`.
@@ -239,34 +311,4 @@ fn until_marker(capture: &Capture, number: u32) -> Vec<Vec<u8>> {
 fn everything(capture: &Capture) -> Vec<Vec<u8>> {
     let frames = capture.pending().expect("a capture");
     frames.into_iter().map(|Frame(bytes)| bytes).collect()
-}
-
-/// Neighbours are not asked again while packets are counted, and every error is sent.
-fn keep_quiet(lab: &Lab) {
-    for n in [1, 2] {
-        let patient = |interface| {
-            ["ipv4", "ipv6"]
-                .map(|family| (format!("{family}/neigh/{interface}/delay_first_probe_time"), "600"))
-        };
-        let set = |ns: &vxlan_tests::lab::Netns, settings: &[(String, &str)]| {
-            let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-            ns.sysctl(&settings).expect("settings");
-        };
-        set(lab.pod(n, 1), &patient("eth0"));
-        set(lab.node(n), &[patient("cni0"), patient(UNDERLAY)].concat());
-        let unlimited = [("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
-        lab.node(n).sysctl(&unlimited).expect("settings");
-    }
-}
-
-/// A vxlan device of another VNI on the same port of node 2, with an address of its own.
-fn add_other_network(lab: &Lab, underlay: Family) {
-    let local = vxlan_tests::lab::addr::underlay(underlay, 2);
-    let vni = VNI + 1;
-    let node = lab.node(2);
-    let device = format!("type vxlan id {vni} dev {UNDERLAY} local {local} dstport {PORT} nolearning");
-    node.ip(&format!("link add {OTHER} {device}\n")).expect("a second network");
-    // It says nothing of its own accord.
-    node.sysctl(&[(&format!("ipv6/conf/{OTHER}/disable_ipv6"), "1")]).expect("a setting");
-    node.ip(&format!("addr add 10.99.2.1/24 dev {OTHER}\nlink set {OTHER} up\n")).expect("a second network");
 }

@@ -28,7 +28,6 @@ fn cut_off(course: &Course) -> Vec<Case> {
         ("outer IP header", IP + 10, unseen()),
         ("outer UDP header", udp + 4, unseen()),
         ("VXLAN header", vxlan + 4, ends(Reason::Truncated)),
-        ("inner Ethernet header", inner + 10, ends(Reason::Truncated)),
         ("inner IP header", inner + IP + 10, ends(Reason::BadLength)),
         ("inner UDP header", inner + IP + 24, ends(Reason::BadLength)),
         ("payload", inner + IP + 60, ends(Reason::BadLength)),
@@ -37,6 +36,9 @@ fn cut_off(course: &Course) -> Vec<Case> {
         Case::new(format!("cut off in the {what}"), course.edited(|b| b.truncate(at)), counted)
     };
     let mut cases: Vec<Case> = places.into_iter().map(cut).collect();
+    // Whether it is whole is asked first in a segment.
+    let in_ethernet = ("inner Ethernet header", inner + 10, ends(Reason::Truncated));
+    cases.push(cut(in_ethernet).bridged(ends(Reason::BadLength)));
     let fitting = [
         ("VXLAN header", vxlan + 4, ends(Reason::Truncated)),
         ("VXLAN header's end", vxlan + 8, ends(Reason::Truncated)),

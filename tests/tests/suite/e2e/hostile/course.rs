@@ -1,12 +1,16 @@
-//! Frames for the way from pod 1 of node 1 to pod 1 of node 2, right ones and damaged ones.
+//! Frames for the way from pod 1 of node 1 to pod 1 of node 2, right ones and damaged ones. In a segment hosts are at
+//! the ends, and nothing is routed between them: the nodes' parts are played by the hosts themselves.
 
 use std::net::IpAddr;
 
-use etherparse::checksum::Sum16BitWords;
+use vxlan_ebpf_common::maps::Kind;
 use vxlan_ebpf_common::testbed::{Inner, Outer};
 use vxlan_tests::lab::addr::vtep_mac;
+use vxlan_tests::lab::segment::SegmentLab;
 use vxlan_tests::lab::traffic::mac_of;
-use vxlan_tests::lab::{Family, Lab, PORT, UNDERLAY, VNI};
+use vxlan_tests::lab::{Family, Lab, NETWORK, PORT, UNDERLAY, VNI};
+
+pub(super) use super::checksum::{mend, mend_header};
 
 /// What is changed about a frame, or a part of one.
 pub(super) type Edit = fn(&mut Vec<u8>);
@@ -16,6 +20,8 @@ pub(super) const IP: usize = 14;
 
 /// Addresses along the way.
 pub(super) struct Course {
+    /// Of the network.
+    pub(super) kind: Kind,
     /// Family of the tunnel's outer addresses.
     pub(super) underlay: Family,
     /// MACs on the underlay: of node 1, of node 2.
@@ -36,9 +42,10 @@ pub(super) struct Course {
 
 impl Course {
     /// The way through `lab`, whose tunnel runs over `underlay`.
-    pub(super) fn of(lab: &Lab, underlay: Family) -> Self {
+    pub(super) fn routed(lab: &Lab, underlay: Family) -> Self {
         let nodes = [1, 2];
         Self {
+            kind: Kind::L3,
             underlay,
             wire: nodes.map(|n| mac_of(lab.node(n), UNDERLAY).expect("a MAC")),
             nodes: nodes.map(|n| lab.node(n).underlay),
@@ -48,6 +55,29 @@ impl Course {
             ips4: nodes.map(|n| lab.pod(n, 1).ip4.into()),
             ips6: nodes.map(|n| lab.pod(n, 1).ip6.into()),
         }
+    }
+
+    /// The same through a segment.
+    pub(super) fn bridged(lab: &SegmentLab, underlay: Family) -> Self {
+        let nodes = [1, 2];
+        let hosts = nodes.map(|n| lab.host(n, NETWORK, 1));
+        let [one, two] = hosts.map(|host| host.mac);
+        Self {
+            kind: Kind::L2,
+            underlay,
+            wire: nodes.map(|n| mac_of(lab.node(n), UNDERLAY).expect("a MAC")),
+            nodes: nodes.map(|n| lab.node(n).underlay),
+            vteps: [one, two],
+            pods: [one, two],
+            gateways: [two, one],
+            ips4: hosts.map(|host| host.ip4.into()),
+            ips6: hosts.map(|host| host.ip6.into()),
+        }
+    }
+
+    /// Whether it leads through a segment.
+    pub(super) const fn is_bridged(&self) -> bool {
+        matches!(self.kind, Kind::L2)
     }
 
     /// A datagram as pod 1 of node 1 sends it.
@@ -61,7 +91,8 @@ impl Course {
 
     /// The same as it is in the tunnel.
     pub(super) fn inner(&self, family: Family) -> Inner {
-        Inner { from_mac: self.vteps[0], to_mac: self.vteps[1], ttl: 63, ..self.sent(family) }
+        let ttl = if self.is_bridged() { 64 } else { 63 };
+        Inner { from_mac: self.vteps[0], to_mac: self.vteps[1], ttl, ..self.sent(family) }
     }
 
     /// `inner` in a tunnel packet from node 1 to node 2, still to be built.
@@ -123,14 +154,31 @@ impl Course {
     }
 
     /// A packet in its tunnel that says which it is and goes through the host stack wherever it can,
-    /// so that it overtakes nothing: it has an IP option.
+    /// so that it overtakes nothing: it has an IP option. In a segment it is for everybody, since a bridge may have
+    /// been told that nobody is where it leads, and in a VLAN, so that no program asks who sent it; outside it has
+    /// an option, too.
     pub(super) fn marker(&self, number: u32) -> Vec<u8> {
-        self.wrap(marker(self.inner(Family::V4), number))
+        let marker = self.for_everybody(marker(self.inner(Family::V4), number));
+        let mut frame = self.wrap(marker);
+        match (self.kind, self.underlay) {
+            (Kind::L3, _) => {}
+            (Kind::L2, Family::V4) => with_ip_options(&mut frame, 1),
+            (Kind::L2, Family::V6) => with_extension(&mut frame, 60, [0, 0, 1, 4, 0, 0, 0, 0]),
+        }
+        frame
     }
 
     /// The same as pod 1 of node 1 sends it.
     pub(super) fn sent_marker(&self, number: u32) -> Vec<u8> {
-        marker(self.sent(Family::V4), number)
+        self.for_everybody(marker(self.sent(Family::V4), number))
+    }
+
+    fn for_everybody(&self, mut marker: Vec<u8>) -> Vec<u8> {
+        if self.is_bridged() {
+            marker[..6].fill(0xff);
+            with_tag(&mut marker, 0x8100, 5);
+        }
+        marker
     }
 }
 
@@ -224,34 +272,6 @@ pub(super) fn get(bytes: &[u8], at: usize) -> u16 {
 /// Adds to a word.
 pub(super) fn add(bytes: &mut [u8], at: usize, more: i16) {
     put(bytes, at, get(bytes, at).wrapping_add_signed(more));
-}
-
-/// Makes the IPv4 header's checksum fit.
-pub(super) fn mend_header(bytes: &mut [u8]) {
-    if bytes[12..14] != [8, 0] {
-        return;
-    }
-    let end = IP + 4 * usize::from(bytes[IP] & 15);
-    let Some(header) = bytes.get_mut(IP..end).filter(|header| header.len() >= 20) else { return };
-    header[10..12].fill(0);
-    let sum = Sum16BitWords::new().add_slice(header).ones_complement();
-    header[10..12].copy_from_slice(&sum.to_ne_bytes());
-}
-
-/// Makes the checksums of the IPv4 header, if it is one, and of the UDP header behind it fit.
-pub(super) fn mend(bytes: &mut [u8]) {
-    mend_header(bytes);
-    let (udp, addresses) = match bytes[12..14] {
-        [8, 0] => (IP + 4 * usize::from(bytes[IP] & 15), IP + 12..IP + 20),
-        _ => (IP + 40, IP + 8..IP + 40),
-    };
-    if bytes.len() < udp + 8 {
-        return;
-    }
-    bytes[udp + 6..udp + 8].fill(0);
-    let pseudo = Sum16BitWords::new().add_slice(&bytes[addresses]).add_2bytes([0, 17]);
-    let sum = pseudo.add_slice(&bytes[udp + 4..udp + 6]).add_slice(&bytes[udp..]).ones_complement();
-    bytes[udp + 6..udp + 8].copy_from_slice(&sum.to_ne_bytes());
 }
 
 fn parse_mac(text: &str) -> [u8; 6] {

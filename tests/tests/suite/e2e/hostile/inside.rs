@@ -26,13 +26,20 @@ pub(super) fn cases(course: &Course) -> Vec<Case> {
 }
 
 fn ethernet(course: &Course) -> Vec<Case> {
-    let edits: [(&str, Edit, Counted); 13] = [
-        ("for another MAC", |b| b[5] ^= 1, stays(Reason::OtherMac)),
-        ("for everybody", |b| b[..6].fill(0xff), stays(Reason::OtherMac)),
-        ("for a multicast MAC", |b| b[0] |= 1, stays(Reason::OtherMac)),
-        ("from the receiver's own MAC", |b| b.copy_within(..6, 6), ends(Reason::OtherMac)),
-        ("from a multicast MAC", |b| b[6] |= 1, fast()),
-        ("from no MAC", |b| b[6..12].fill(0), fast()),
+    let addresses: [(&str, Edit, Counted, Counted); 6] = [
+        ("for another MAC", |b| b[5] ^= 0x40, stays(Reason::OtherMac), stays(Reason::UnknownStation)),
+        ("for everybody", |b| b[..6].fill(0xff), stays(Reason::OtherMac), stays(Reason::Flooded)),
+        ("for a multicast MAC", |b| b[0] |= 1, stays(Reason::OtherMac), stays(Reason::Flooded)),
+        (
+            "from the receiver's own MAC",
+            |b| b.copy_within(..6, 6),
+            ends(Reason::OtherMac),
+            stays(Reason::Moved),
+        ),
+        ("from a multicast MAC", |b| b[6] |= 1, fast(), ends(Reason::UnknownStation)),
+        ("from no MAC", |b| b[6..12].fill(0), fast(), ends(Reason::UnknownStation)),
+    ];
+    let edits: [(&str, Edit, Counted); 7] = [
         ("ARP", |b| put(b, 12, 0x0806), stays(Reason::NotIp)),
         ("LLDP", |b| put(b, 12, 0x88cc), stays(Reason::NotIp)),
         ("a length instead of an EtherType", |b| put(b, 12, 100), stays(Reason::NotIp)),
@@ -48,11 +55,14 @@ fn ethernet(course: &Course) -> Vec<Case> {
             stays(Reason::NotIp),
         ),
     ];
-    let case = |(what, edit, counted)| {
+    let case = |what, edit: Edit, counted| {
         let frame = course.wrap(edited(course.inner(Family::V4).build(), edit));
         Case::new(format!("inner frame {what}"), frame, counted)
     };
-    edits.into_iter().map(case).collect()
+    let of_addresses = addresses
+        .into_iter()
+        .map(|(what, edit, counted, bridged)| case(what, edit, counted).bridged(bridged));
+    of_addresses.chain(edits.into_iter().map(|(what, edit, counted)| case(what, edit, counted))).collect()
 }
 
 /// Packets for either network that use the addresses of the other.
@@ -274,6 +284,6 @@ fn nested(course: &Course) -> Vec<Case> {
     let twice = [stays(Reason::NoEndpoint), later(Reason::Delivered)].concat();
     vec![
         Case::new("VXLAN for a pod", in_tunnel(&Outer { from, to, ..innermost() }), fast()),
-        Case::new("VXLAN for the node", in_tunnel(&innermost()), twice),
+        Case::new("VXLAN for the node", in_tunnel(&innermost()), twice).bridged(fast()),
     ]
 }

@@ -1,6 +1,7 @@
 //! Who sends, in which outer form, with what inside, to which of the node's addresses: nobody unknown
-//! gets a packet in, nor does a known VTEP with another's source, nor a pod that makes a tunnel of its own.
-//! Everything proper arrives that the kernel alone delivers, whoever delivers it.
+//! gets a packet in, nor does a known VTEP with another's source, nor a pod that makes a tunnel of its own. In a segment
+//! any station may be behind any VTEP, and hosts do not reach the nodes. Everything proper arrives that the kernel alone
+//! delivers, whoever delivers it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
@@ -9,14 +10,15 @@ use std::time::Duration;
 use vxlan_ebpf_common::testbed::{Inner, Outer};
 use vxlan_tests::lab::addr::{inner4, inner6};
 use vxlan_tests::lab::traffic::{Capture, Frame, Injector, Ping, mac_of};
-use vxlan_tests::lab::{AgentOptions, Family, Lab, LabSpec, Overlay, UNDERLAY};
+use vxlan_tests::lab::{AgentOptions, Family, Netns, Overlay, UNDERLAY};
 
+use super::super::assert_answered;
 use super::super::pods::with_pods;
-use super::super::{assert_answered, build, warm_up};
 use super::course::{
     Course, Edit, IP, add, fragments, fragments6, is_marker, mend, mend_header, put, with_extension,
     with_ip_options, with_tag,
 };
+use super::ground::{Ground, Spec, pair};
 
 /// What a datagram begins with; its cell's number follows.
 const CELL: &[u8; 5] = b"cell ";
@@ -47,6 +49,9 @@ const WHO: [Who; 6] = [
     Who::Pod,
     Who::PodOfTheReceiver,
 ];
+
+/// Those that have a way to a segment.
+const WHO_BRIDGED: [Who; 4] = [WHO[0], WHO[1], WHO[2], WHO[3]];
 
 /// What becomes of the outer packet; the number tells fragments of one from another's.
 #[derive(Clone, Copy)]
@@ -157,19 +162,19 @@ fn destinations(course: &Course) -> Vec<IpAddr> {
 }
 
 /// Gives node 2 the addresses that [`destinations`] are of, besides its own.
-fn add_addresses(lab: &Lab) {
+fn add_addresses(ground: &Ground) {
     let batch = format!(
         "addr add 192.0.2.102/24 dev {UNDERLAY}\naddr add 2001:db8::102/64 dev {UNDERLAY} nodad\n\
          addr add 198.51.100.7/32 dev lo\naddr add 2001:db8:7::7/128 dev lo\n"
     );
-    lab.node(2).ip(&batch).expect("addresses");
+    ground.node(2).ip(&batch).expect("addresses");
     let batch = "route add 198.51.100.7 via 192.0.2.2\nroute add 2001:db8:7::7 via 2001:db8::2\n";
-    lab.node(1).ip(batch).expect("routes");
+    ground.node(1).ip(batch).expect("routes");
 }
 
 /// A lab, and what is sent and seen in it.
 struct Field {
-    lab: Lab,
+    ground: Ground,
     course: Course,
     /// MAC of the second pod of node 2.
     pod: [u8; 6],
@@ -181,38 +186,58 @@ struct Field {
 }
 
 impl Field {
-    fn build(overlay: Overlay, family: Family) -> Self {
-        let lab = build(&LabSpec::pair(overlay.clone(), overlay.clone()).underlay(family).pods(2));
+    fn build(overlay: &Overlay, spec: &Spec) -> Self {
+        let ground = Ground::build(spec, overlay);
         match overlay {
             Overlay::Agent(options) if options.fastpath == "off" => {
-                assert_answered(lab.pod(1, 1), lab.pod(2, 1).ip4, Ping::default());
+                let to = ground.address(2, 1, Family::V4);
+                assert_answered(ground.end(1, 1), to, Ping::default());
             }
-            _ => warm_up(&lab),
+            _ => ground.warm_up(),
         }
-        add_addresses(&lab);
+        add_addresses(&ground);
         let injector = |ns, interface| Injector::open(ns, interface).expect("a socket");
-        let listener = |ns: &vxlan_tests::lab::Netns| {
+        let listener = |ns: &Netns| {
             let socket = ns.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, LISTENS))).expect("a socket");
             socket.set_nonblocking(true).expect("an option");
             socket
         };
-        let capture = Capture::start(lab.pod(2, 1), "eth0").expect("a capture");
+        let receiver = ground.end(2, 1);
         Self {
-            course: Course::of(&lab, family),
-            pod: mac_of(lab.pod(2, 2), "eth0").expect("a MAC"),
-            wire: injector(lab.node(1), UNDERLAY),
-            pods: [injector(lab.pod(1, 1), "eth0"), injector(lab.pod(2, 2), "eth0")],
-            arriving: capture,
-            node: listener(lab.node(2)),
-            _pod: listener(lab.pod(2, 1)),
-            lab,
+            course: ground.course(spec.underlay()),
+            pod: mac_of(ground.end(2, 2), "eth0").expect("a MAC"),
+            wire: injector(ground.node(1), UNDERLAY),
+            pods: [injector(ground.end(1, 1), "eth0"), injector(ground.end(2, 2), "eth0")],
+            arriving: Capture::start(receiver, "eth0").expect("a capture"),
+            node: listener(ground.node(2)),
+            _pod: listener(receiver),
+            ground,
         }
+    }
+
+    /// Who may try.
+    fn who(&self) -> &'static [Who] {
+        if self.course.is_bridged() { &WHO_BRIDGED } else { &WHO }
+    }
+
+    /// How much has to be behind the outer IP header for the sender to be judged, in bytes: options and VXLAN's header,
+    /// or the source of the packet that is inside.
+    fn read(&self) -> usize {
+        if self.course.is_bridged() { 24 } else { 64 }
+    }
+
+    /// Whether `who` may send such a frame.
+    fn may(&self, who: Who, inside: &str) -> bool {
+        if self.course.is_bridged() {
+            return who != Who::Stranger;
+        }
+        who == Who::Vtep && !TWICE.contains(&inside)
     }
 
     /// Every combination. `short`: fragments too short to be judged may pass, because they never come.
     fn cells(&self, short: bool) -> Vec<Cell> {
         let mut cells = vec![];
-        for who in WHO {
+        for who in self.who().iter().copied() {
             for (at, to) in destinations(&self.course).into_iter().enumerate() {
                 for (outside, form) in forms(self.course.underlay) {
                     for (inside, edit) in INSIDE {
@@ -225,7 +250,7 @@ impl Field {
                             let number = cells.len() as u32;
                             let frame = self.frame(who, to, self.inner(who, inner, target, number, edit));
                             let judged = match form {
-                                Form::Fragments(first, _) => short || first >= 64,
+                                Form::Fragments(first, _) => short || first >= self.read(),
                                 Form::Edited(_) => true,
                             };
                             cells.push(Cell {
@@ -234,7 +259,7 @@ impl Field {
                                 ),
                                 who,
                                 frames: apply(form, frame, number),
-                                may: who == Who::Vtep && at == 0 && judged && !TWICE.contains(&inside),
+                                may: at == 0 && judged && self.may(who, inside),
                             });
                         }
                     }
@@ -271,12 +296,13 @@ impl Field {
 
     fn frame(&self, who: Who, to: IpAddr, inner: Vec<u8>) -> Vec<u8> {
         let (course, v4) = (&self.course, to.is_ipv4());
-        let of = |pod: &vxlan_tests::lab::Pod| if v4 { pod.ip4.into() } else { pod.ip6.into() };
+        let family = if v4 { Family::V4 } else { Family::V6 };
+        let of = |n, p| self.ground.address(n, p, family);
         let (from, macs) = match who {
             Who::Stranger if v4 => ([192, 0, 2, 66].into(), [course.wire[1], course.wire[0]]),
             Who::Stranger => ("2001:db8::66".parse().expect("an address"), [course.wire[1], course.wire[0]]),
-            Who::Pod => (of(self.lab.pod(1, 1)), [course.gateways[0], course.pods[0]]),
-            Who::PodOfTheReceiver => (of(self.lab.pod(2, 2)), [course.gateways[1], self.pod]),
+            Who::Pod => (of(1, 1), [course.gateways[0], course.pods[0]]),
+            Who::PodOfTheReceiver => (of(2, 2), [course.gateways[1], self.pod]),
             _ => (course.nodes[0], [course.wire[1], course.wire[0]]),
         };
         let mut bytes = Outer { from, to, ..course.outer(inner) }.build();
@@ -370,26 +396,47 @@ const MODES: [&str; 3] = ["off", "direct", "verified"];
 fn only_who_may_send_gets_a_packet_in(family: Family, conntrack: bool) {
     let agents = |fastpath: &str| match conntrack {
         true => with_pods(fastpath, "masquerade = true"),
-        false => Overlay::Agent(AgentOptions { fastpath: fastpath.into(), ..AgentOptions::default() }),
+        false => agent(fastpath),
     };
-    let [off, direct, verified] = MODES.map(agents);
+    compare(&Spec::Routed(pair(family).pods(2)), MODES.map(agents), conntrack || family == Family::V4);
+}
+
+fn only_who_may_send_gets_a_frame_in(family: Family) {
+    compare(&Spec::bridged(family), MODES.map(agent), family == Family::V4);
+}
+
+fn agent(fastpath: &str) -> Overlay {
+    Overlay::Agent(AgentOptions { fastpath: fastpath.into(), ..AgentOptions::default() })
+}
+
+/// Of all cells, those arrive that the kernel alone delivers and that may. `short`: as [`Field::cells`] has it.
+fn compare(spec: &Spec, [off, direct, verified]: [Overlay; 3], short: bool) {
     // Side by side: to build a lab is mostly to wait.
     let [referee, fields @ ..] = std::thread::scope(|scope| {
         [Overlay::KernelVxlan, off, direct, verified]
-            .map(|overlay| scope.spawn(move || Field::build(overlay, family)))
+            .map(|overlay| scope.spawn(move || Field::build(&overlay, spec)))
             .map(|built| built.join().expect("a lab"))
     });
-    let short = conntrack || family == Family::V4;
     let cells = referee.cells(short);
     let by_kernel = referee.play(&cells, &BTreeSet::new());
-    let who_gets_in = |who: Who| by_kernel.iter().any(|number| cells[*number as usize].who == who);
-    assert_eq!(WHO.map(who_gets_in), WHO.map(|_| true), "the kernel alone lets everybody in");
+    let gets_in = |who: Who| by_kernel.iter().any(|number| cells[*number as usize].who == who);
+    assert!(referee.who().iter().all(|who| gets_in(*who)), "the kernel alone lets everybody in");
     let expected: BTreeSet<u32> =
         by_kernel.iter().copied().filter(|number| cells[*number as usize].may).collect();
     assert!(expected.len() > 100, "{} of {} cells have to arrive", expected.len(), cells.len());
     for (mode, field) in MODES.into_iter().zip(&fields) {
         field.compare(&expected, short, mode);
     }
+}
+
+#[test]
+fn only_who_may_send_gets_a_frame_in_over_ipv4() {
+    only_who_may_send_gets_a_frame_in(Family::V4);
+}
+
+#[test]
+fn only_who_may_send_gets_a_frame_in_over_ipv6() {
+    only_who_may_send_gets_a_frame_in(Family::V6);
 }
 
 #[test]

@@ -72,11 +72,18 @@ fn ordinary(course: &Course) -> Vec<Case> {
 }
 
 fn ethernet(course: &Course) -> Vec<Case> {
-    let edits: [(&str, Edit, Counted); 11] = [
-        ("for another MAC", |b| b[5] ^= 0x40, ends(Reason::NotForNode)),
-        ("for everybody", |b| b[..6].fill(0xff), ends(Reason::NotForNode)),
-        ("for a multicast MAC", |b| b[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 9]), ends(Reason::NotForNode)),
-        ("from another MAC", |b| b[11] ^= 0x40, fast()),
+    let addresses: [(&str, Edit, Counted, Reason); 4] = [
+        ("for another MAC", |b| b[5] ^= 0x40, ends(Reason::NotForNode), Reason::UnknownStation),
+        ("for everybody", |b| b[..6].fill(0xff), ends(Reason::NotForNode), Reason::Flooded),
+        (
+            "for a multicast MAC",
+            |b| b[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 9]),
+            ends(Reason::NotForNode),
+            Reason::Flooded,
+        ),
+        ("from another MAC", |b| b[11] ^= 0x40, fast(), Reason::UnknownStation),
+    ];
+    let edits: [(&str, Edit, Counted); 7] = [
         ("LLDP", |b| put(b, 12, 0x88cc), ends(Reason::NotIp)),
         ("of an unknown EtherType", |b| put(b, 12, 0x1234), ends(Reason::NotIp)),
         ("a length instead of an EtherType", |b| put(b, 12, 100), ends(Reason::NotIp)),
@@ -92,10 +99,14 @@ fn ethernet(course: &Course) -> Vec<Case> {
         ),
         ("nothing but a header", |b| b.truncate(14), ends(Reason::Truncated)),
     ];
-    let case = |(what, edit, counted)| {
+    let case = |what, edit: Edit, counted| {
         Case::new(format!("sent {what}"), edited(course.sent(Family::V4).build(), edit), counted)
     };
-    edits.into_iter().map(case).collect()
+    let at_port = |reason| vec![(Hook::PortIngress, reason)];
+    let of_addresses = addresses
+        .into_iter()
+        .map(|(what, edit, counted, bridged)| case(what, edit, counted).bridged(at_port(bridged)));
+    of_addresses.chain(edits.into_iter().map(|(what, edit, counted)| case(what, edit, counted))).collect()
 }
 
 fn ipv4(course: &Course) -> Vec<Case> {

@@ -1,0 +1,112 @@
+//! The programs that the tests are: all built at once, and run as often as steps want.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::run::{output, workspace};
+use crate::{before, toolchain};
+
+/// All host crates. Always together, because cargo builds what they depend on anew for every other set
+/// of features, which every other choice of crates wants.
+const CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "-p", "xtask", "-p", "vxlan-tests"];
+
+/// Tests that have nothing to do with where on the underlay packets are taken out of the tunnel: the
+/// sources of state, how soon a pod's veth has its program, what rules mean, and whose address it is
+/// within a node.
+pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
+    "e2e::kubernetes::",
+    "e2e::etcd::",
+    "e2e::cni::",
+    "e2e::ruleset::",
+    "e2e::owner::a_neighbour",
+    "e2e::owner::an_address",
+];
+
+/// A program full of tests.
+struct Program {
+    file: PathBuf,
+    /// Where cargo would run it.
+    dir: PathBuf,
+    /// Whether it needs root.
+    rooted: bool,
+}
+
+/// All of them.
+pub(crate) struct Programs(Vec<Program>);
+
+impl Programs {
+    /// Builds them without optimisation, so that overflows are checked and nothing is built twice.
+    ///
+    /// # Errors
+    /// Something does not build.
+    pub(crate) fn build() -> Result<Self> {
+        let mut cargo = cargo()?;
+        cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
+        let messages = output(&mut cargo)?;
+        let programs: Vec<_> = messages.lines().filter_map(program).collect();
+        ensure!(programs.iter().any(|p| p.rooted), "cargo did not say where the test suite is");
+        Ok(Self(programs))
+    }
+
+    /// The programs that run as any user, with the arguments `words`.
+    pub(crate) fn unit<'a>(&'a self, words: &'a [String]) -> impl Iterator<Item = Command> + 'a {
+        self.commands(false).map(move |mut command| {
+            command.args(words);
+            command
+        })
+    }
+
+    /// The programs that need root, with the arguments `words`. One test at a time: labs share the CPUs'
+    /// receive queues, and tests count lost packets.
+    pub(crate) fn with_root<'a>(&'a self, words: &'a [String]) -> impl Iterator<Item = Command> + 'a {
+        self.commands(true).map(move |mut command| {
+            command.arg("--test-threads=1").args(words);
+            if let (Some(agent), None) = (before::built(), std::env::var_os(before::VARIABLE)) {
+                command.env(before::VARIABLE, agent);
+            }
+            command
+        })
+    }
+
+    fn commands(&self, rooted: bool) -> impl Iterator<Item = Command> {
+        self.0.iter().filter(move |program| program.rooted == rooted).map(|program| {
+            let mut command = Command::new(&program.file);
+            command.current_dir(&program.dir);
+            command
+        })
+    }
+}
+
+/// `cargo test` of all host crates: the examples in their documentation.
+///
+/// # Errors
+/// As [`toolchain::cargo`].
+pub(crate) fn examples() -> Result<Command> {
+    let mut cargo = cargo()?;
+    cargo.arg("--doc");
+    Ok(cargo)
+}
+
+/// libtest's arguments that leave out tests whose names contain one of `names`.
+pub(crate) fn without(names: &[&str]) -> Vec<String> {
+    names.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]).collect()
+}
+
+fn cargo() -> Result<Command> {
+    let mut cargo = toolchain::cargo()?;
+    cargo.arg("test").args(CRATES);
+    Ok(cargo)
+}
+
+/// The program that one of cargo's messages tells of, if it is one full of tests.
+fn program(message: &str) -> Option<Program> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let file = PathBuf::from(message["executable"].as_str().filter(|_| message["profile"]["test"] == true)?);
+    let dir = PathBuf::from(message["manifest_path"].as_str()?).parent()?.to_owned();
+    let target = &message["target"];
+    let lab = dir == workspace().join("tests") && target["kind"][0] == "lib";
+    Some(Program { file, dir, rooted: lab || target["name"] == "suite" })
+}
