@@ -211,14 +211,14 @@ const LENGTH_SHIFT: u32 = 24;
 /// The key in SUBNETS4 of the subnet of `length` bits, from 1 to 32, that `address` is in.
 #[inline(always)]
 pub const fn subnet4(network: NetworkId, length: u8, address: Be32) -> Key4 {
-    let mask = Be32::new(u32::MAX << (32 - length as u32) % 32);
+    let mask = Be32::new(u32::MAX << ((32 - length as u32) % 32));
     Key4::new(network | (length as u32) << LENGTH_SHIFT, Be32(address.0 & mask.0))
 }
 
 /// The key in SUBNETS6 of the subnet of `length` bits, from 1 to [`LONGEST_SUBNET6`], that `address` is in.
 #[inline(always)]
 pub const fn subnet6(network: NetworkId, length: u8, [a, b, _, _]: [Be32; 4]) -> Key6 {
-    let mask = u64::MAX << (64 - length as u32) % 64;
+    let mask = u64::MAX << ((64 - length as u32) % 64);
     let (high, low) = (Be32::new((mask >> 32) as u32), Be32::new(mask as u32));
     let subnet = [Be32(a.0 & high.0), Be32(b.0 & low.0), Be32(0), Be32(0)];
     Key6::new(network | (length as u32) << LENGTH_SHIFT, Addr::v6(subnet))

@@ -12,9 +12,11 @@ const ECHOES: Ping = Ping {
     payload: 56,
     dont_fragment: false,
     count: 600,
+    until_lost: false,
     interval: Duration::from_millis(10),
     timeout: Duration::from_millis(100),
     ttl: 64,
+    tos: 0,
     device: None,
 };
 /// What a busy machine adds to an outage.
