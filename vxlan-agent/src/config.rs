@@ -1,6 +1,7 @@
 //! The agent's own configuration: a TOML file per node, most of it optional, and snippets next to it
 //! with further networks.
 
+mod accelerate;
 mod etcd;
 pub mod flannel;
 mod network;
@@ -117,7 +118,7 @@ impl Config {
         }
         let (mut networks, mut claims) = (vec![], Claims::default());
         for (file, section) in files.iter().flat_map(|(file, list)| list.iter().map(|one| (*file, one))) {
-            let view = View::new(file, section.get_ref(), common, base, &node)?;
+            let view = View::new(file, section, common, base, &node)?;
             claims.take(file, section, &view)?;
             networks.push(view);
         }
@@ -148,19 +149,25 @@ impl View {
     /// Checks `section` of `text`; `common` is the state of networks that have none of their own.
     fn new(
         text: &Text,
-        section: &NetworkSection,
+        spanned: &Spanned<NetworkSection>,
         common: Option<(&Text, &StateSection)>,
         base: &Path,
         node: &Arc<NodeConfig>,
     ) -> Result<Self, Refused> {
-        let refuse = |reason| Err(text.refuse(Some(section.name.span()), reason));
+        let (section, span) = (spanned.get_ref(), spanned.span());
+        let refuse = |reason| Err(text.refuse(Some(section.name_span(span.clone())), reason));
+        if section.is_accelerated() {
+            let network = section.check(text, span, false)?;
+            let state = StateConfig::Device;
+            return Ok(Self { node: Arc::clone(node), network, pods: PodsConfig::default(), state });
+        }
         let Some((home, state)) = section.state.as_ref().map(|own| (text, own)).or(common) else {
             return refuse(format!(
                 "network '{0}' has no state: give it a [network.state], or give a [state] to all networks",
                 section.name()
             ));
         };
-        let network = section.check(text, state.is_like_flannel())?;
+        let network = section.check(text, span.clone(), state.is_like_flannel())?;
         if network.segment().is_some() && state.is_like_flannel() {
             return refuse(format!(
                 "network '{}' is of kind \"l2\", and its nodes can only come from a file: give it a [network.state] with source = \"file\" and a path",
@@ -184,9 +191,12 @@ impl View {
         self.state.place().map(|_| self.network.vni)
     }
 
-    /// Names and aliases of all vxlan devices that the configuration may lead to.
+    /// Names and aliases of all vxlan devices of ours that the configuration may lead to.
     pub fn devices(&self) -> Vec<(&str, String)> {
         let network = &self.network;
+        if network.is_accelerated() {
+            return vec![];
+        }
         let first = (network.device.as_str(), ownership::device_alias(&network.name));
         match self.state.place() {
             Some(place) => vec![first, (place.device6, ownership::device6_alias(&network.name))],

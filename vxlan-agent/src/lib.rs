@@ -18,6 +18,7 @@ pub mod config;
 pub mod datapath;
 pub mod kernel;
 pub mod local;
+pub mod mirror;
 pub mod net;
 pub mod node;
 #[doc(hidden)]

@@ -104,7 +104,8 @@ fn check_whole(config: &Config) {
         assert!(own.iter().enumerate().all(|(i, link)| !own[..i].contains(link)), "{own:?}");
         for b in config.networks.iter().take(FEW).take(index) {
             let (x, y) = (&a.network, &b.network);
-            assert!(x.name != y.name && (x.vni, x.port) != (y.vni, y.port), "{x:?} and {y:?}");
+            let unknown = x.is_accelerated() || y.is_accelerated();
+            assert!(x.name != y.name && (unknown || (x.vni, x.port) != (y.vni, y.port)), "{x:?} and {y:?}");
             assert!(!links(b).iter().any(|link| own.contains(link)), "{x:?} and {y:?}");
         }
     }
@@ -153,6 +154,7 @@ fn check_config(config: &View) {
     assert!(pods.cni_file.is_absolute(), "CNI file {:?}", pods.cni_file);
     assert!(pods.subnet_file.as_ref().is_none_or(|path| path.is_absolute()), "{:?}", pods.subnet_file);
     match state {
+        StateConfig::Device => assert!(network.is_accelerated(), "{network:?}"),
         StateConfig::File(path) => assert!(path.is_absolute(), "state path {path:?}"),
         StateConfig::Kubernetes(kubernetes) => {
             assert!(kubernetes.kubeconfig.iter().all(|path| path.is_absolute()), "{kubernetes:?}");
@@ -174,6 +176,7 @@ fn write_state_section(state: &StateConfig, text: &mut String) {
     let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
     let quoted = |path: &Path| quote(path.to_str().expect("from a text"));
     match state {
+        StateConfig::Device => {}
         StateConfig::File(path) => line("[network.state]\nsource = \"file\"\npath", quoted(path)),
         StateConfig::Kubernetes(kubernetes) => {
             line("[network.state]\nsource = \"kubernetes\"\nipv4", kubernetes.ipv4.to_string());
@@ -237,17 +240,19 @@ fn write_config(config: &Config) -> String {
 fn write_network(network: &NetworkConfig, text: &mut String) {
     let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
     line("[[network]]\nname", quote(&network.name));
-    line("kind", quote(if network.segment().is_some() { "l2" } else { "l3" }));
-    line("vni", network.vni.to_string());
-    line("port", network.port.to_string());
-    line("mtu", network.mtu.map_or(quote("auto"), |mtu| mtu.to_string()));
+    line("kind", quote(network.kind.word()));
+    if !network.is_accelerated() {
+        line("vni", network.vni.to_string());
+        line("port", network.port.to_string());
+        line("mtu", network.mtu.map_or(quote("auto"), |mtu| mtu.to_string()));
+        line("notrack", network.notrack.to_string());
+    }
     line("device", quote(&network.device));
     line("fastpath", named(network.fastpath));
     line("source_check", named(network.source_check));
     line("flows", network.flows.to_string());
     line("malformed", named(network.malformed));
     line("other_vni", named(network.other_vni));
-    line("notrack", network.notrack.to_string());
     let wanted = &network.headers;
     wanted.ttl.iter().for_each(|ttl| line("ttl", named(ttl)));
     wanted.tos.iter().for_each(|tos| line("tos", named(tos)));

@@ -7,6 +7,7 @@
 //! - On a bridge with our alias, every address is ours that neither goes by itself nor is link-local. Of a
 //!   bridge without it nothing is ours but the port that our device is. On either, a neighbour is ours that
 //!   carries [`ROUTE_PROTOCOL`].
+//! - Of a device that somebody else manages and that is accelerated, nothing is ours, and nothing around it.
 //! - Programs, links and maps of all networks lie in one pin directory per layout version.
 //! - So have nf_tables tables names of ours: one that the pin directory says, and one for each network that
 //!   masquerades.
@@ -67,6 +68,11 @@ const NFT_PREFIX: &str = "vxlan-agent-";
 pub fn tunnel_table(pin_dir: &Path) -> String {
     let below = pin_dir.strip_prefix("/sys/fs/bpf").unwrap_or(pin_dir);
     format!("{NFT_PREFIX}node.{}", below.to_string_lossy().trim_end_matches('/'))
+}
+
+/// Whether an nf_tables table is called as an agent's are.
+pub fn is_nft_table(table: &str) -> bool {
+    table.strip_prefix(NFT_PREFIX).is_some_and(|rest| !rest.is_empty())
 }
 
 /// The network that an nf_tables table is named after, if its name is one that we give.

@@ -435,6 +435,7 @@ pub fn vtep_ids(wanted: &BTreeSet<Key6>, previous: &DatapathState) -> BTreeMap<K
     ids
 }
 
+mod beside;
 mod headers;
 mod hooked;
 mod segment;

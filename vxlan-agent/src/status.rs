@@ -14,9 +14,12 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::config::Fastpath;
+use crate::config::{Fastpath, Kind};
 use crate::datapath::KernelFeatures;
 use crate::net::{Mac, Mtu, Vni};
+
+/// [`NetworkStatus::kind`] of a network whose device somebody else manages.
+pub const ACCELERATE: &str = Kind::Accelerate.word();
 
 const LOCK: &str = "agent.lock";
 const STATUS: &str = "status.json";
@@ -57,13 +60,17 @@ pub struct Status {
 pub struct NetworkStatus {
     /// Its name.
     pub name: String,
-    /// Its VNI.
-    pub vni: Vni,
-    /// UDP port.
-    pub port: u16,
+    /// `l3`, `l2` or `accelerate`.
+    #[serde(default)]
+    pub kind: String,
+    /// Its VNI, where known.
+    pub vni: Option<Vni>,
+    /// UDP port, where known.
+    pub port: Option<u16>,
     /// Mode of the fast path, as configured.
     pub mode: Fastpath,
-    /// Why frames of a bridged network are left to the kernel, a sentence each: all, or those of a port.
+    /// Why frames of a bridged network are left to the kernel, a sentence each: all, or those of a port. Where somebody
+    /// else manages the device, what is left to the kernel and why.
     #[serde(default)]
     pub left: Vec<String>,
     /// How programs are attached: `tcx` or `clsact`; none while they are not loaded.
@@ -75,6 +82,9 @@ pub struct NetworkStatus {
     pub guard: String,
     /// The vxlan device.
     pub device: String,
+    /// What it is called in the configuration.
+    #[serde(default)]
+    pub configured: String,
     /// Its MAC.
     pub mac: Mac,
     /// Its MTU in bytes.

@@ -103,6 +103,9 @@ fn tuple<P: Packet, T: Tables, H: Inner>(
     };
     let (protocol, dscp) = (ip.protocol(), ip.tos() & !ecn::MASK);
     if network.flags & BY_ADDRESS != 0 && t.is_watched() {
+        if protocol == protocol::ICMPV6 && is_of_neighbours(p.load(offset + H::LEN)?) {
+            return None;
+        }
         let key = FlowKey::pair(network.id, (local, remote), dscp);
         return Some(Tuple { key, protocol, flags: 0, dscp });
     }
@@ -122,6 +125,12 @@ fn tuple<P: Packet, T: Tables, H: Inner>(
     };
     let key = FlowKey::new(network.id, (local, remote), ports, protocol);
     Some(Tuple { key, protocol, flags, dscp })
+}
+
+/// Whether an ICMPv6 message is of neighbour discovery (RFC 4861 §4), which a router may answer itself (`proxy_ndp`).
+#[inline(always)]
+const fn is_of_neighbours(kind: u8) -> bool {
+    133 <= kind && kind <= 137
 }
 
 enum Echo {

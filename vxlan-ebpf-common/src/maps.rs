@@ -84,6 +84,9 @@ pub type VtepId = u32;
 /// The VTEP id of this node; routes to it are the node's own pod subnets.
 pub const LOCAL_VTEP: VtepId = 0;
 
+/// No VTEP's id: what is routed there, only the kernel can route.
+pub const KERNEL_VTEP: VtepId = VtepId::MAX;
+
 /// Remote nodes that fit into VTEPS unless the agent sizes it otherwise.
 pub const DEFAULT_VTEPS: u32 = 16_384;
 /// Prefixes per family that fit into ROUTES4, ROUTES6 and SUBNETS4, SUBNETS6 unless the agent sizes them

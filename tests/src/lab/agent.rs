@@ -27,6 +27,15 @@ pub const XDP: &str = "VXLAN_LAB_XDP";
 /// Name of the network in the agents' configuration.
 pub const NETWORK: &str = "pods";
 
+/// How an agent is told which devices of somebody else's to accelerate.
+#[derive(Clone, Debug)]
+pub enum Beside {
+    /// By its configuration.
+    Configured(Vec<&'static str>),
+    /// By its command line, in the foreground.
+    CommandLine(Vec<&'static str>),
+}
+
 /// How an agent is configured.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
@@ -44,6 +53,8 @@ pub struct AgentOptions {
     pub wrapper: Vec<String>,
     /// Another agent than [`agent_binary`].
     pub program: Option<PathBuf>,
+    /// Has it accelerate devices of somebody else's, instead of running a network.
+    pub beside: Option<Beside>,
 }
 
 impl Default for AgentOptions {
@@ -56,6 +67,7 @@ impl Default for AgentOptions {
             sections: String::new(),
             wrapper: vec![],
             program: None,
+            beside: None,
         }
     }
 }
@@ -64,6 +76,12 @@ impl AgentOptions {
     /// The fast path in mode `verified`.
     pub fn verified() -> Self {
         Self { fastpath: "verified".into(), ..Self::default() }
+    }
+
+    /// What accelerates `device` of somebody else's.
+    pub fn beside(fastpath: &str, device: &'static str) -> Self {
+        let beside = Some(Beside::Configured(vec![device]));
+        Self { fastpath: fastpath.into(), beside, ..Self::default() }
     }
 }
 
@@ -122,7 +140,14 @@ impl Agent {
             sections = options.sections,
             network = if options.flannel.is_some() { "flannel" } else { NETWORK },
         );
+        let text = match &options.beside {
+            Some(beside) => place.node_section(None, options) + &sections_of(beside, options),
+            None => text,
+        };
         let mut agent = Self::with_config(&lab.site, place, &text, options)?;
+        if let Some(Beside::CommandLine(devices)) = &options.beside {
+            agent.accelerate(devices, &options.fastpath);
+        }
         agent.pods = if options.fastpath == "off" { 0 } else { lab.node(n).pods.len() };
         if let Some(flags) = &options.flannel {
             agent.run_as_flannel(lab, options, flags)?;
@@ -150,6 +175,14 @@ impl Agent {
             config,
             pin_dir,
         })
+    }
+
+    /// Has its command line say which devices it accelerates.
+    fn accelerate(&mut self, devices: &[&str], fastpath: &str) {
+        let devices = devices.iter().map(|device| (*device).to_owned());
+        let words = ["accelerate", "--fastpath", fastpath].map(str::to_owned).into_iter();
+        let config = ["--config".to_owned(), self.config.display().to_string()];
+        self.command = words.chain(devices).chain(config).collect();
     }
 
     /// Makes it start with flannel's configuration file and flags, where there is a cluster for that.
@@ -423,6 +456,16 @@ impl Agent {
         let pid = self.pid().with_context(|| format!("the agent of {} does not run", self.node))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal).context("cannot signal the agent")
     }
+}
+
+/// The networks of an agent that accelerates devices of somebody else's.
+fn sections_of(beside: &Beside, options: &AgentOptions) -> String {
+    let Beside::Configured(devices) = beside else { return String::new() };
+    let section = |device: &&str| {
+        let (mode, extra) = (&options.fastpath, &options.network);
+        format!("[[network]]\nkind = \"accelerate\"\ndevice = {device:?}\nfastpath = {mode:?}\n{extra}\n")
+    };
+    devices.iter().map(section).collect()
 }
 
 /// Replaces the file at `path` in one step.

@@ -47,7 +47,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 
 pub use addr::Family;
-pub use agent::{Agent, AgentOptions, NETWORK, XDP, xdp};
+pub use agent::{Agent, AgentOptions, Beside, NETWORK, XDP, xdp};
 pub use cmd::{run, wait_until};
 pub use cni::Cni;
 pub use counters::{Count, Counters};
@@ -113,6 +113,15 @@ impl Lab {
         let agent = Agent::new(self, &self.spec, n, options)?;
         self.node_mut(n).agent = Some(agent);
         Ok(())
+    }
+
+    /// Makes the vxlan device of node `n` as on a node without an agent, with all that belongs to it, for a cluster of
+    /// the first `count` nodes.
+    ///
+    /// # Errors
+    /// Something of it is there already.
+    pub fn make_device(&self, n: u8, count: u8) -> Result<()> {
+        kernel::set_up_vxlan(self.node(n), &self.spec, n, count)
     }
 
     /// All nodes in order.

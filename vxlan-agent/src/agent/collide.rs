@@ -12,7 +12,8 @@ use crate::net::Vni;
 #[derive(Clone, Debug)]
 pub(super) struct Claim<'n> {
     pub(super) name: &'n str,
-    pub(super) id: (Vni, u16),
+    /// `None` while nobody knows.
+    pub(super) id: Option<(Vni, u16)>,
     pub(super) devices: Vec<&'n str>,
     /// Of all nodes.
     pub(super) subnets: Vec<IpNetwork>,
@@ -23,9 +24,15 @@ impl<'n> Claim<'n> {
         let cluster = &network.cluster;
         let nodes = cluster.owns().chain(cluster.remotes.values());
         let config = &network.config.network;
+        let id = Some((config.vni, config.port));
+        if network.is_accelerated() {
+            // Routes through a device that somebody else manages are in that table already.
+            let id = id.filter(|_| network.mirror.is_ok());
+            return Self { name: network.name(), id, devices: vec![&config.device], subnets: vec![] };
+        }
         Self {
             name: network.name(),
-            id: (config.vni, config.port),
+            id,
             devices: cluster.owns().map(|own| network.config.device_over(own.vtep)).collect(),
             subnets: nodes.flat_map(|node| &node.subnets).copied().collect(),
         }
@@ -42,7 +49,7 @@ pub(super) fn collisions(claims: &[Claim<'_>]) -> Vec<Option<String>> {
             same_device(claim, &devices).or_else(|| same_id(claim, &ids)).or_else(|| overlap(claim, &taken));
         if reason.is_none() {
             devices.extend(claim.devices.iter().map(|device| (*device, claim.name)));
-            ids.insert(claim.id, claim.name);
+            ids.extend(claim.id.map(|id| (id, claim.name)));
             taken.extend(claim.subnets.iter().map(|subnet| (start(*subnet), (*subnet, claim.name))));
         }
         found.push(reason);
@@ -66,7 +73,8 @@ fn same_device(claim: &Claim<'_>, taken: &BTreeMap<&str, &str>) -> Option<String
 }
 
 fn same_id(claim: &Claim<'_>, taken: &BTreeMap<(Vni, u16), &str>) -> Option<String> {
-    let ((vni, port), name) = (claim.id, taken.get(&claim.id)?);
+    let (vni, port) = claim.id?;
+    let name = taken.get(&(vni, port))?;
     Some(format!(
         "the networks '{name}' and '{}' have the same VNI {vni} and UDP port {port}: the first one runs",
         claim.name
@@ -95,7 +103,8 @@ mod tests {
 
     fn claim<'n>(name: &'n str, vni: u32, device: &'n str, subnets: &[&str]) -> Claim<'n> {
         let subnets = subnets.iter().map(|subnet| subnet.parse().expect("a subnet")).collect();
-        Claim { name, id: (vni.try_into().expect("in range"), 8472), devices: vec![device], subnets }
+        let id = Some((vni.try_into().expect("in range"), 8472));
+        Claim { name, id, devices: vec![device], subnets }
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Feed {
                 let settings = etcd::Settings { viewer, network, public, margin };
                 Box::new(EtcdSource::new(etcd.access.clone(), settings, &etcd.subnet_file, facts)?)
             }
-            (StateConfig::Etcd(_), None) => bail!("there is no state source"),
+            (StateConfig::Device, _) | (StateConfig::Etcd(_), None) => bail!("there is no state source"),
         };
         let feed = Self::new(source.watch()?, Some(local));
         Ok((config, feed))

@@ -131,7 +131,7 @@ impl Network {
     }
 
     /// How the device over `underlay` asks for its ways.
-    fn asked(&self, underlay: &Underlay, headers: &Headers, tables: &Tables) -> Asked {
+    pub(super) fn asked(&self, underlay: &Underlay, headers: &Headers, tables: &Tables) -> Asked {
         let link = tables.links.get(&underlay.ifindex);
         let master = link.and_then(|link| tables.links.get(&link.master?));
         let vrf = master.filter(|master| master.kind == Kind::Vrf).map(|vrf| vrf.index);

@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
-use vxlan_ebpf_common::maps::{NO_BYPASS, PARTIAL};
+use vxlan_ebpf_common::maps::{BY_ADDRESS, NO_BYPASS, NetworkId, PARTIAL};
 
 use super::PAUSE;
 use super::describe::describe;
@@ -47,6 +47,8 @@ pub(super) struct Machine {
     /// Files for pods that the configuration asks for.
     pub(super) files: BTreeSet<PathBuf>,
     pub(super) tables: Tables,
+    /// Whether all routes are read, for the sake of devices that somebody else manages.
+    pub(super) wide: bool,
     /// The tables may lack something: dump them before the next round.
     pub(super) stale: bool,
     /// Ways to VTEPs, as asked for.
@@ -92,6 +94,7 @@ impl Machine {
             configured: BTreeSet::new(),
             files: BTreeSet::new(),
             tables: Tables::default(),
+            wide: false,
             stale: true,
             ways: Ways::new(),
             learnt: BTreeMap::new(),
@@ -115,11 +118,16 @@ impl Machine {
 
     /// Looks round for the first time.
     pub(super) async fn begin(&mut self) -> anyhow::Result<()> {
-        self.tables = self.netlink.dump().await?;
+        self.tables = self.dump().await?;
         self.read_policies().await;
         self.stale = false;
         self.tunnels.begin();
         Ok(())
+    }
+
+    /// The kernel's tables, as far as they are wanted.
+    pub(super) async fn dump(&self) -> anyhow::Result<Tables> {
+        if self.wide { self.netlink.dump_wide().await } else { self.netlink.dump().await }
     }
 
     /// Looks round where no round does.
@@ -127,7 +135,7 @@ impl Machine {
         if !self.stale {
             return;
         }
-        match self.netlink.dump().await {
+        match self.dump().await {
             Ok(tables) => (self.tables, self.stale) = (tables, false),
             Err(error) => tracing::warn!("{error:#}"),
         }
@@ -331,8 +339,15 @@ impl Machine {
 
     /// Has the programs know for another moment that somebody looks out for filters. When nobody does any more, they
     /// go back to asking about connections.
+    ///
+    /// Not while the maps say that there are no filters and there are.
     pub(super) fn keep_watch(&mut self) {
+        let judged = self.judge().is_some();
         let Some(datapath) = &mut self.datapath else { return };
+        let mut networks = datapath.state().networks.values();
+        if judged && networks.any(|network| network.flags & BY_ADDRESS != 0) {
+            return self.doubt();
+        }
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the clock");
         let until = now.and_then(|now| {
             let until = Duration::from(now) + WATCH;
@@ -340,6 +355,13 @@ impl Machine {
         });
         if let Err(error) = until {
             tracing::warn!("flows are verified by connections: {error:#}");
+        }
+    }
+
+    /// Has the programs ask about connections until the watch is kept again.
+    pub(super) fn doubt(&mut self) {
+        if let Some(Err(error)) = self.datapath.as_mut().map(|datapath| datapath.watch(0)) {
+            tracing::warn!("{error:#}");
         }
     }
 
@@ -353,6 +375,11 @@ impl Machine {
             }
             _ => {}
         }
+    }
+
+    /// As [`Machine::tolerate_gaps`], where somebody else's settings are nobody's to change.
+    pub(super) fn look_at_gaps(&mut self) {
+        self.takes_back = sysctl::takes_back();
     }
 
     /// Loads the programs, or adopts those that are pinned. Without them the kernel does all the
@@ -440,13 +467,14 @@ impl Machine {
             desired.networks.values_mut().for_each(|network| network.flags |= PARTIAL);
             changes = datapath::diff(observed, &desired);
         }
-        let limited = |state: &DatapathState, id| {
-            state.networks.get(id).is_some_and(|network| network.flags & NO_BYPASS != 0)
+        let flags =
+            |state: &DatapathState, id: NetworkId| state.networks.get(&id).map_or(0, |network| network.flags);
+        let forgets = |id: &&NetworkId| {
+            let (before, after) = (flags(observed, **id), flags(&desired, **id));
+            before & !after & NO_BYPASS != 0 || (before ^ after) & BY_ADDRESS != 0
         };
-        let ids = desired.networks.keys();
-        let unlimited: Vec<_> =
-            ids.filter(|id| limited(observed, id) && !limited(&desired, id)).copied().collect();
-        for id in unlimited {
+        let forgotten: Vec<_> = desired.networks.keys().filter(forgets).copied().collect();
+        for id in forgotten {
             // Meanwhile connections have ended, and others have begun, that nobody looked at.
             datapath.flush_flows(id).context("cannot forget flows")?;
         }

@@ -4,6 +4,7 @@
 //! [`Pending`] and ends as [`Leaving`]; the configuration is watched by `watch`, and its changes
 //! are taken in by `reconfigure`.
 
+mod accelerate;
 mod collide;
 mod describe;
 mod feed;
@@ -130,7 +131,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         _ = agent.rules.wait_for(Option::is_some) => {}
     }
     agent.start().await?;
-    agent.machine.keep_watch();
+    agent.keep_watch();
     let (mut resync, mut peek, mut learn) =
         (Instant::now() + RESYNC, Instant::now() + PEEK, Instant::now() + LEARN);
     loop {
@@ -148,7 +149,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
             }
             Some(()) = reattached.recv() => touched.changed = true,
             Some(now) = configured.recv() => read = Some(now),
-            Ok(()) = agent.rules.changed() => {}
+            Ok(()) = agent.rules.changed() => agent.machine.doubt(),
             () = tokio::time::sleep_until(wake) => {}
         }
         tokio::time::sleep(agent.collect()).await;
@@ -163,13 +164,13 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         }
         if now >= learn {
             touched.destinations.extend(agent.machine.learnt_anew().await);
-            touched.changed |= agent.filters_changed(now >= peek);
-            agent.machine.keep_watch();
+            touched.changed |= agent.filters_changed(false);
             learn = now + LEARN;
         }
         let mut settings = false;
         if now >= peek {
             (settings, peek) = (agent.settings_changed(), now + PEEK);
+            touched.changed |= agent.filters_changed(true);
         }
         touched.changed |= settings;
         let rules = agent.rules.borrow_and_update().clone();
@@ -178,6 +179,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
             agent.reconfigure(read).await?;
         }
         agent.news(&reload, &touched).await?;
+        agent.keep_watch();
         agent.tell();
     }
     tracing::info!("stopped; the overlay goes on as it is");
@@ -215,11 +217,11 @@ impl Agent {
     /// # Errors
     /// As [`Agent::take_up`].
     async fn start(&mut self) -> anyhow::Result<()> {
+        self.note_configured();
         self.machine.begin().await?;
         let rules = self.rules.borrow_and_update().clone();
         self.take_rules(rules);
         self.machine.look_for_filters(true);
-        self.note_configured();
         self.find_leftovers();
         if !self.leaving.is_empty() {
             // Names and numbers of what is gone may be wanted anew.
@@ -305,6 +307,13 @@ impl Agent {
     /// Whether a packet filter has come or gone of which no notice is given; see [`Machine::look_for_filters`].
     fn filters_changed(&mut self, programs: bool) -> bool {
         self.runs(Fastpath::Verified) && self.machine.look_for_filters(programs)
+    }
+
+    /// Vouches for what the programs know of filters, if it is followed.
+    fn keep_watch(&mut self) {
+        if self.rules.has_changed().is_ok() {
+            self.machine.keep_watch();
+        }
     }
 
     /// When to act without being told.

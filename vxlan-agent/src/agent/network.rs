@@ -16,6 +16,7 @@ use crate::cluster::{ClusterState, Node};
 use crate::config::{Fastpath, StateConfig, View};
 use crate::datapath::DatapathState;
 use crate::kernel::{self, Foreign, KernelChange, KernelState, Sought, Tables, Target, sysctl};
+use crate::mirror::Mirror;
 use crate::net::{IfIndex, Mac};
 use crate::node::{Guard, Masquerade};
 use crate::ownership;
@@ -60,6 +61,10 @@ pub(super) struct Network {
     pub(super) reload_error: Option<String>,
     /// Why nothing can be planned at the moment.
     pub(super) plan_error: Option<String>,
+    /// What the device does, where somebody else manages it, or why that cannot be accelerated.
+    pub(super) mirror: Result<Mirror, String>,
+    /// That device, as it was found last.
+    pub(super) followed: Option<IfIndex>,
     /// Whether nobody has been told yet that it runs.
     pub(super) is_new: bool,
 }
@@ -82,9 +87,13 @@ pub(super) struct Common<'a> {
 
 impl Network {
     pub(super) fn new(config: View, feed: Feed, cluster: ClusterState) -> Self {
+        Self { feed: Some(feed), ..Self::without_source(config, cluster) }
+    }
+
+    pub(super) fn without_source(config: View, cluster: ClusterState) -> Self {
         Self {
             config,
-            feed: Some(feed),
+            feed: None,
             cluster,
             id: None,
             underlays: vec![],
@@ -100,6 +109,8 @@ impl Network {
             files: BTreeMap::new(),
             reload_error: None,
             plan_error: None,
+            mirror: Err("nobody has looked yet".to_owned()),
+            followed: None,
             is_new: true,
         }
     }
@@ -165,7 +176,7 @@ impl Network {
     /// Lets the kernel route between pods and tunnel; where it may not be told to, an operator has
     /// to, and the rest goes on. A bridged network does not route.
     pub(super) fn forward(&self, machine: &mut Machine, sides: &[Side], wanted: &mut BTreeSet<String>) {
-        if self.is_bridged() {
+        if self.is_bridged() || self.is_accelerated() {
             return;
         }
         let (key, now) = (self.key(FORWARD), Instant::now());
@@ -205,7 +216,7 @@ impl Network {
             foreign,
             source_ports: sysctl::source_ports(),
             hop_limits: &hop_limits(machine),
-            xdp: machine.xdp_place(),
+            xdp: machine.xdp_place().filter(|_| !self.is_accelerated()),
             takes_back: machine.takes_back,
             ruleset: &machine.ruleset,
             by_address: machine.judge().is_none(),
@@ -217,6 +228,7 @@ impl Network {
                 let (side, filters, held) = (sides.first()?, common.filters, self.bridge);
                 Some(SegmentInput { input: &input, segment, side, filters, held }.plan())
             }
+            None if self.is_accelerated() => Some(input.plan_beside(&self.mirror, common.filters)),
             None => Some(input.plan()),
         }
     }
@@ -230,7 +242,8 @@ impl Network {
         self.hooked = std::mem::take(&mut desired.hooked);
         self.recent.note(&desired.datapath.links, &desired.claims, Instant::now());
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
-        self.devices = self.found_devices(sides);
+        // None of somebody else's is ours to remove.
+        self.devices = if self.is_accelerated() { BTreeMap::new() } else { self.found_devices(sides) };
         self.note_guard();
         if let (Some(segment), Some(kernel)) = (self.config.network.segment().cloned(), seen.kernel.first()) {
             self.note_segment(&segment, kernel, tables);
@@ -255,6 +268,9 @@ impl Network {
         desired: &mut Desired,
         wanted: &mut BTreeSet<String>,
     ) -> bool {
+        if self.is_accelerated() {
+            return false;
+        }
         let (mut changed, mut refused) = (false, BTreeSet::new());
         for ((observed, desired), side) in seen.kernel.iter().zip(&desired.kernel).zip(&seen.sides) {
             let (name, alias) = self.device_over(side.underlay.address);

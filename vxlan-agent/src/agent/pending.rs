@@ -212,7 +212,7 @@ impl Agent {
     }
 
     /// Lets `network` run, in the place of what it was before.
-    fn install(&mut self, network: Network) {
+    pub(super) fn install(&mut self, network: Network) {
         match self.networks.iter_mut().find(|known| known.name() == network.name()) {
             Some(known) => known.go_on_as(network),
             None => self.networks.push(network),

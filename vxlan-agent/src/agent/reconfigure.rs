@@ -42,6 +42,11 @@ pub(super) fn changes<'c>(old: &'c [View], new: &'c [View]) -> Changes<'c> {
         match named(old, &view.network.name) {
             None => changes.new.push(view),
             Some(before) if before == view => {}
+            // What is ours of the one is not of the other.
+            Some(before) if before.network.is_accelerated() != view.network.is_accelerated() => {
+                changes.gone.push(&before.network.name);
+                changes.new.push(view);
+            }
             Some(before) if keeps_source(before, view) => changes.altered.push(view),
             Some(_) => changes.moved.push(view),
         }
@@ -55,7 +60,7 @@ fn keeps_source(old: &View, new: &View) -> bool {
     old.state == new.state
         && viewer(old) == viewer(new)
         && match new.state {
-            StateConfig::File(_) => true,
+            StateConfig::File(_) | StateConfig::Device => true,
             StateConfig::Kubernetes(_) => follows_rules(old) == follows_rules(new),
             // What it says of the network is in the configuration.
             StateConfig::Etcd(_) => false,
@@ -66,6 +71,9 @@ impl Network {
     /// Goes on with the configuration `view`, and the source as it is.
     fn alter(&mut self, view: &View) {
         let View { network, pods, node: _, state: _ } = view.clone();
+        if self.config.network.device != network.device {
+            (self.mirror, self.followed) = (Err("nobody has looked yet".to_owned()), None);
+        }
         // Source and machine have completed the rest.
         (self.config.network, self.config.pods) = (network, pods);
     }
@@ -130,7 +138,8 @@ impl Agent {
         }
         for view in altered {
             tracing::info!(network = view.network.name, "configured otherwise");
-            let network = self.network_mut(&view.network.name).filter(|network| network.feed.is_some());
+            let runs = |network: &&mut Network| network.feed.is_some() || network.is_accelerated();
+            let network = self.network_mut(&view.network.name).filter(runs);
             network.into_iter().for_each(|network| network.alter(view));
             if self.pending.iter().any(|pending| pending.name() == view.network.name) {
                 self.begin(view.clone());
@@ -171,11 +180,18 @@ impl Agent {
         let files: BTreeSet<PathBuf> =
             views.iter().flat_map(|view| view.pods.files()).map(PathBuf::from).collect();
         self.machine.files = files;
+        let wide = views.iter().any(|view| view.network.is_accelerated());
+        self.machine.stale |= wide != self.machine.wide;
+        self.machine.wide = wide;
     }
 
     /// Begins to open the source of `view`.
     pub(super) fn begin(&mut self, view: View) {
         self.pending.retain(|pending| pending.name() != view.network.name);
+        if view.network.is_accelerated() {
+            self.install(Network::beside(view));
+            return self.put_in_order();
+        }
         self.pending.push(Pending::new(view, &self.machine, &self.told));
     }
 
@@ -252,6 +268,15 @@ mod tests {
         check(&file(""), &(network("a", 2, "") + FILE), [&[], &[], &[], &["a"]]);
         check(&file(""), &file("").replace("s.toml", "t.toml"), [&[], &[], &[], &["a"]]);
         check(&file(""), &network("a", 1, ETCD), [&[], &[], &[], &["a"]]);
+    }
+
+    #[test]
+    fn whose_the_device_is_makes_it_another_network() {
+        let ours = network("a", 1, "device = \"x\"") + FILE;
+        let theirs = format!("[[network]]\nname = \"a\"\nkind = \"accelerate\"\ndevice = \"x\"\n{FILE}");
+        check(&ours, &theirs, [&["a"], &["a"], &[], &[]]);
+        check(&theirs, &ours, [&["a"], &["a"], &[], &[]]);
+        check(&theirs, &theirs.replace("\"x\"", "\"y\""), [&[], &[], &["a"], &[]]);
     }
 
     #[test]

@@ -54,14 +54,16 @@ impl Pending {
         let network = &self.view.network;
         NetworkStatus {
             name: network.name.clone(),
-            vni: network.vni,
-            port: network.port,
+            kind: network.kind.word().to_owned(),
+            vni: Some(network.vni),
+            port: Some(network.port),
             mode: network.fastpath,
             left: vec![],
             attach: None,
             xdp: None,
             guard: "not yet".into(),
             device: network.device.clone(),
+            configured: network.device.clone(),
             mac: Mac::default(),
             mtu: None,
             underlay: None,
@@ -111,26 +113,31 @@ impl Network {
             mac: node.mac,
             subnets: node.subnets.clone(),
         };
+        let is_known = !self.is_accelerated() || self.mirror.is_ok();
         let meters = machine.ruleset.meters.iter().filter(|_| !self.is_bridged());
         NetworkStatus {
             name: network.name.clone(),
-            vni: network.vni,
-            port: network.port,
+            kind: network.kind.word().to_owned(),
+            vni: is_known.then_some(network.vni),
+            port: is_known.then_some(network.port),
             mode: network.fastpath,
             left: self.left.clone(),
             attach,
-            xdp: machine.xdp.as_ref().filter(|_| !self.is_bridged()).map(|placed| match placed {
-                Ok(place) => format!("native on {}", place.name),
-                Err(reason) => format!("no: {reason}"),
-            }),
+            xdp: machine.xdp.as_ref().filter(|_| !self.is_bridged() && !self.is_accelerated()).map(
+                |placed| match placed {
+                    Ok(place) => format!("native on {}", place.name),
+                    Err(reason) => format!("no: {reason}"),
+                },
+            ),
             guard: self.guarded(machine),
-            device: self.config.device_over(self.cluster.own.vtep).to_owned(),
+            device: self.device_name(&machine.tables.links).to_owned(),
+            configured: network.device.clone(),
             mac: self.cluster.own.mac,
             mtu: underlay.map(|u| u.inner_mtu),
             underlay: underlay.map(|u| u.name.clone()),
             address: underlay.map(|u| u.address),
-            bridge: network.segment().map(|segment| BridgeStatus {
-                name: segment.bridge.clone(),
+            bridge: self.bridge_name().map(|name| BridgeStatus {
+                name: name.to_owned(),
                 ours: self.bridge.is_some(),
                 cautions: self.cautions.clone(),
             }),

@@ -8,7 +8,7 @@ use vxlan_ebpf_common::maps::{Key6, NetworkId, PARTIAL, name_bytes};
 use super::Agent;
 use super::collide::{Claim, collisions};
 use super::network::{Common, Network, Seen};
-use crate::config::{Attach, Fastpath, Xdp};
+use crate::config::{Attach, Fastpath, View, Xdp};
 use crate::datapath::{DatapathState, Options, Sizes};
 use crate::kernel::{Foreign, ruleset::has_legacy_ebtables, sysctl};
 use crate::ownership;
@@ -23,7 +23,7 @@ impl Agent {
     pub(super) async fn round(&mut self) -> anyhow::Result<bool> {
         let look = std::mem::take(&mut self.machine.stale);
         if look {
-            let dumped = self.machine.netlink.dump().await;
+            let dumped = self.machine.dump().await;
             self.machine.tables = dumped.inspect_err(|_| self.machine.stale = true)?;
         }
         self.machine.tables.make_index();
@@ -35,8 +35,10 @@ impl Agent {
                 network.forward(&mut self.machine, &seen.sides, &mut wanted);
             }
         }
-        if self.runs(Fastpath::Verified) {
+        if self.manages_verified() {
             self.machine.tolerate_gaps();
+        } else {
+            self.machine.look_at_gaps();
         }
         self.machine.load(&self.options(), !self.is_fast(), &mut wanted);
         self.place_xdp(&seen);
@@ -75,7 +77,7 @@ impl Agent {
             // The devices were there before this round.
             let stands =
                 seen.as_ref().is_some_and(|seen| seen.sides.iter().all(|side| side.device.is_some()));
-            if stands && !network.is_bridged() {
+            if stands && !network.is_bridged() && !network.is_accelerated() {
                 network.set_up_for_pods(&mut self.machine, &mut wanted);
             }
         }
@@ -85,6 +87,9 @@ impl Agent {
 
     /// What there is of each network; nothing of one that cannot run here at the moment.
     fn look(&mut self) -> Vec<Option<Seen>> {
+        for network in &mut self.networks {
+            network.reflect(&self.machine.tables);
+        }
         let collisions = match self.networks.as_slice() {
             [] | [_] => vec![None; self.networks.len()],
             several => collisions(&several.iter().map(Claim::of).collect::<Vec<_>>()),
@@ -93,6 +98,7 @@ impl Agent {
         let look = |(network, collision): (&mut Network, Option<String>)| {
             let looked = match collision {
                 Some(reason) => Err(anyhow!(reason)),
+                None if network.is_accelerated() => return Some(network.look_beside(tables)),
                 None => network.look(&network.cluster, tables),
             };
             let looked = looked.inspect_err(|error| network.cannot_plan(error)).ok()?;
@@ -133,7 +139,10 @@ impl Agent {
             let clusters = self.networks.iter().map(|network| &network.cluster);
             clusters.flat_map(|cluster| cluster.owns().chain(cluster.remotes.values()))
         };
-        let prefixes = |v4: bool| nodes().flat_map(|n| &n.subnets).filter(|s| s.is_ipv4() == v4).count();
+        let holes =
+            || self.networks.iter().flat_map(|network| &network.mirror).flat_map(|mirror| &mirror.holes);
+        let subnets = || nodes().flat_map(|node| &node.subnets).chain(holes());
+        let prefixes = |v4: bool| subnets().filter(|subnet| subnet.is_ipv4() == v4).count();
         let sizes = Sizes::of(
             self.config.networks.len().max(self.networks.len()),
             nodes().count(),
@@ -142,14 +151,22 @@ impl Agent {
         sizes.with_segments(self.networks.iter().any(Network::is_bridged))
     }
 
-    /// Decides about XDP. With several underlays it goes to the first; segments do without.
+    /// Decides about XDP. With several underlays it goes to the first; segments do without, and so do devices that
+    /// somebody else manages.
     fn place_xdp(&mut self, seen: &[Option<Seen>]) {
-        let routed = |network: &Network| network.is_fast() && !network.is_bridged();
+        let routed =
+            |network: &Network| network.is_fast() && !network.is_bridged() && !network.is_accelerated();
         let fast = self.networks.iter().zip(seen).filter(|(network, _)| routed(network));
         let first = fast.filter_map(|(_, seen)| seen.as_ref()?.sides.first()).next();
         if let Some(side) = first {
             self.machine.place_xdp(self.node.xdp, side.underlay.ifindex);
         }
+    }
+
+    /// Whether a network of ours runs in mode `verified`.
+    fn manages_verified(&self) -> bool {
+        let verified = |view: &View| view.network.fastpath == Fastpath::Verified;
+        self.views().any(|view| verified(view) && !view.network.is_accelerated())
     }
 
     /// What may filter frames on bridges, where there are networks that have some.
@@ -188,9 +205,17 @@ impl Agent {
         let machine = &self.machine;
         let previous = machine.datapath.as_ref().map_or(&nothing, |datapath| datapath.state());
         let mut all = DatapathState::default();
-        for (network, planned) in self.networks.iter().zip(planned) {
+        let mut planned: Vec<_> = self.networks.iter().zip(planned).collect();
+        // A pod is one network's: that of a device that somebody else manages comes last.
+        planned.sort_by_key(|(network, _)| network.is_accelerated());
+        for (network, planned) in planned {
             match planned {
-                Some((_, desired)) => all.extend(desired.datapath),
+                Some((_, Desired { mut datapath, .. })) => {
+                    if network.is_accelerated() {
+                        datapath.links.retain(|link, _| !all.links.contains_key(link));
+                    }
+                    all.extend(datapath);
+                }
                 None => all.extend(kept(previous, network.name())),
             }
         }

@@ -12,7 +12,8 @@ use crate::plan;
 impl Network {
     /// Whether frames are bridged, and not packets routed.
     pub(super) fn is_bridged(&self) -> bool {
-        self.config.network.segment().is_some()
+        let bridge = self.mirror.as_ref().ok().and_then(|mirror| mirror.bridge.as_ref());
+        self.config.network.segment().is_some() || bridge.is_some()
     }
 
     /// What there is of the network's device and bridge; and the device's index.
@@ -38,11 +39,13 @@ impl Network {
 
     /// Remembers why frames are left to the kernel, and says what is new.
     pub(super) fn note_left(&mut self, left: Vec<String>) {
+        let what =
+            if self.is_accelerated() { "left to the kernel" } else { "the kernel carries these frames" };
         for reason in left.iter().filter(|reason| !self.left.contains(reason)) {
-            tracing::info!(network = self.name(), "{reason}: the kernel carries these frames");
+            tracing::info!(network = self.name(), "{what}: {reason}");
         }
         for reason in self.left.iter().filter(|reason| !left.contains(reason)) {
-            tracing::info!(network = self.name(), "{reason}: no longer");
+            tracing::info!(network = self.name(), "no longer: {reason}");
         }
         self.left = left;
     }

@@ -135,7 +135,7 @@ impl Agent {
 
 /// Whether strangers' packets are to be kept from a network's vxlan device.
 fn is_guarded(network: &NetworkConfig) -> bool {
-    network.source_check == SourceCheck::Drop
+    network.source_check == SourceCheck::Drop && !network.is_accelerated()
 }
 
 impl Machine {
@@ -236,6 +236,7 @@ impl Network {
     pub(super) fn guarded(&self, machine: &Machine) -> String {
         let tunnels = &machine.tunnels;
         match &tunnels.no_guard {
+            _ if self.is_accelerated() => "no: somebody else manages the device".into(),
             _ if !is_guarded(&self.config.network) => "no: strangers are counted only".into(),
             Some(reason) => format!("no: {reason}"),
             None if self.guard.is_some() && tunnels.table.is_some() => "yes".into(),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use vxlan_ebpf_common::maps::{
-    Counter, Endpoint, LOCAL_VTEP, MacKey, NO_NETWORK, NetworkId, NextHop, Station, Vtep, VtepId,
+    Counter, Endpoint, KERNEL_VTEP, LOCAL_VTEP, MacKey, NO_NETWORK, NetworkId, NextHop, Station, Vtep, VtepId,
 };
 use vxlan_ebpf_common::{Disposition, Hook, Reason};
 
@@ -101,8 +101,11 @@ fn routes(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
         state.routes.iter().map(row).collect()
     };
     print_rows(subject, json, &rows(subject, pins, of)?, ["to", "vtep"], |r| {
-        let unknown =
-            || if r.local { "this node".to_owned() } else { format!("{} (not programmed)", r.vtep_id) };
+        let unknown = || match r.vtep_id {
+            _ if r.local => "this node".to_owned(),
+            KERNEL_VTEP => "the kernel".to_owned(),
+            id => format!("{id} (not programmed)"),
+        };
         [r.to.to_string(), r.vtep.map_or_else(unknown, |vtep| vtep.to_string())]
     })
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod accelerate;
 mod detach;
 mod dump;
 mod features;
@@ -21,7 +22,7 @@ use vxlan_ebpf_common::maps::NetworkId;
 
 use crate::agent;
 use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
-use crate::config::{Config, DEFAULT_PATH, NodeConfig};
+use crate::config::{Config, DEFAULT_PATH, Fastpath, NodeConfig};
 use crate::datapath::Pins;
 use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
 
@@ -76,6 +77,17 @@ enum Command {
     /// Take the fast path off and leave the overlay to flanneld, which goes on with it as it is;
     /// stops the agent first if it runs.
     Release,
+    /// Accelerate VXLAN devices that somebody else manages, in the foreground: packets take a short cut beside
+    /// them, and nothing of theirs is touched. It needs no configuration file; of one that --config names, only what
+    /// it says of the node counts.
+    Accelerate {
+        /// How much of the fast path runs.
+        #[arg(long, value_enum, default_value = "verified")]
+        fastpath: Mode,
+        /// Names of the devices; one that is not there yet is waited for.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<String>,
+    },
     /// Run the agent with flanneld's flags, environment and net-conf.json. It does the same when
     /// it is called by the name flanneld.
     #[command(disable_help_flag = true)]
@@ -103,6 +115,14 @@ enum Flows {
     List,
     /// Close all bypasses with one write: the next packet of every flow meets the host stack.
     Flush,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    /// Flows bypass the host stack once it has been seen to pass them unchanged.
+    Verified,
+    /// All packets bypass it: for hosts without NAT or packet filter between pods.
+    Direct,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -151,6 +171,9 @@ fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
 fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
     let ours = Path::new(DEFAULT_PATH);
     if given.is_none() && !ours.exists() {
+        if let Some(config) = accelerate::running(None) {
+            return Ok(config);
+        }
         let kubernetes = Path::new(NET_CONF).exists().then(|| "--kube-subnet-mgr".to_owned());
         // In flannel's place without Kubernetes there is no file: that an agent has run has to do.
         if kubernetes.is_some() || default_run_dir(Path::new(DEFAULT_PIN_DIR)).is_dir() {
@@ -160,7 +183,8 @@ fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
                 .into());
         }
     }
-    Ok(Config::read(given.unwrap_or(ours))?)
+    let path = given.unwrap_or(ours);
+    Config::read(path).or_else(|refused| accelerate::running(Some(path)).ok_or_else(|| refused.into()))
 }
 
 /// The file that [`configuration`] comes from, if it is one of ours.
@@ -245,6 +269,14 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Run => {
             log_to_stderr(json);
             run(whole()?, file(cli.common.config.as_deref()))
+        }
+        Command::Accelerate { fastpath, devices } => {
+            log_to_stderr(json);
+            let mode = match fastpath {
+                Mode::Verified => Fastpath::Verified,
+                Mode::Direct => Fastpath::Direct,
+            };
+            run(accelerate::configuration(cli.common.config.as_deref(), devices, mode)?, None)
         }
         Command::Status => status::show(&running(cli.common.config.as_deref(), name)?, json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),

@@ -12,7 +12,7 @@ use super::table::table;
 use super::{Subject, print, print_json};
 use crate::config::Fastpath;
 use crate::datapath::{DatapathState, Pins};
-use crate::status::{self, NetworkStatus, Status};
+use crate::status::{self, ACCELERATE, NetworkStatus, Status};
 
 /// How many rules are listed that have to see every packet.
 const MOST_METERS: usize = 5;
@@ -146,8 +146,11 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     let mtu = network.mtu.map_or_else(unknown, |mtu| mtu.to_string());
     let underlay = network.underlay.clone().unwrap_or_else(unknown);
     let address = network.address.map_or_else(unknown, |address| address.to_string());
-    let _ = writeln!(out, "network    {}, VNI {}, UDP port {}", network.name, network.vni, network.port);
-    let _ = writeln!(out, "device     {}, MTU {mtu}, MAC {}", network.device, network.mac);
+    let vni = network.vni.map_or_else(unknown, |vni| vni.to_string());
+    let port = network.port.map_or_else(unknown, |port| port.to_string());
+    let _ = writeln!(out, "network    {}, VNI {vni}, UDP port {port}", network.name);
+    let whose = if is_accelerated(network) { ", somebody else's: accelerated" } else { "" };
+    let _ = writeln!(out, "device     {}, MTU {mtu}, MAC {}{whose}", network.device, network.mac);
     let _ = writeln!(out, "underlay   {underlay}, address {address}");
     match &network.bridge {
         Some(bridge) => {
@@ -165,8 +168,9 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     }
     let _ = writeln!(out, "guarded    {}", network.guard);
     pods_text(out, network, fastpath);
+    let about = if is_accelerated(network) { "" } else { "frames, because of: " };
     for reason in &network.left {
-        let _ = writeln!(out, "kernel's   frames, because of: {reason}");
+        let _ = writeln!(out, "kernel's   {about}{reason}");
     }
     for caution in network.bridge.iter().flat_map(|bridge| &bridge.cautions) {
         let _ = writeln!(out, "caution    {caution}");
@@ -190,6 +194,11 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     }
     out.push_str(&meters_text(network));
     let _ = write!(out, "\n{}", nodes_text(network));
+}
+
+/// Whether somebody else manages the device.
+fn is_accelerated(network: &NetworkStatus) -> bool {
+    network.kind == ACCELERATE
 }
 
 /// The other nodes; those of a bridged network have no subnets.

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::DEFAULT_PORT;
+use super::accelerate;
 use super::segment::{Addresses, Flood, Segment};
 use super::state::{StateSection, flannel_device};
-use super::values::{self, DeviceName, Flows, NetworkName, Port, is_device_name};
+use super::values::{DeviceName, Flows, NetworkName, Port, WantedMtu, is_device_name};
 use crate::kernel::{self, DontFragment, Field, WantedHeaders};
 use crate::net::{Mtu, Vni};
 use crate::text::{Refused, Text};
@@ -20,7 +21,7 @@ pub struct NetworkConfig {
     pub name: String,
     /// Whether packets are routed to other nodes, or frames bridged.
     pub kind: Kind,
-    /// Its VNI.
+    /// Its VNI. Where somebody else manages the device, this and the port are the device's, once it has been seen.
     pub vni: Vni,
     /// UDP destination port.
     pub port: u16,
@@ -48,9 +49,14 @@ impl NetworkConfig {
     /// What a bridged network has besides; `None` if this one is routed.
     pub fn segment(&self) -> Option<&Segment> {
         match &self.kind {
-            Kind::L3 => None,
+            Kind::L3 | Kind::Accelerate => None,
             Kind::L2(segment) => Some(segment),
         }
+    }
+
+    /// Whether somebody else manages the device.
+    pub fn is_accelerated(&self) -> bool {
+        self.kind == Kind::Accelerate
     }
 }
 
@@ -61,6 +67,19 @@ pub enum Kind {
     L3,
     /// All nodes are one Ethernet segment.
     L2(Segment),
+    /// Somebody else manages the device and what belongs to it: packets take a short cut beside it.
+    Accelerate,
+}
+
+impl Kind {
+    /// As it is written.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::L3 => "l3",
+            Self::L2(_) => "l2",
+            Self::Accelerate => "accelerate",
+        }
+    }
 }
 
 /// How much of the fast path runs.
@@ -84,6 +103,7 @@ pub enum SourceCheck {
     #[default]
     Drop,
     /// Counted and left to the kernel.
+    #[serde(alias = "off")]
     Count,
 }
 
@@ -103,32 +123,29 @@ pub enum Guard {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NetworkSection {
-    pub(super) name: Spanned<NetworkName>,
+    pub(super) name: Option<Spanned<NetworkName>>,
     #[serde(default)]
-    kind: Word,
-    pub(super) vni: Spanned<Vni>,
+    pub(super) kind: Word,
+    pub(super) vni: Option<Spanned<Vni>>,
     pub(super) port: Option<Spanned<Port>>,
-    #[serde(default, deserialize_with = "values::mtu")]
-    mtu: Option<Mtu>,
+    pub(super) mtu: Option<Spanned<WantedMtu>>,
     pub(super) device: Option<Spanned<DeviceName>>,
     #[serde(default)]
-    fastpath: Fastpath,
+    pub(super) fastpath: Fastpath,
+    pub(super) source_check: Option<SourceCheck>,
     #[serde(default)]
-    source_check: SourceCheck,
+    pub(super) flows: Flows,
     #[serde(default)]
-    flows: Flows,
+    pub(super) malformed: Guard,
     #[serde(default)]
-    malformed: Guard,
-    #[serde(default)]
-    other_vni: Guard,
-    #[serde(default)]
-    notrack: bool,
+    pub(super) other_vni: Guard,
+    pub(super) notrack: Option<Spanned<bool>>,
     #[serde(default, deserialize_with = "kernel::ttl")]
-    ttl: Option<Field>,
+    pub(super) ttl: Option<Field>,
     #[serde(default, deserialize_with = "kernel::tos")]
-    tos: Option<Field>,
-    df: Option<DontFragment>,
-    checksum: Option<bool>,
+    pub(super) tos: Option<Field>,
+    pub(super) df: Option<DontFragment>,
+    pub(super) checksum: Option<bool>,
     pub(super) state: Option<StateSection>,
     // From here on, for bridged networks alone.
     pub(super) bridge: Option<Spanned<DeviceName>>,
@@ -140,21 +157,42 @@ pub(super) struct NetworkSection {
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+pub(super) enum Word {
     #[default]
     L3,
     L2,
+    Accelerate,
 }
 
 impl NetworkSection {
-    /// The name.
-    pub(super) fn name(&self) -> &str {
-        &self.name.get_ref().0
+    /// The name; where somebody else manages the device, that of the device will do.
+    pub(super) fn name(&self) -> String {
+        match (&self.name, &self.device) {
+            (Some(name), _) => name.get_ref().0.clone(),
+            (None, Some(device)) => accelerate::name_after(&device.get_ref().0),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Where it is called so; the whole section has `span`.
+    pub(super) fn name_span(&self, span: Range<usize>) -> Range<usize> {
+        let device = || self.device.as_ref().map(Spanned::span);
+        self.name.as_ref().map(Spanned::span).or_else(device).unwrap_or(span)
     }
 
     /// Checks the section of `text`; `like_flannel`: its nodes are side by side with flannel's.
-    pub(super) fn check(&self, text: &Text, like_flannel: bool) -> Result<NetworkConfig, Refused> {
-        let vni = *self.vni.get_ref();
+    pub(super) fn check(
+        &self,
+        text: &Text,
+        span: Range<usize>,
+        like_flannel: bool,
+    ) -> Result<NetworkConfig, Refused> {
+        if self.kind == Word::Accelerate {
+            return self.check_accelerated(text, span);
+        }
+        let missing = |key| text.refuse(Some(span.clone()), format!("missing field `{key}`"));
+        let vni = *self.vni.as_ref().ok_or_else(|| missing("vni"))?.get_ref();
+        self.name.as_ref().ok_or_else(|| missing("name"))?;
         let device = match &self.device {
             Some(device) => device.get_ref().0.clone(),
             None if like_flannel => flannel_device(vni),
@@ -162,24 +200,23 @@ impl NetworkSection {
         };
         let kind = match self.kind {
             Word::L3 => self.refuse_segment(text).map(|()| Kind::L3)?,
-            Word::L2 => Kind::L2(self.segment(text)?),
+            Word::L2 | Word::Accelerate => Kind::L2(self.segment(text)?),
         };
-        let Self { mtu, fastpath, source_check, flows: Flows(flows), malformed, other_vni, notrack, .. } =
-            *self;
+        let Self { fastpath, flows: Flows(flows), malformed, other_vni, .. } = *self;
         let Self { ttl, tos, df, checksum, .. } = *self;
         Ok(NetworkConfig {
-            name: self.name().to_owned(),
+            name: self.name(),
             kind,
             vni,
             port: self.port.as_ref().map_or(DEFAULT_PORT, |port| port.get_ref().0),
-            mtu,
+            mtu: self.mtu.as_ref().and_then(|mtu| mtu.get_ref().0),
             device,
             fastpath,
-            source_check,
+            source_check: self.source_check.unwrap_or_default(),
             flows,
             malformed,
             other_vni,
-            notrack,
+            notrack: self.notrack.as_ref().is_some_and(|notrack| *notrack.get_ref()),
             headers: WantedHeaders { ttl, tos, df, checksum },
         })
     }
@@ -207,23 +244,31 @@ impl NetworkSection {
         let cut: String = name.chars().take(15).collect();
         let reason =
             format!("'{name}' is too long for a bridge's name: give one, such as bridge = \"{cut}\"");
-        Err(text.refuse(Some(self.name.span()), reason))
+        Err(text.refuse(self.name.as_ref().map(Spanned::span), reason))
     }
 
-    /// A routed network has no use for what a segment has.
-    fn refuse_segment(&self, text: &Text) -> Result<(), Refused> {
-        fn span<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
-            value.as_ref().map(Spanned::span)
-        }
-        let keys = [
+    /// Keys of a segment, and where they are given.
+    pub(super) fn segment_keys(&self) -> [(&'static str, Option<Range<usize>>); 5] {
+        [
             ("bridge", span(&self.bridge)),
             ("address", span(&self.address)),
             ("flood", span(&self.flood)),
             ("learning", span(&self.learning)),
             ("suppress", span(&self.suppress)),
-        ];
-        let Some((key, span)) = keys.into_iter().find(|(_, span)| span.is_some()) else { return Ok(()) };
+        ]
+    }
+
+    /// A routed network has no use for what a segment has.
+    fn refuse_segment(&self, text: &Text) -> Result<(), Refused> {
+        let Some((key, span)) = self.segment_keys().into_iter().find(|(_, span)| span.is_some()) else {
+            return Ok(());
+        };
         let reason = format!("'{key}' is for kind = \"l2\", and network '{}' is routed", self.name());
         Err(text.refuse(span, reason))
     }
+}
+
+/// Where a key is given, if it is.
+pub(super) fn span<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
+    value.as_ref().map(Spanned::span)
 }

@@ -79,14 +79,21 @@ impl NodeConfig {
     /// # Errors
     /// The file cannot be read, is no TOML, or this section is wrong.
     pub fn read(path: &Path) -> Result<Self, Refused> {
+        Self::parse(&Text::read(path)?)
+    }
+
+    /// As [`NodeConfig::read`], of a text.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse(text: &Text) -> Result<Self, Refused> {
         #[derive(Deserialize)]
         struct NodeSection {
             #[serde(default)]
             node: NodeConfig,
         }
-        let text = Text::read(path)?;
         let NodeSection { node } = text.parse()?;
-        node.complete(&text, &hostname)
+        node.complete(text, &hostname)
     }
 
     /// Where the pins of all networks lie.

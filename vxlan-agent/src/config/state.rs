@@ -23,6 +23,8 @@ pub enum StateConfig {
     Kubernetes(KubernetesConfig),
     /// Keys in etcd, as flannel writes them.
     Etcd(EtcdConfig),
+    /// The kernel's tables: somebody else manages the device.
+    Device,
 }
 
 /// What the node finds out about itself, in flannel's place.
@@ -39,7 +41,7 @@ impl StateConfig {
     /// What the node finds out about itself; `None` where the state says it.
     pub fn place(&self) -> Option<Place<'_>> {
         match self {
-            Self::File(_) => None,
+            Self::File(_) | Self::Device => None,
             Self::Kubernetes(KubernetesConfig { device6, interfaces, .. })
             | Self::Etcd(EtcdConfig { device6, interfaces, .. }) => Some(Place { device6, interfaces }),
         }
@@ -48,7 +50,7 @@ impl StateConfig {
     /// As [`Place::interfaces`], to be changed.
     pub fn interfaces_mut(&mut self) -> Option<&mut Vec<Choice>> {
         match self {
-            Self::File(_) => None,
+            Self::File(_) | Self::Device => None,
             Self::Kubernetes(KubernetesConfig { interfaces, .. })
             | Self::Etcd(EtcdConfig { interfaces, .. }) => Some(interfaces),
         }

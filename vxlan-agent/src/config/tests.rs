@@ -387,3 +387,56 @@ fn keys_of_one_source_are_refused_for_the_other() {
     let refusal = Config::parse(&text, Path::new("/"), &|| Some("a".into())).expect_err("no path");
     assert!(refusal.line == Some(2) && refusal.reason.contains("'path'"), "{refusal}");
 }
+
+const BESIDE: &str = "[[network]]\nkind = \"accelerate\"\ndevice = \"flannel.1\"\n";
+
+#[test]
+fn a_device_of_somebody_elses_needs_nothing_but_its_name() {
+    let text = Text::new("/etc/c.toml", BESIDE);
+    let config = Config::parse(&text, Path::new("/etc"), &|| Some("box".into())).expect("no [state] needed");
+    let view = one(config);
+    let network = &view.network;
+    assert_eq!((network.name.as_str(), network.device.as_str()), ("flannel-1", "flannel.1"));
+    assert_eq!((network.fastpath, network.source_check), (Fastpath::Verified, SourceCheck::Count));
+    assert_eq!((&network.kind, &view.state), (&Kind::Accelerate, &StateConfig::Device));
+    assert!(view.devices().is_empty(), "none of it is ours");
+    let named = format!("{BESIDE}name = \"pods\"\nfastpath = \"direct\"\nsource_check = \"drop\"\n");
+    let network = parse(&named).expect("valid").network;
+    assert_eq!((network.name.as_str(), network.fastpath), ("pods", Fastpath::Direct));
+    assert_eq!(network.source_check, SourceCheck::Drop);
+    let off = format!("{BESIDE}source_check = \"off\"\n");
+    assert_eq!(parse(&off).expect("valid").network.source_check, SourceCheck::Count);
+}
+
+#[test]
+fn what_a_device_of_somebody_elses_is_like_is_not_ours_to_say() {
+    for key in
+        ["vni = 1", "port = 4789", "mtu = 1400", "notrack = true", "bridge = \"br0\"", "learning = true"]
+    {
+        refused(&format!("{BESIDE}{key}\n"), Some(7), "somebody else manages flannel.1");
+    }
+    let state = "[network.state]\nsource = \"file\"\npath = \"x\"\n";
+    assert!(whole(&format!("{BESIDE}{state}")).expect_err("no state").reason.contains("'state'"));
+    refused("[[network]]\nkind = \"accelerate\"\n", Some(4), "needs a 'device'");
+    refused("[[network]]\nvni = 1\n", Some(4), "missing field `name`");
+    refused("[[network]]\nname = \"a\"\n", Some(4), "missing field `vni`");
+    refused(
+        &format!("{BESIDE}[[network]]\nname = \"b\"\nvni = 7\ndevice = \"flannel.1\"\n"),
+        Some(10),
+        "flannel.1",
+    );
+    refused(&format!("{BESIDE}{BESIDE}"), Some(9), "two networks 'flannel-1'");
+}
+
+#[test]
+fn a_command_line_is_a_configuration() {
+    let node = || NodeConfig::parse(&Text::new("the node", "[node]\nname = \"a\"\n")).expect("valid");
+    let accelerate = |devices: &[&str]| {
+        let devices: Vec<String> = devices.iter().map(|device| (*device).to_owned()).collect();
+        Config::accelerate(node(), &devices, Fastpath::Direct)
+    };
+    let config = accelerate(&["flannel.1", "vxlan100"]).expect("valid");
+    let names: Vec<_> = config.networks.iter().map(|view| view.network.name.as_str()).collect();
+    assert_eq!(names, ["flannel-1", "vxlan100"]);
+    assert!(accelerate(&["flannel.1", "flannel.1"]).is_err() && accelerate(&["a/b"]).is_err());
+}

@@ -25,7 +25,7 @@ pub(super) struct Claims<'t> {
 /// A network, and where it claims something.
 struct Owner<'t> {
     text: &'t Text,
-    network: &'t str,
+    network: String,
     span: Range<usize>,
 }
 
@@ -50,15 +50,20 @@ impl<'t> Claims<'t> {
     ) -> Result<(), Refused> {
         let keys = section.get_ref();
         let owner = |span| Owner { text, network: keys.name(), span };
+        let (name_span, whole) = (keys.name_span(section.span()), section.span());
         let network = &view.network;
-        claim(&mut self.names, network.name.clone(), owner(keys.name.span()), |other| {
+        claim(&mut self.names, network.name.clone(), owner(name_span), |other| {
             format!("there are two networks '{}': the other one is at {}", network.name, other)
         })?;
-        claim(&mut self.ids, (network.vni, network.port), owner(keys.vni.span()), |other| {
-            let (name, vni, port) = (&network.name, network.vni, network.port);
-            format!("network '{name}' has VNI {vni} and port {port}, as network {other} has")
-        })?;
-        let span_of = |key: Option<Range<usize>>| key.unwrap_or_else(|| section.span());
+        let span_of = |key: Option<Range<usize>>| key.unwrap_or_else(|| whole.clone());
+        // Those of a device that somebody else manages are not known yet.
+        if !network.is_accelerated() {
+            let at = span_of(keys.vni.as_ref().map(Spanned::span));
+            claim(&mut self.ids, (network.vni, network.port), owner(at), |other| {
+                let (name, vni, port) = (&network.name, network.vni, network.port);
+                format!("network '{name}' has VNI {vni} and port {port}, as network {other} has")
+            })?;
+        }
         let at = span_of(keys.device.as_ref().map(Spanned::span));
         self.take_link("device", &network.device, owner(at))?;
         if let Some(place) = view.state.place() {
@@ -86,7 +91,7 @@ impl<'t> Claims<'t> {
             Entry::Occupied(entry) => {
                 let (other_what, other) = entry.get();
                 let other = other.describe();
-                let network = owner.network;
+                let network = &owner.network;
                 Err(owner.refuse(format!(
                     "interface '{name}' is the {what} of network '{network}' and the {other_what} of network {other}"
                 )))
@@ -115,7 +120,7 @@ fn claim<'t, K: std::hash::Hash + Eq>(
 /// each other.
 fn announcement(state: &StateConfig) -> Option<String> {
     match state {
-        StateConfig::File(_) => None,
+        StateConfig::File(_) | StateConfig::Device => None,
         StateConfig::Kubernetes(kubernetes) => {
             let by = kubernetes.kubeconfig.as_ref().map(|path| format!(" by way of {}", path.display()));
             Some(format!(

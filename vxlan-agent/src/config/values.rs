@@ -122,7 +122,16 @@ impl TryFrom<u32> for Flows {
 }
 
 /// The MTU of a vxlan device; `None` for `"auto"`.
-pub(super) fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mtu>, D::Error> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WantedMtu(pub(super) Option<Mtu>);
+
+impl<'de> Deserialize<'de> for WantedMtu {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        mtu(deserializer).map(Self)
+    }
+}
+
+fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mtu>, D::Error> {
     struct MtuVisitor;
     impl Visitor<'_> for MtuVisitor {
         type Value = Option<Mtu>;

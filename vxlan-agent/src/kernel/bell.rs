@@ -46,6 +46,11 @@ impl Bell {
         Self(socket)
     }
 
+    /// Whether nothing is heard.
+    pub(super) const fn is_deaf(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether there was a change since last asked.
     pub(super) fn has_rung(&mut self) -> bool {
         let mut rung = false;

@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
     RouteType, RouteVia,
 };
-use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use super::tables::{
     Address, FdbEntry, Flood, Kind, Link, Neighbour, NextHop, Remote, RouteEntry, Rule, Vlan, Vxlan,
@@ -265,10 +265,29 @@ pub(super) fn rule(message: &RuleMessage) -> Rule {
             ports || matches!(a, UidRange(_) | TunId(_) | Other(_))
         }),
         looks_at_tos: message.header.tos != 0,
+        diverts: diverts(message),
     }
 }
 
-fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+/// Whether a rule leads packets elsewhere than to the main table, whatever their marks.
+fn diverts(message: &RuleMessage) -> bool {
+    use RuleAttribute::{FwMark, L3MDev, SuppressIfGroup, SuppressPrefixLen, Table};
+    /// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN` and `RT_TABLE_LOCAL`.
+    const USUAL: std::ops::RangeInclusive<u32> = 253..=255;
+    let any = |wanted: fn(&RuleAttribute) -> bool| message.attributes.iter().any(wanted);
+    let named =
+        message.attributes.iter().find_map(|a| if let Table(table) = a { Some(*table) } else { None });
+    let usual = message.header.action == RuleAction::ToTable
+        && USUAL.contains(&named.unwrap_or(u32::from(message.header.table)))
+        // Both are -1 where nothing is suppressed.
+        && !any(|a| matches!(a, SuppressIfGroup(n) | SuppressPrefixLen(n) if *n != u32::MAX));
+    let marked =
+        any(|a| matches!(a, FwMark(mark) if *mark != 0)) && !message.header.flags.contains(RuleFlags::Invert);
+    // That of VRFs is for their ports alone.
+    !usual && !marked && !any(|a| matches!(a, L3MDev(true)))
+}
+
+pub(super) fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
     match attribute {
         RouteAttribute::Gateway(address) => ip(address),
         RouteAttribute::Via(RouteVia::Inet(address)) => Some(IpAddr::V4(*address)),
@@ -277,7 +296,7 @@ fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
     }
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
@@ -303,7 +322,11 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr)
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
     let known = matches!(message.header.state, Reachable | Stale | Delay | Probe | Noarp | Permanent);
     let permanent = message.header.state == Permanent;
-    let neighbour = mac.filter(|mac| known && mac.is_station()).map(|mac| Neighbour { mac, permanent, ours });
+    // The kernel asks nobody whether those are still there.
+    let lasting = matches!(message.header.state, Noarp | Permanent)
+        || message.header.flags.contains(NeighbourFlags::ExtLearned);
+    let neighbour = mac.filter(|mac| known && mac.is_station());
+    let neighbour = neighbour.map(|mac| Neighbour { mac, permanent, lasting, ours });
     Some(((IfIndex(message.header.ifindex), to), neighbour))
 }
 

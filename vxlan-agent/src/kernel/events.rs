@@ -18,8 +18,9 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 
 use super::bell::Bell;
 use super::decode::Fdb;
+use super::paths::Path;
 use super::tables::{Kind, Link, Tables};
-use super::{bridge, decode};
+use super::{bridge, decode, paths};
 use crate::net::{self, IfIndex};
 
 /// Room for notifications that wait, in bytes: some ten thousand.
@@ -105,12 +106,14 @@ impl Tables {
                 touched.routing |= !net::is_link_local(a.ip);
                 // The kernel drops routes with that source without a word (`fib_sync_down_addr`).
                 self.routes.retain(|route| route.src != Some(a.ip));
+                self.paths.retain(|path| path.src != Some(a.ip));
                 self.addresses.remove(&a)
             }),
             NewRoute(route) => self.new_route(route, message.header.flags & NLM_F_REPLACE != 0, touched),
             DelRoute(route) => {
                 touched.destinations.extend(decode::destination(route));
-                decode::route(route).is_some_and(|r| self.routes.remove(&r))
+                let path = self.wide && paths::path(route).is_some_and(|path| self.paths.remove(&path));
+                decode::route(route).is_some_and(|r| self.routes.remove(&r)) | path
             }
             // Rules have no key: they are read anew.
             NewRule(_) | DelRule(_) => {
@@ -186,6 +189,8 @@ impl Tables {
         let up = |leg: &IfIndex| links.get(leg).is_some_and(|link| link.up);
         self.routes
             .retain(|route| route.oif != Some(index) && (route.legs.is_empty() || route.legs.iter().any(up)));
+        let stays = |path: &Path| !path.legs.contains(&index) || path.legs.iter().any(up);
+        self.paths.retain(|path| stays(path));
     }
 
     /// A bridge has a MAC at one port; that it has moved is announced for the new one only
@@ -224,11 +229,21 @@ impl Tables {
         if !route.as_ref().is_some_and(|r| r.ours) {
             touched.destinations.extend(decode::destination(message));
         }
-        let Some(route) = route else { return false };
+        let path = self.wide && self.new_path(message, replaces);
+        let Some(route) = route else { return path };
         if replaces {
             self.routes.retain(|r| (r.to, r.priority) != (route.to, route.priority) || *r == route);
         }
-        self.routes.insert(route)
+        self.routes.insert(route) | path
+    }
+
+    fn new_path(&mut self, message: &RouteMessage, replaces: bool) -> bool {
+        let Some(path) = paths::path(message) else { return false };
+        if replaces {
+            let key = |path: &Path| (path.table, path.to, path.priority);
+            self.paths.retain(|other| key(other) != key(&path) || *other == path);
+        }
+        self.paths.insert(path)
     }
 }
 

@@ -3,8 +3,11 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use aya::programs::links::LinkType;
+use aya::programs::links::{LinkError, LinkType};
 use aya::programs::loaded_links;
+use nix::libc;
+
+use super::ruleset::has_legacy_ebtables;
 
 /// Lists of the tables that iptables from before nf_tables has made in this network namespace.
 const LEGACY: [(&str, &str); 2] = [("ip_tables_names", "iptables"), ("ip6_tables_names", "ip6tables")];
@@ -14,9 +17,23 @@ const IPVS_HEAD: usize = 3;
 const MODULES: [(&str, &str); 2] = [("selinuxfs", "SELinux"), ("smackfs", "Smack")];
 
 /// What may judge packets by more than their addresses, or change them: the first that is found of legacy
-/// iptables tables, services of IPVS and security modules. What cannot be read may be anything.
+/// iptables and ebtables, services of IPVS, conntrack and security modules. What cannot be read may be anything.
 pub fn unannounced() -> Option<String> {
-    LEGACY.into_iter().find_map(legacy).or_else(ipvs).or_else(security_module)
+    let ebtables = || has_legacy_ebtables().then(|| "legacy ebtables".to_owned());
+    LEGACY
+        .into_iter()
+        .find_map(legacy)
+        .or_else(ebtables)
+        .or_else(ipvs)
+        .or_else(conntrack)
+        .or_else(security_module)
+}
+
+/// Conntrack, once it follows connections in this network namespace: then it should see all there are.
+fn conntrack() -> Option<String> {
+    let count = read("/proc/sys/net/netfilter/nf_conntrack_count");
+    let follows = count.map_or(true, |count| !matches!(count.trim(), "" | "0"));
+    follows.then(|| "connections that conntrack follows".to_owned())
 }
 
 fn legacy((list, name): (&str, &str)) -> Option<String> {
@@ -34,7 +51,9 @@ fn ipvs() -> Option<String> {
 }
 
 fn security_module() -> Option<String> {
-    let known = read("/proc/filesystems").unwrap_or_default();
+    let Ok(known) = read("/proc/filesystems") else {
+        return Some("a security module that cannot be seen".into());
+    };
     let is_known = |name: &str| known.lines().any(|line| line.split_whitespace().next_back() == Some(name));
     MODULES
         .into_iter()
@@ -51,7 +70,17 @@ fn read(path: &str) -> Result<String, std::io::Error> {
 }
 
 /// Whether there is a BPF program at a hook of netfilter (since Linux 6.4), in any network namespace: in which,
-/// the kernel does not say.
+/// the kernel does not say. Where links cannot be listed, there may be one.
 pub fn has_netfilter_program() -> bool {
-    loaded_links().flatten().any(|link| matches!(link.link_type(), Ok(LinkType::Netfilter)))
+    let gone = |error: &LinkError| {
+        let number = match error {
+            LinkError::SyscallError(error) => error.io_error.raw_os_error(),
+            _ => None,
+        };
+        number == Some(libc::ENOENT)
+    };
+    loaded_links().any(|link| match link {
+        Ok(link) => matches!(link.link_type(), Ok(LinkType::Netfilter)),
+        Err(error) => !gone(&error),
+    })
 }

@@ -51,7 +51,15 @@ impl Netlink {
 
     /// Reads everything anew.
     pub async fn dump(&self) -> anyhow::Result<Tables> {
-        let mut tables = Tables::default();
+        self.dump_into(Tables::default()).await
+    }
+
+    /// As [`Netlink::dump`], with [`Tables::paths`].
+    pub async fn dump_wide(&self) -> anyhow::Result<Tables> {
+        self.dump_into(Tables { wide: true, ..Tables::default() }).await
+    }
+
+    async fn dump_into(&self, mut tables: Tables) -> anyhow::Result<Tables> {
         let mut touched = Touched::default();
         for dump in message::dumps() {
             let answers =

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::bridge::{Bridge, Port};
 use super::index::Index;
+use super::paths::Path;
 use crate::net::{IfIndex, Mac, Mtu, Vni};
 
 /// Interfaces, addresses, routes and neighbours.
@@ -19,6 +20,10 @@ pub struct Tables {
     /// Of the main table: our own routes and such as an overlay makes, routes to single addresses,
     /// default routes, and routes by way of a gateway that nobody but an operator or flannel makes.
     pub routes: BTreeSet<RouteEntry>,
+    /// Whether all routes are kept besides, for the sake of devices that somebody else manages.
+    pub wide: bool,
+    /// Then, the routes of all tables.
+    pub paths: BTreeSet<Path>,
     /// Neighbours whose MAC the kernel knows.
     pub neighbours: BTreeMap<(IfIndex, IpAddr), Neighbour>,
     /// Rules that choose among routing tables.
@@ -197,6 +202,8 @@ pub struct Neighbour {
     pub mac: Mac,
     /// Whether it was entered by hand, for good.
     pub permanent: bool,
+    /// Whether it stays until somebody takes it away: the kernel does not ask it whether it is still there.
+    pub lasting: bool,
     /// Whether it carries our protocol number.
     pub ours: bool,
 }
@@ -240,7 +247,7 @@ pub struct Flood {
 }
 
 /// A rule that chooses among routing tables, as far as it matters here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Whether it is about IPv6.
     pub v6: bool,
@@ -253,6 +260,8 @@ pub struct Rule {
     pub looks_past_addresses: bool,
     /// Whether it looks at the TOS, so that it says of one TOS alone how packets leave.
     pub looks_at_tos: bool,
+    /// Whether it leads packets elsewhere than to the main table, whatever their marks.
+    pub diverts: bool,
 }
 
 /// How the underlay leads to a VTEP.

@@ -33,6 +33,8 @@ pub enum Way {
     In,
     /// Out of it.
     Out,
+    /// Through it.
+    Forward,
 }
 
 /// A policy that encrypts or blocks.
@@ -78,8 +80,11 @@ pub async fn policies() -> io::Result<Vec<Policy>> {
     .await?;
     // Kernels before 5.15 have no default policies and refuse.
     let defaults = raw::ask(&socket, GET_DEFAULT, raw::ONE, &[0; 4], |kind, content| {
-        if let (GET_DEFAULT, [inward, _, outward, ..]) = (kind, content) {
+        if let (GET_DEFAULT, [inward, through, outward, ..]) = (kind, content) {
             found.extend((*inward == BLOCKED).then(|| Policy::everything(Way::In)).into_iter().flatten());
+            found.extend(
+                (*through == BLOCKED).then(|| Policy::everything(Way::Forward)).into_iter().flatten(),
+            );
             found.extend((*outward == BLOCKED).then(|| Policy::everything(Way::Out)).into_iter().flatten());
         }
     });
@@ -87,12 +92,13 @@ pub async fn policies() -> io::Result<Vec<Policy>> {
     Ok(found)
 }
 
-/// The policy that a message describes, if it restricts what this node itself sends or receives.
+/// The policy that a message describes, if it restricts what this node sends, receives or passes on.
 fn policy(bytes: &[u8]) -> Option<Policy> {
     let info = bytes.first_chunk::<INFO>()?;
     let way = match info[160] {
         0 => Way::In,
         1 => Way::Out,
+        2 => Way::Forward,
         _ => return None,
     };
     let (mut encrypts, mut interface) = (false, false);

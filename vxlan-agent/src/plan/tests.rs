@@ -42,7 +42,7 @@ pub(super) fn config(fastpath: Fastpath) -> View {
 }
 
 /// Nodes 192.0.2.n with subnets 10.n.0.0/24 and fd00:n::/64, seen from node 1, called 'a'.
-fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
+pub(super) fn cluster(numbers: &BTreeSet<u8>) -> ClusterState {
     let node = |n: u8| Candidate {
         name: if n == 1 { "a".into() } else { format!("node-{n}") },
         vtep: IpAddr::from([192, 0, 2, n]),
@@ -117,7 +117,7 @@ impl World {
         self.with_input(tables, cluster, plan)
     }
 
-    fn with_input(
+    pub(super) fn with_input(
         &self,
         tables: &Tables,
         cluster: &ClusterState,
@@ -267,13 +267,7 @@ fn what_no_program_may_send_out_of_is_no_next_hop() {
     assert_eq!(ifindex(&world), 0, "our own device");
     world.next_hops = [(vtep, hop(5))].into();
     world.tables.links.insert(IfIndex(5), link(5));
-    world.tables.rules = vec![Rule {
-        v6: false,
-        looks_at_mark: false,
-        looks_deeper: true,
-        looks_at_tos: false,
-        looks_past_addresses: true,
-    }];
+    world.tables.rules = vec![Rule { looks_deeper: true, ..Rule::default() }];
     assert_eq!(ifindex(&world), 0, "a rule that no question can express");
 }
 
@@ -323,13 +317,7 @@ fn outer_headers_are_the_devices_or_the_ways() {
     assert_eq!((local.port_min, local.port_max, local.label), (1000, 2000, 5));
     assert_eq!((to.ifindex, left), (5, vec![]));
 
-    let by_tos = Rule {
-        v6: false,
-        looks_at_mark: false,
-        looks_deeper: false,
-        looks_at_tos: true,
-        looks_past_addresses: false,
-    };
+    let by_tos = Rule { looks_at_tos: true, ..Rule::default() };
     world.tables.rules = vec![by_tos];
     assert_eq!(plan(&world).1.ifindex, 0, "packets of different TOS leave by different ways");
 

@@ -60,9 +60,10 @@ impl World {
     }
 
     fn neighbour(mut self, device: u32, address: &str, mac: Mac) -> Self {
-        self.tables
-            .neighbours
-            .insert((IfIndex(device), ip(address)), Neighbour { mac, permanent: false, ours: false });
+        self.tables.neighbours.insert(
+            (IfIndex(device), ip(address)),
+            Neighbour { mac, permanent: false, lasting: false, ours: false },
+        );
         self
     }
 

@@ -43,7 +43,7 @@ impl Many {
     /// # Errors
     /// A lab cannot be built.
     pub fn build(count: u32) -> Result<Self> {
-        let pair = || LabSpec::pair(Overlay::verified(), Overlay::verified()).build();
+        let pair = || LabSpec::pair(Overlay::verified(), Overlay::verified()).unfiltered().build();
         let (mut lab, alone) = (pair()?, pair()?);
         lab.agent_mut(1)?.stop()?;
         let [routed, bridged] = ["many-l3.toml", "many-l2.toml"].map(|name| lab.run_dir().join(name));

@@ -9,11 +9,22 @@ use crate::lab::agent_files::{Place, file_section};
 use crate::lab::{Agent, AgentOptions};
 
 /// Writes the configuration for node `n`, with a network per tenant that has the tenant's name; starts
-/// nothing.
+/// nothing. Beside the kernel's devices, there are those of all tenants.
 pub(super) fn new(lab: &SegmentLab, n: u8, options: &AgentOptions) -> Result<Agent> {
     let place = Place::of(&lab.site, &lab.node(n).name)?;
     let mut text = place.node_section(Some(lab.node(n).underlay), options);
-    for tenant in &lab.spec.tenants {
+    for tenant in lab.spec.tenants.iter().filter(|_| options.beside.is_some()) {
+        let _ = write!(
+            text,
+            "\n[[network]]\nname = \"{name}\"\nkind = \"accelerate\"\ndevice = \"{device}\"\n\
+             fastpath = \"{mode}\"\n{extra}\n",
+            name = tenant.name,
+            device = tenant.device(),
+            mode = options.fastpath,
+            extra = options.network,
+        );
+    }
+    for tenant in lab.spec.tenants.iter().filter(|_| options.beside.is_none()) {
         let _ = write!(
             text,
             "\n[[network]]\nname = \"{name}\"\nkind = \"l2\"\nvni = {vni}\nport = {port}\nmtu = \"auto\"\n\

@@ -133,6 +133,9 @@ fn start_overlays(lab: &mut SegmentLab) -> Result<()> {
             Overlay::None => bail!("node {n} has no overlay to carry segments with"),
             Overlay::KernelVxlan => kernel::set_up(lab, n)?,
             Overlay::Agent(options) => {
+                if options.beside.is_some() {
+                    kernel::set_up(lab, n)?;
+                }
                 let agent = agent::new(lab, n, options)?;
                 lab.node_mut(n).agent = Some(agent);
                 lab.agent_mut(n)?.spawn()?;

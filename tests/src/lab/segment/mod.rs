@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 
 use super::site::Site;
-use super::{Agent, Netns, Overlay, StateFile, addr};
+use super::{Agent, AgentOptions, Netns, Overlay, StateFile, addr};
 
 pub use host::{Announcement, Host};
 pub use spec::{Card, SegmentSpec, TenantSpec};
@@ -118,6 +118,16 @@ impl SegmentLab {
     /// The node has none.
     pub fn agent(&self, n: u8) -> Result<&Agent> {
         self.node(n).agent.as_ref().ok_or_else(|| anyhow!("node {n} runs no agent"))
+    }
+
+    /// Gives node `n` an agent that does not run yet.
+    ///
+    /// # Errors
+    /// Its configuration cannot be written.
+    pub fn add_agent(&mut self, n: u8, options: &AgentOptions) -> Result<()> {
+        let agent = agent::new(self, n, options)?;
+        self.node_mut(n).agent = Some(agent);
+        Ok(())
     }
 
     /// The agents of all nodes that run one, in order.
@@ -235,8 +245,9 @@ impl SegmentLab {
 
     /// Does `work` for the numbers of all kernel nodes but `n`.
     fn kernel_nodes_but(&self, n: u8, work: impl Fn(&Self, u8) -> Result<()>) -> Result<()> {
-        let kernel =
-            (1u8..).zip(&self.spec.nodes).filter(|(_, overlay)| !matches!(overlay, Overlay::Agent(_)));
+        let manages =
+            |overlay: &Overlay| matches!(overlay, Overlay::Agent(options) if options.beside.is_none());
+        let kernel = (1u8..).zip(&self.spec.nodes).filter(|(_, overlay)| !manages(overlay));
         kernel
             .map(|(number, _)| number)
             .filter(|number| *number != n)

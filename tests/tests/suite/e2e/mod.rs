@@ -3,6 +3,7 @@
 //! Every test also asserts from the counters which way the packets took: traffic that arrives only
 //! because the kernel silently did all the work fails.
 
+pub(crate) mod accelerate;
 mod change;
 mod cni;
 mod delivery;

@@ -11,7 +11,7 @@ fn lab(fastpath: &str, network: &str, underlay: Family) -> Lab {
         let (fastpath, network) = (fastpath.into(), network.into());
         Overlay::Agent(AgentOptions { fastpath, network, ..AgentOptions::default() })
     };
-    let lab = build(&LabSpec::pair(agent(), agent()).underlay(underlay));
+    let lab = build(&LabSpec::pair(agent(), agent()).underlay(underlay).unfiltered());
     for n in [1, 2] {
         nft(&lab, n, FILTER);
     }

@@ -94,7 +94,7 @@ fn pods_are_masqueraded_towards_the_outside_and_never_among_themselves() {
 #[test]
 fn masquerade_rules_outlive_the_agent_and_go_with_detach() {
     let masquerading = || with_pods("direct", "masquerade = true");
-    let mut lab = build(&LabSpec::pair(masquerading(), masquerading()));
+    let mut lab = build(&LabSpec::pair(masquerading(), masquerading()).unfiltered());
     warm_up(&lab);
     lab.node(1).feed("nft", &["-f", "-"], "table inet foreign {\n}\n").expect("a foreign table");
     let before = table(lab.node(1));

@@ -63,7 +63,7 @@ fn assert_fast(lab: &Lab) {
 fn replaced_under_traffic(options: AgentOptions) {
     let Some(before) = before() else { return };
     let overlay = || Overlay::Agent(AgentOptions { program: Some(before.clone()), ..options.clone() });
-    let mut lab = build(&LabSpec::pair(overlay(), overlay()));
+    let mut lab = build(&LabSpec::pair(overlay(), overlay()).unfiltered());
     warm_up(&lab);
     under_traffic(&mut lab, |lab| {
         for _ in 0..2 {

@@ -14,7 +14,7 @@ use super::{RED, assert_all_reach_each_other, assert_answered, build, direct, ve
 const RATE: u32 = 2000;
 /// Of frames between stations that know each other, about one a second is the kernel's.
 const MOST: f64 = 0.9;
-const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 
 fn counters(lab: &SegmentLab, n: u8) -> Counters {
     lab.agent(n).and_then(|agent| agent.counters()).expect("counters")

@@ -2,6 +2,7 @@
 //!
 //! Every test runs over [`PAIRINGS`]: kinds of nodes that take turns in a lab.
 
+mod beside;
 mod crowd;
 mod dhcp;
 mod fast;
@@ -32,6 +33,7 @@ const PAIRINGS: &[Pairing] = &[
     Pairing { name: "kernel-kernel", nodes: [kernel, kernel] },
     Pairing { name: "verified-kernel", nodes: [verified, kernel] },
     Pairing { name: "direct-direct", nodes: [direct, direct] },
+    Pairing { name: "accelerated-kernel", nodes: [accelerated, kernel] },
 ];
 
 /// The tenant of tests that need one.
@@ -55,6 +57,11 @@ fn direct() -> Overlay {
 
 fn verified() -> Overlay {
     Overlay::verified()
+}
+
+/// The kernel's devices, with a short cut beside them.
+fn accelerated() -> Overlay {
+    Overlay::Agent(AgentOptions::beside("verified", ""))
 }
 
 impl Pairing {

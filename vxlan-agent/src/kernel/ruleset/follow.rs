@@ -51,7 +51,11 @@ async fn keep_current(mut bell: Bell, sender: Sender) {
         let again = if read.is_ok() { AGAIN } else { RETRY };
         let ruleset = match read {
             Ok(reading) => {
-                let ruleset = reading.ruleset.clone();
+                let mut ruleset = reading.ruleset.clone();
+                if bell.is_deaf() {
+                    // Nobody says when a chain comes.
+                    Arc::make_mut(&mut ruleset).unsettled = true;
+                }
                 before = Some(reading);
                 ruleset
             }
@@ -84,6 +88,9 @@ async fn pause(bell: &mut Bell, sender: &Sender, length: Duration) -> bool {
         rung = true;
     }
     sleep_until(end).await;
+    while is_open() && listen(bell, sender, Duration::ZERO).await {
+        rung = true;
+    }
     rung | bell.has_rung()
 }
 

@@ -8,7 +8,7 @@ use super::rule::{self, Chain, Effect, Set, Sets};
 use super::{Awake, family_name};
 use crate::kernel::nft::attributes::{find, find_number, find_string, list};
 use crate::kernel::nft::{Attributes, INET, Reader, nfta};
-use crate::ownership::network_of_nft_table;
+use crate::ownership::is_nft_table;
 use nix::libc;
 
 /// `NFPROTO_…`.
@@ -52,7 +52,7 @@ pub(super) fn routed_chain(family: u8, chain: &[u8]) -> Option<String> {
     let comes_by = HOOKS.iter().any(|known| u32::try_from(*known) == Ok(hook));
     let routes = matches!(family, INET | IPV4 | IPV6);
     let [table, name] = [nfta::CHAIN_TABLE, nfta::CHAIN_NAME].map(|kind| find_string(chain, kind));
-    let table = table.filter(|table| comes_by && routes && network_of_nft_table(table).is_none())?;
+    let table = table.filter(|table| comes_by && routes && !is_nft_table(table))?;
     Some(format!("{} {table} {}", family_name(family), name?))
 }
 

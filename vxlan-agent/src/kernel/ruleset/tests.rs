@@ -60,7 +60,9 @@ fn a_chain_of_others_that_sees_what_is_routed_is_found() {
                 comes_by,
                 "{name} {number}"
             );
-            assert_eq!(found(family, number, "vxlan-agent-pods"), None, "an agent's");
+            for table in ["vxlan-agent-pods", "vxlan-agent-node.vxlan-agent"] {
+                assert_eq!(found(family, number, table), None, "an agent's");
+            }
         }
     }
     assert_eq!(found(7, 2, "t"), None, "a bridge's");

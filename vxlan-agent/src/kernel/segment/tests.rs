@@ -218,7 +218,10 @@ fn a_network_that_becomes_a_routed_one_leaves_its_bridge() {
 #[test]
 fn neighbours_on_the_bridge_are_ours_by_their_protocol_number() {
     let known = |n: u8, permanent, ours| {
-        ((BRIDGE, IpAddr::from([10, 0, 0, n])), Neighbour { mac: mac(n), permanent, ours })
+        (
+            (BRIDGE, IpAddr::from([10, 0, 0, n])),
+            Neighbour { mac: mac(n), permanent, lasting: permanent, ours },
+        )
     };
     for alias in [None, Some("vxlan-agent bridge lan")] {
         let mut tables = world(alias);

@@ -14,7 +14,7 @@ const WRITTEN: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/
                        FLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n";
 
 fn first(overlay: Overlay) -> Lab {
-    build(&LabSpec::of(vec![overlay, Overlay::KernelVxlan, off()]).kubernetes())
+    build(&LabSpec::of(vec![overlay, Overlay::KernelVxlan, off()]).kubernetes().unfiltered())
 }
 
 fn tables(lab: &Lab) -> String {

@@ -1,0 +1,215 @@
+//! Where packets are routed: to VTEPs, to pods of this node, and elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::device::Device;
+use crate::kernel::{Kind, Leads, Link, MAIN, Odd, Path, Tables};
+use crate::net::{IfIndex, Mac, is_host, is_link_local};
+
+/// What the main table says.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    /// Prefixes by the MAC of the VTEP that they lead to.
+    pub(super) to_vteps: BTreeMap<Mac, Vec<IpNetwork>>,
+    /// Prefixes of pods of this node.
+    pub(super) local: Vec<IpNetwork>,
+    /// Prefixes inside of those that lead elsewhere.
+    pub(super) holes: BTreeSet<IpNetwork>,
+    /// Why routes through the device are left to the kernel, a sentence each.
+    pub(super) left: Vec<String>,
+}
+
+/// Looks through the routes.
+struct Search<'a> {
+    tables: &'a Tables,
+    device: &'a Device,
+    vteps: &'a BTreeMap<Mac, IpAddr>,
+    found: Routes,
+    /// VTEPs that routes lead to, and their MACs.
+    macs: BTreeMap<IpAddr, Mac>,
+    /// What leads neither to a VTEP nor to a pod.
+    elsewhere: Vec<IpNetwork>,
+}
+
+impl Routes {
+    /// Finds where packets are routed, if the MACs in `vteps` are those of VTEPs.
+    pub(super) fn find(tables: &Tables, device: &Device, vteps: &BTreeMap<Mac, IpAddr>) -> Self {
+        let (found, macs, elsewhere) = (Self::default(), BTreeMap::new(), vec![]);
+        let mut search = Search { tables, device, vteps, found, macs, elsewhere };
+        for v6 in [false, true] {
+            search.look(v6);
+        }
+        search.look_beside();
+        search.finish()
+    }
+}
+
+impl Search<'_> {
+    /// Takes in the routes of one IP version.
+    fn look(&mut self, v6: bool) {
+        let routes: Vec<&Path> = best(self.tables).filter(|path| path.to.is_ipv6() == v6).collect();
+        let through = routes.iter().any(|path| self.is_through(path));
+        if through && self.tables.rules.iter().any(|rule| rule.v6 == v6 && rule.diverts) {
+            let version = if v6 { "IPv6" } else { "IPv4" };
+            self.leave(format!("{version}: a routing rule leads packets past the main table"));
+            return;
+        }
+        for path in routes {
+            if self.is_through(path) {
+                self.take(path);
+            } else if is_to_pods(self.tables, self.device, path) {
+                self.found.local.push(path.to);
+            } else {
+                self.elsewhere.push(path.to);
+            }
+        }
+    }
+
+    fn is_through(&self, path: &Path) -> bool {
+        path.legs.contains(&self.device.index)
+    }
+
+    /// Takes in a route through the device.
+    fn take(&mut self, path: &Path) {
+        let to = path.to;
+        let own = is_host(&to) && self.tables.addresses_of(self.device.index).any(|a| a.ip == to.ip());
+        if own || is_link_local(to.ip()) || to.ip().is_multicast() {
+            return;
+        }
+        let done = match path.leads {
+            Leads::Oddly(odd) => Err(odd.to_string()),
+            Leads::Plainly { .. } if self.is_one_of_several(path) => Err(Odd::Several.to_string()),
+            Leads::Plainly { .. } if to.prefix() == 0 => Err("it is the default route".to_owned()),
+            Leads::Plainly { via: Some(gateway) } => self.lead(to, gateway),
+            Leads::Plainly { via: None } => {
+                self.take_neighbours(to);
+                self.elsewhere.push(to);
+                return;
+            }
+        };
+        if let Err(reason) = done {
+            self.leave(format!("the route to {to}: {reason}"));
+            self.elsewhere.push(to);
+        }
+    }
+
+    /// IPv4 keeps routes of one metric side by side, and takes the first.
+    fn is_one_of_several(&self, path: &Path) -> bool {
+        let same = |other: &&Path| (other.to, other.priority) == (path.to, path.priority);
+        let from = Path {
+            priority: 0,
+            leads: Leads::Plainly { via: None },
+            legs: vec![],
+            src: None,
+            ..path.clone()
+        };
+        self.tables.paths.range(from..).take_while(|other| other.to == path.to).filter(same).count() > 1
+    }
+
+    /// Leads `to` to the VTEP that the neighbour `gateway` is behind.
+    fn lead(&mut self, to: IpNetwork, gateway: IpAddr) -> Result<(), String> {
+        let neighbour = self.tables.neighbours.get(&(self.device.index, gateway));
+        let Some(neighbour) = neighbour else {
+            return Err(format!("{} has no neighbour {gateway}", self.device.name));
+        };
+        if !neighbour.lasting {
+            return Err(format!("the neighbour {gateway} has been learnt, and the kernel has to ask for it"));
+        }
+        let mac = neighbour.mac;
+        let Some(vtep) = self.vteps.get(&mac) else {
+            return Err(format!("{mac} has no lasting forwarding entry with one plain VTEP"));
+        };
+        match self.macs.insert(*vtep, mac) {
+            Some(other) if other != mac => {
+                self.macs.insert(*vtep, other);
+                return Err(format!("the VTEP {vtep} has another MAC besides, {other}"));
+            }
+            _ => {}
+        }
+        self.found.to_vteps.entry(mac).or_default().push(to);
+        Ok(())
+    }
+
+    /// Leads to each lasting neighbour on the link `to`.
+    fn take_neighbours(&mut self, to: IpNetwork) {
+        let all = self.tables.neighbours.range((self.device.index, IpAddr::from([0; 4]))..);
+        let on_link = all
+            .take_while(|((device, _), _)| *device == self.device.index)
+            .filter(|((_, ip), neighbour)| neighbour.lasting && to.contains(*ip))
+            .map(|((_, ip), _)| *ip)
+            .collect::<Vec<_>>();
+        let routed: BTreeSet<IpNetwork> = best(self.tables).map(|path| path.to).collect();
+        for ip in on_link {
+            let nearest = covering(ip.into(), |prefix| routed.contains(prefix)).last();
+            if nearest == Some(to)
+                && let Err(reason) = self.lead(ip.into(), ip)
+            {
+                self.leave(format!("the neighbour {ip}: {reason}"));
+            }
+        }
+        self.leave(format!(
+            "the route to {to}: but for lasting neighbours, the kernel has to ask who is there"
+        ));
+    }
+
+    /// Routes of other tables, and the node's own addresses.
+    fn look_beside(&mut self) {
+        let through = self.tables.paths.iter().filter(|path| path.table != MAIN && self.is_through(path));
+        let tables: BTreeSet<u32> = through.map(|path| path.table).collect();
+        for table in tables {
+            self.leave(format!("the routes in table {table}: packets get there by rules"));
+        }
+        let own = self.tables.addresses.iter().map(|address| IpNetwork::from(address.ip));
+        self.elsewhere.extend(own);
+    }
+
+    fn leave(&mut self, reason: String) {
+        self.found.left.push(reason);
+    }
+
+    /// Of what leads elsewhere, that counts which lies inside of what does not.
+    fn finish(self) -> Routes {
+        let Self { mut found, elsewhere, .. } = self;
+        let taken: BTreeSet<IpNetwork> = found.to_vteps.values().flatten().copied().collect();
+        let inside = |to: &IpNetwork| {
+            !taken.contains(to) && covering(*to, |prefix| taken.contains(prefix)).next().is_some()
+        };
+        found.holes = elsewhere.into_iter().filter(inside).collect();
+        found
+    }
+}
+
+/// The routes of the main table that packets take: of several to the same prefix the one with the lowest metric.
+fn best(tables: &Tables) -> impl Iterator<Item = &Path> {
+    let mut before = None;
+    let main = tables.paths.iter().filter(|path| path.table == MAIN);
+    main.filter(move |path| before.replace(path.to) != Some(path.to))
+}
+
+/// Prefixes that cover `to`, itself among them, and are wanted: the longest comes last.
+fn covering(to: IpNetwork, wanted: impl Fn(&IpNetwork) -> bool) -> impl Iterator<Item = IpNetwork> {
+    let of_length = move |length| {
+        let prefix = IpNetwork::new(to.ip(), length).ok()?;
+        IpNetwork::new(prefix.network(), length).ok()
+    };
+    (0..=to.prefix()).filter_map(of_length).filter(move |prefix| wanted(prefix))
+}
+
+/// Whether a route leads to pods of this node: to a bridge that has some, or to the only one behind a veth.
+fn is_to_pods(tables: &Tables, device: &Device, path: &Path) -> bool {
+    let (Leads::Plainly { via: None }, [leg]) = (&path.leads, path.legs.as_slice()) else { return false };
+    let Some(link) = tables.links.get(leg) else { return false };
+    let unusual = is_link_local(path.to.ip()) || path.to.ip().is_multicast() || path.to.prefix() == 0;
+    let to_pods = match link.kind {
+        Kind::Bridge => tables.ports_of(*leg).any(|port| is_pods(port, device.underlay.ifindex)),
+        _ => link.master.is_none() && is_host(&path.to) && is_pods(link, device.underlay.ifindex),
+    };
+    to_pods && !unusual
+}
+
+fn is_pods(link: &Link, underlay: IfIndex) -> bool {
+    link.kind == Kind::Veth && link.peer_elsewhere && link.index != underlay
+}
