@@ -323,7 +323,8 @@ fn kernel_and_model_keep_the_same_flows() {
 fn keep_the_same_flows(kernel: &mut Kernel, filters: Filters, flags: u32) {
     let maps = testbed::maps();
     let network = Network { mode: Mode::Verified as u8, flags, ..maps.network() };
-    kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), ..maps });
+    let watched = filters == Filters::None;
+    kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), watched, ..maps });
     let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let kernel = std::cell::RefCell::new((kernel, 0));
