@@ -299,7 +299,19 @@ fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
         }
     }
     lab.agents().try_for_each(Agent::wait_ready)?;
-    if spec.kubernetes || spec.etcd.is_some() { follow_as_flannel(lab) } else { Ok(()) }
+    if spec.kubernetes || spec.etcd.is_some() {
+        follow_as_flannel(lab)?;
+    }
+    if spec.etcd.is_some() {
+        let others = spec.nodes.len() - 1;
+        let knows_all = |agent: &Agent| {
+            let status = agent.json(&["status"]).unwrap_or_default();
+            status["networks"][0]["nodes"].as_array().is_some_and(|nodes| nodes.len() >= others)
+        };
+        let all_known = || lab.agents().all(knows_all);
+        wait_until("every agent knows all nodes", Duration::from_secs(10), all_known)?;
+    }
+    Ok(())
 }
 
 /// Lets flannel's nodes know the others, once those have written who they are.

@@ -50,7 +50,7 @@ use pins::PinWatch;
 /// How long news is collected: a veth that is made comes with a handful of notifications. Where rounds take
 /// longer, so does this, up to a limit: a storm of news costs no more than half of a CPU.
 const COLLECT: Duration = Duration::from_millis(2);
-const COLLECT_LONGEST: Duration = Duration::from_millis(50);
+const COLLECT_LONGEST: Duration = Duration::from_millis(20);
 /// How often everything is read anew, in case a notification was missed.
 const RESYNC: Duration = Duration::from_secs(60);
 /// How often it is asked which path MTUs the kernel has learnt: that is not notified either, and meanwhile

@@ -197,7 +197,9 @@ impl SegmentLab {
     /// The state cannot be written, or a kernel node has no such entries.
     pub fn remove_node(&mut self, n: u8) -> Result<()> {
         self.write_state(self.state.without(&format!("n{n}")))?;
-        self.kernel_nodes_but(n, |lab, node| kernel::forget_node(lab, node, n))
+        self.kernel_nodes_but(n, |lab, node| kernel::forget_node(lab, node, n))?;
+        // Nor does it tell anybody any more where its hosts are.
+        self.if_kernel_node(n, |lab, other| kernel::forget_node(lab, n, other))
     }
 
     /// Takes node `n` into the cluster again.
@@ -209,6 +211,7 @@ impl SegmentLab {
         let mut all = build::state(&self.spec);
         all.nodes.retain(|node| node.name == format!("n{n}") || left.contains(node));
         self.write_state(all)?;
+        self.if_kernel_node(n, |lab, other| kernel::learn_node(lab, n, other))?;
         self.kernel_nodes_but(n, |lab, node| kernel::learn_node(lab, node, n))
     }
 
@@ -245,13 +248,20 @@ impl SegmentLab {
 
     /// Does `work` for the numbers of all kernel nodes but `n`.
     fn kernel_nodes_but(&self, n: u8, work: impl Fn(&Self, u8) -> Result<()>) -> Result<()> {
-        let manages =
-            |overlay: &Overlay| matches!(overlay, Overlay::Agent(options) if options.beside.is_none());
         let kernel = (1u8..).zip(&self.spec.nodes).filter(|(_, overlay)| !manages(overlay));
         kernel
             .map(|(number, _)| number)
             .filter(|number| *number != n)
             .try_for_each(|number| work(self, number))
+    }
+
+    /// Does `work` for every node but `n`, if `n` is one whose entries nobody writes but the lab.
+    fn if_kernel_node(&self, n: u8, work: impl Fn(&Self, u8) -> Result<()>) -> Result<()> {
+        if manages(&self.spec.nodes[usize::from(n) - 1]) {
+            return Ok(());
+        }
+        let all = 1..=self.spec.nodes.len() as u8;
+        all.filter(|other| *other != n).try_for_each(|other| work(self, other))
     }
 
     /// Underlay addresses of all nodes but `own`, in order.
@@ -260,6 +270,11 @@ impl SegmentLab {
         let family = self.spec.underlay;
         (1..=count).filter(move |n| *n != own).map(move |n| addr::underlay(family, n))
     }
+}
+
+/// Whether an agent writes a node's entries.
+fn manages(overlay: &Overlay) -> bool {
+    matches!(overlay, Overlay::Agent(options) if options.beside.is_none())
 }
 
 impl Drop for SegmentLab {
