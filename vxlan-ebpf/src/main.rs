@@ -87,6 +87,7 @@ fn port_ingress(ctx: TcContext) -> i32 {
 
 /// XDP on the underlay interface, over packets of several buffers, too.
 #[xdp(frags)]
+#[inline(always)]
 fn underlay_xdp(ctx: XdpContext) -> u32 {
     let mut packet = Xdp::new(&ctx);
     packet.skip_tag(hooks::is_in_vlan(&packet, &Maps));
