@@ -7,7 +7,7 @@
 //! (`decap::accept`). In a bridged network any station may be behind any node, so nothing is asked of the inner
 //! source. What cannot be read is dropped.
 //!
-//! All networks share the [`rules`]: which of them a packet is of says the beginning of a key in the [`sets`].
+//! All networks share the [`rules`]: which of them a packet is of says the beginning of a key in the [`mod@sets`].
 
 mod rules;
 mod sets;
