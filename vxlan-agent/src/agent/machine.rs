@@ -29,7 +29,7 @@ use crate::kernel::{
     sysctl,
 };
 use crate::net::{IfIndex, Mtu, is_link_local};
-use crate::plan::{BridgeFilters, Ways};
+use crate::plan::{BridgeFilters, HopLimits, Ways};
 use crate::xdp::{self, Declined, Place};
 
 /// Stands for what is no change in the list of what failed.
@@ -329,12 +329,10 @@ impl Machine {
     /// Looks for packet filters of which no notice is given, with `programs` for BPF programs, too, which takes
     /// longer; whether there is news.
     pub(super) fn look_for_filters(&mut self, programs: bool) -> bool {
-        let before = (self.unannounced.clone(), self.has_program);
-        self.unannounced = filters::unannounced();
-        if programs {
-            self.has_program = filters::has_netfilter_program();
-        }
-        before != (self.unannounced.clone(), self.has_program)
+        let has_program = if programs { filters::has_netfilter_program() } else { self.has_program };
+        let before = std::mem::replace(&mut self.unannounced, filters::unannounced());
+        let had_program = std::mem::replace(&mut self.has_program, has_program);
+        before != self.unannounced || had_program != self.has_program
     }
 
     /// Has the programs know for another moment that somebody looks out for filters. When nobody does any more, they
@@ -363,6 +361,15 @@ impl Machine {
         if let Some(Err(error)) = self.datapath.as_mut().map(|datapath| datapath.watch(0)) {
             tracing::warn!("{error:#}");
         }
+    }
+
+    /// TTLs and hop limits of ways to VTEPs that have none of their own.
+    pub(super) fn hop_limits(&self) -> HopLimits {
+        let hops = self.ways.values().flatten().filter_map(|(vtep, hop)| Some((vtep, hop.as_ref()?)));
+        let interfaces: BTreeSet<_> =
+            hops.filter(|(vtep, _)| vtep.is_ipv6()).map(|(_, hop)| hop.ifindex).collect();
+        let v6 = interfaces.into_iter().map(|at| (at, sysctl::hop_limit(&self.interface_name(at)))).collect();
+        HopLimits { v4: sysctl::default_ttl(), v6 }
     }
 
     /// Lets conntrack take back what has bypassed it. Where that is not allowed, TCP does not bypass.

@@ -82,6 +82,11 @@ pub(super) struct Common<'a> {
     pub(super) foreign: &'a [Foreign],
     pub(super) vtep_ids: &'a BTreeMap<Key6, VtepId>,
     pub(super) filters: BridgeFilters,
+    /// First and last UDP source port.
+    pub(super) source_ports: (u16, u16),
+    pub(super) hop_limits: HopLimits,
+    /// Whether the host stack judges packets between pods by nothing but their addresses and DSCP.
+    pub(super) by_address: bool,
     pub(super) previous: &'a DatapathState,
 }
 
@@ -203,7 +208,7 @@ impl Network {
     /// What should be of the network whose number is `id`.
     pub(super) fn plan(&mut self, id: NetworkId, sides: &[Side], common: &Common<'_>) -> Option<Desired> {
         let patience = self.recent.patience(Instant::now());
-        let Common { machine, foreign, vtep_ids, previous, .. } = *common;
+        let Common { machine, foreign, vtep_ids, source_ports, by_address, previous, .. } = *common;
         let input = Input {
             id,
             vtep_ids,
@@ -214,12 +219,12 @@ impl Network {
             ways: &machine.ways,
             policies: &machine.policies,
             foreign,
-            source_ports: sysctl::source_ports(),
-            hop_limits: &hop_limits(machine),
+            source_ports,
+            hop_limits: &common.hop_limits,
             xdp: machine.xdp_place().filter(|_| !self.is_accelerated()),
             takes_back: machine.takes_back,
             ruleset: &machine.ruleset,
-            by_address: machine.judge().is_none(),
+            by_address,
             patience: &patience,
             previous,
         };
@@ -321,15 +326,6 @@ pub(super) async fn remove_device(
     let target = Target { network: network.to_owned(), name, alias, index };
     let nothing = KernelState::default();
     apply_changes(machine, (&observed, &nothing), target, wanted, &mut BTreeSet::new()).await
-}
-
-/// TTLs and hop limits of ways to VTEPs that have none of their own.
-fn hop_limits(machine: &Machine) -> HopLimits {
-    let hops = machine.ways.values().flatten().filter_map(|(vtep, hop)| Some((vtep, hop.as_ref()?)));
-    let interfaces: BTreeSet<_> =
-        hops.filter(|(vtep, _)| vtep.is_ipv6()).map(|(_, hop)| hop.ifindex).collect();
-    let v6 = interfaces.into_iter().map(|at| (at, sysctl::hop_limit(&machine.interface_name(at)))).collect();
-    HopLimits { v4: sysctl::default_ttl(), v6 }
 }
 
 /// How many changes were carried out.

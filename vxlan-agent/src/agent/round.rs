@@ -190,8 +190,16 @@ impl Agent {
         };
         let vteps = self.networks.iter().flat_map(remotes).collect();
         let vtep_ids = plan::vtep_ids(&vteps, previous);
-        let filters = self.machine.filters;
-        let common = Common { machine, foreign, vtep_ids: &vtep_ids, filters, previous };
+        let common = Common {
+            machine,
+            foreign,
+            vtep_ids: &vtep_ids,
+            filters: machine.filters,
+            source_ports: sysctl::source_ports(),
+            hop_limits: machine.hop_limits(),
+            by_address: machine.judge().is_none(),
+            previous,
+        };
         let plan = |(network, seen): (&mut Network, &Option<Seen>)| {
             let id = *ids.get(network.name())?;
             Some((id, network.plan(id, &seen.as_ref()?.sides, &common)?))

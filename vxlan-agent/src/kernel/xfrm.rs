@@ -81,11 +81,9 @@ pub async fn policies() -> io::Result<Vec<Policy>> {
     // Kernels before 5.15 have no default policies and refuse.
     let defaults = raw::ask(&socket, GET_DEFAULT, raw::ONE, &[0; 4], |kind, content| {
         if let (GET_DEFAULT, [inward, through, outward, ..]) = (kind, content) {
-            found.extend((*inward == BLOCKED).then(|| Policy::everything(Way::In)).into_iter().flatten());
-            found.extend(
-                (*through == BLOCKED).then(|| Policy::everything(Way::Forward)).into_iter().flatten(),
-            );
-            found.extend((*outward == BLOCKED).then(|| Policy::everything(Way::Out)).into_iter().flatten());
+            let defaults = [(inward, Way::In), (through, Way::Forward), (outward, Way::Out)];
+            let blocked = defaults.into_iter().filter(|(default, _)| **default == BLOCKED);
+            found.extend(blocked.flat_map(|(_, way)| Policy::everything(way)));
         }
     });
     let _ = defaults.await;

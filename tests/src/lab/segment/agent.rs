@@ -13,26 +13,20 @@ use crate::lab::{Agent, AgentOptions};
 pub(super) fn new(lab: &SegmentLab, n: u8, options: &AgentOptions) -> Result<Agent> {
     let place = Place::of(&lab.site, &lab.node(n).name)?;
     let mut text = place.node_section(Some(lab.node(n).underlay), options);
-    for tenant in lab.spec.tenants.iter().filter(|_| options.beside.is_some()) {
+    for tenant in &lab.spec.tenants {
+        let kind = match options.beside {
+            Some(_) => "kind = \"accelerate\"\n".to_owned(),
+            None => format!(
+                "kind = \"l2\"\nvni = {vni}\nport = {port}\nmtu = \"auto\"\nbridge = \"{bridge}\"\n",
+                vni = tenant.vni,
+                port = tenant.port,
+                bridge = tenant.bridge(),
+            ),
+        };
         let _ = write!(
             text,
-            "\n[[network]]\nname = \"{name}\"\nkind = \"accelerate\"\ndevice = \"{device}\"\n\
-             fastpath = \"{mode}\"\n{extra}\n",
+            "\n[[network]]\nname = \"{name}\"\n{kind}device = \"{device}\"\nfastpath = \"{mode}\"\n{extra}\n",
             name = tenant.name,
-            device = tenant.device(),
-            mode = options.fastpath,
-            extra = options.network,
-        );
-    }
-    for tenant in lab.spec.tenants.iter().filter(|_| options.beside.is_none()) {
-        let _ = write!(
-            text,
-            "\n[[network]]\nname = \"{name}\"\nkind = \"l2\"\nvni = {vni}\nport = {port}\nmtu = \"auto\"\n\
-             bridge = \"{bridge}\"\ndevice = \"{device}\"\nfastpath = \"{mode}\"\n{extra}\n",
-            name = tenant.name,
-            vni = tenant.vni,
-            port = tenant.port,
-            bridge = tenant.bridge(),
             device = tenant.device(),
             mode = options.fastpath,
             extra = options.network,

@@ -16,6 +16,9 @@ const IPV4: u8 = 2;
 const BRIDGE: u8 = 7;
 const IPV6: u8 = 10;
 
+/// Hooks that what is routed comes by.
+const ROUTED: [i32; 3] = [libc::NF_INET_PRE_ROUTING, libc::NF_INET_FORWARD, libc::NF_INET_POST_ROUTING];
+
 /// A family and a table.
 pub(super) type TableKey = (u8, String);
 /// The chains of a table that packets between pods can come by.
@@ -24,7 +27,6 @@ type Chains = BTreeMap<String, Chain>;
 /// The chain of a dump's message, if packets between pods enter it at a hook. What translates addresses
 /// sees a connection's first packet alone, and the stack gets that one.
 pub(super) fn entrance(family: u8, chain: &[u8]) -> Option<(TableKey, String)> {
-    let hook = find_number(find(chain, nfta::CHAIN_HOOK)?, nfta::HOOK_HOOKNUM)?;
     let hooks: &[i32] = match family {
         // What is switched goes through `forward`; what is routed is delivered to the bridge, and sent by it.
         BRIDGE => &[
@@ -34,33 +36,40 @@ pub(super) fn entrance(family: u8, chain: &[u8]) -> Option<(TableKey, String)> {
             libc::NF_INET_LOCAL_OUT,
             libc::NF_INET_POST_ROUTING,
         ],
-        INET | IPV4 | IPV6 => &[libc::NF_INET_PRE_ROUTING, libc::NF_INET_FORWARD, libc::NF_INET_POST_ROUTING],
+        INET | IPV4 | IPV6 => &ROUTED,
         _ => return None,
     };
-    let comes_by = hooks.iter().any(|known| u32::try_from(*known) == Ok(hook));
     let translates = find_string(chain, nfta::CHAIN_TYPE).as_deref() == Some("nat");
-    if !comes_by || translates {
+    if !is_at(chain, hooks) || translates {
         return None;
     }
-    Some(((family, find_string(chain, nfta::CHAIN_TABLE)?), find_string(chain, nfta::CHAIN_NAME)?))
+    let (table, name) = names(chain)?;
+    Some(((family, table), name))
+}
+
+/// Whether the chain is at one of `hooks`.
+fn is_at(chain: &[u8], hooks: &[i32]) -> bool {
+    let hook = find(chain, nfta::CHAIN_HOOK).and_then(|hook| find_number(hook, nfta::HOOK_HOOKNUM));
+    hook.is_some_and(|hook| hooks.iter().any(|known| u32::try_from(*known) == Ok(hook)))
+}
+
+/// The names of the chain's table and of itself.
+fn names(chain: &[u8]) -> Option<(String, String)> {
+    Some((find_string(chain, nfta::CHAIN_TABLE)?, find_string(chain, nfta::CHAIN_NAME)?))
 }
 
 /// The chain of a dump's message, if what is routed between pods enters it at a hook, and it is none of an agent's.
 pub(super) fn routed_chain(family: u8, chain: &[u8]) -> Option<String> {
-    const HOOKS: [i32; 3] = [libc::NF_INET_PRE_ROUTING, libc::NF_INET_FORWARD, libc::NF_INET_POST_ROUTING];
-    let hook = find_number(find(chain, nfta::CHAIN_HOOK)?, nfta::HOOK_HOOKNUM)?;
-    let comes_by = HOOKS.iter().any(|known| u32::try_from(*known) == Ok(hook));
-    let routes = matches!(family, INET | IPV4 | IPV6);
-    let [table, name] = [nfta::CHAIN_TABLE, nfta::CHAIN_NAME].map(|kind| find_string(chain, kind));
-    let table = table.filter(|table| comes_by && routes && !is_nft_table(table))?;
-    Some(format!("{} {table} {}", family_name(family), name?))
+    let comes_by = matches!(family, INET | IPV4 | IPV6) && is_at(chain, &ROUTED);
+    let (table, name) = names(chain).filter(|(table, _)| comes_by && !is_nft_table(table))?;
+    Some(format!("{} {table} {name}", family_name(family)))
 }
 
 /// The chain of a dump's message, if it is one that frames enter on a bridge.
 pub(super) fn bridge_chain(family: u8, chain: &[u8]) -> Option<String> {
     let hooked = family == BRIDGE && find(chain, nfta::CHAIN_HOOK).is_some();
-    let [table, name] = [nfta::CHAIN_TABLE, nfta::CHAIN_NAME].map(|kind| find_string(chain, kind));
-    hooked.then(|| Some(format!("{} {} {}", family_name(family), table?, name?)))?
+    let (table, name) = names(chain).filter(|_| hooked)?;
+    Some(format!("{} {table} {name}", family_name(family)))
 }
 
 /// Rules that have to see every packet, in `entrances` and what they lead to.

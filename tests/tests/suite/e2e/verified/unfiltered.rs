@@ -1,7 +1,7 @@
 //! Where no packet filter asks for more than addresses, all between two pods is one flow.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use vxlan_tests::lab::traffic::{Ping, tcp_concurrent, udp_echo};
@@ -64,6 +64,14 @@ fn drops(port: u16) -> String {
     )
 }
 
+/// Somebody in pod 1 of node 2 who takes connections, and where.
+fn listening(lab: &Lab) -> (TcpListener, SocketAddr) {
+    let server = lab.pod(2, 1);
+    let listener = server.run(|| TcpListener::bind((server.ip4, 0))).expect("a port");
+    let to = listener.local_addr().expect("an address");
+    (listener, to)
+}
+
 /// A connection to `to`, at most so long.
 fn connect(lab: &Lab, to: SocketAddr, longest: Duration) -> io::Result<TcpStream> {
     lab.pod(1, 1).run(|| TcpStream::connect_timeout(&to, longest))
@@ -73,10 +81,8 @@ fn connect(lab: &Lab, to: SocketAddr, longest: Duration) -> io::Result<TcpStream
 #[test]
 fn a_filter_that_comes_is_obeyed_at_once() {
     let lab = unfiltered(verified());
-    let server = lab.pod(2, 1);
-    let ip: IpAddr = server.ip4.into();
-    let listener = server.run(|| TcpListener::bind((ip, 0))).expect("a port");
-    let to = listener.local_addr().expect("an address");
+    let (_listener, to) = listening(&lab);
+    let (server, ip) = (lab.pod(2, 1), to.ip());
     connect(&lab, to, Duration::from_secs(5)).expect("a connection");
     nft(&lab, 1, &drops(to.port()));
     until_judged(&lab, Some("inet late forward"));
@@ -129,10 +135,8 @@ fn an_address_that_the_host_refuses_is_refused_within_a_second() {
 fn a_filter_that_comes_when_the_agent_is_dead_is_obeyed() {
     let mut lab = unfiltered(verified());
     lab.agent_mut(1).expect("an agent").kill9().expect("killed");
-    let server = lab.pod(2, 1);
-    let ip: IpAddr = server.ip4.into();
-    let listener = server.run(|| TcpListener::bind((ip, 0))).expect("a port");
-    let to = listener.local_addr().expect("an address");
+    let (_listener, to) = listening(&lab);
+    let (server, ip) = (lab.pod(2, 1), to.ip());
     connect(&lab, to, Duration::from_secs(5)).expect("a connection");
     nft(&lab, 1, &drops(to.port()));
     let refused = || {
