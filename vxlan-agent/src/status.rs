@@ -114,6 +114,10 @@ pub struct NetworkStatus {
     /// connection is verified for itself, else all between two addresses at once.
     #[serde(default)]
     pub judge: Option<String>,
+    /// In mode `verified` what may tell one of the tunnel's packets from another in front of its port: because of it
+    /// what the host stack has to see takes the kernel's way out of the tunnel.
+    #[serde(default)]
+    pub handover: Option<String>,
     /// Files for pods, as they were last written: path and content.
     pub files: BTreeMap<PathBuf, String>,
     /// Why the last state that the source sent was refused; the one before is in force.

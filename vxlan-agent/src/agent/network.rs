@@ -87,6 +87,8 @@ pub(super) struct Common<'a> {
     pub(super) hop_limits: HopLimits,
     /// Whether the host stack judges packets between pods by nothing but their addresses and DSCP.
     pub(super) by_address: bool,
+    /// Whether what the host stack makes of one of the tunnel's packets is what it makes of all of that VTEP.
+    pub(super) hands_over: bool,
     pub(super) previous: &'a DatapathState,
 }
 
@@ -208,7 +210,8 @@ impl Network {
     /// What should be of the network whose number is `id`.
     pub(super) fn plan(&mut self, id: NetworkId, sides: &[Side], common: &Common<'_>) -> Option<Desired> {
         let patience = self.recent.patience(Instant::now());
-        let Common { machine, foreign, vtep_ids, source_ports, by_address, previous, .. } = *common;
+        let Common { machine, foreign, vtep_ids, source_ports, by_address, hands_over, previous, .. } =
+            *common;
         let input = Input {
             id,
             vtep_ids,
@@ -225,6 +228,7 @@ impl Network {
             takes_back: machine.takes_back,
             ruleset: &machine.ruleset,
             by_address,
+            hands_over,
             patience: &patience,
             previous,
         };

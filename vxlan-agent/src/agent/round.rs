@@ -198,6 +198,7 @@ impl Agent {
             source_ports: sysctl::source_ports(),
             hop_limits: machine.hop_limits(),
             by_address: machine.judge().is_none(),
+            hands_over: machine.tells_tunnels_apart().is_none(),
             previous,
         };
         let plan = |(network, seen): (&mut Network, &Option<Seen>)| {

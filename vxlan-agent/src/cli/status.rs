@@ -191,6 +191,12 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     }
     if network.mode == Fastpath::Verified && network.bridge.is_none() {
         let _ = writeln!(out, "{}", judge_text(network.judge.as_deref()));
+        if let Some(reason) = &network.handover {
+            let _ = writeln!(
+                out,
+                "arrivals   all that the host stack has to see by its own way, because of {reason}"
+            );
+        }
     }
     out.push_str(&meters_text(network));
     let _ = write!(out, "\n{}", nodes_text(network));

@@ -148,6 +148,7 @@ impl World {
             takes_back: true,
             ruleset,
             by_address: *by_address,
+            hands_over: true,
             patience: &Patience::default(),
             previous,
         })
@@ -425,6 +426,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         takes_back: true,
         ruleset: &world.ruleset,
         by_address: world.by_address,
+        hands_over: true,
         patience: &Patience::default(),
         previous: &world.previous,
     };
