@@ -32,6 +32,8 @@ pub(crate) fn build() -> Result<()> {
         let sources = make_once(&dir().join("source"), sources)?;
         programs(&sources)?;
         agent(&sources)?;
+        // Cargo would take what was built of them for what is built of another commit's.
+        fs::remove_dir_all(&sources).with_context(|| format!("cannot remove {}", sources.display()))?;
     }
     println!("{}", built().context("the build has left no agent")?.display());
     Ok(())
