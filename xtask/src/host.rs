@@ -38,6 +38,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("openssl", "openssl"),
     ("iptables-nft-restore", "iptables"),
     ("dnsmasq", "dnsmasq-base"),
+    ("/usr/lib/frr/bgpd", "frr"),
     ("udhcpc", "udhcpc"),
 ];
 

@@ -5,6 +5,7 @@
 mod beside;
 mod crowd;
 mod dhcp;
+mod evpn;
 mod fast;
 mod frames;
 mod membership;
