@@ -39,6 +39,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("iptables-nft-restore", "iptables"),
     ("dnsmasq", "dnsmasq-base"),
     ("/usr/lib/frr/bgpd", "frr"),
+    ("/lib/systemd/systemd-networkd", "systemd"),
     ("udhcpc", "udhcpc"),
 ];
 

@@ -13,6 +13,7 @@ mod mixed;
 mod moves;
 mod multicast;
 mod neighbours;
+mod networkd;
 mod owner;
 mod ports;
 mod reach;
