@@ -39,6 +39,17 @@ impl Daemon {
     }
 }
 
+/// What FRR on a node is told.
+#[derive(Clone, Debug)]
+pub struct Speaker {
+    /// The node's address, and its name in BGP.
+    pub own: Ipv4Addr,
+    /// Whom it speaks to.
+    pub peers: Vec<Ipv4Addr>,
+    /// VNI of a device over which the subnets of the nodes are routed (routes of type 5).
+    pub routed: Option<u32>,
+}
+
 /// FRR on a node; dropping it ends it without a warning.
 pub struct Frr {
     ns: Netns,
@@ -49,19 +60,20 @@ pub struct Frr {
 }
 
 impl Frr {
-    /// Starts FRR in `node`, with files in the directory `dir`, which it makes. It speaks to `peers` about all bridged
-    /// VXLAN devices of the node.
+    /// Starts FRR in `node`, with files in the directory `dir`, which it makes. It tells of all bridged VXLAN
+    /// devices of the node.
     ///
     /// # Errors
     /// The package `frr` is not installed, or a daemon does not come up.
-    pub fn start(node: &Netns, dir: PathBuf, own: Ipv4Addr, peers: &[Ipv4Addr]) -> Result<Self> {
+    pub fn start(node: &Netns, dir: PathBuf, speaker: &Speaker) -> Result<Self> {
         let user = User::from_name(USER)?;
         ensure!(Path::new(PROGRAMS).join("bgpd").exists(), "there is no {PROGRAMS}/bgpd: install frr");
         let user = user.with_context(|| format!("there is no user {USER}: install frr"))?;
         std::fs::create_dir_all(&dir)?;
         chown(&dir, Some(user.uid), Some(user.gid))?;
-        std::fs::write(dir.join("zebra.conf"), "")?;
-        std::fs::write(dir.join("bgpd.conf"), bgp(own, peers))?;
+        let routed = speaker.routed.map(|vni| format!("vni {vni}\n"));
+        std::fs::write(dir.join("zebra.conf"), routed.unwrap_or_default())?;
+        std::fs::write(dir.join("bgpd.conf"), speaker.bgp())?;
         let ns = Netns::open(node.namespace())?;
         let mut frr = Self { ns, dir, bgpd: None, zebra: None };
         frr.resume(Daemon::Zebra)?;
@@ -110,18 +122,26 @@ impl Frr {
     }
 }
 
-/// bgpd's configuration, with timers that suit a lab.
-fn bgp(own: Ipv4Addr, peers: &[Ipv4Addr]) -> String {
-    let mut text =
-        format!("router bgp {SYSTEM}\n bgp router-id {own}\n no bgp default ipv4-unicast\n timers bgp 1 3\n");
-    for peer in peers {
-        let _ = writeln!(
-            text,
-            " neighbor {peer} remote-as {SYSTEM}\n neighbor {peer} timers connect 1\n \
-             neighbor {peer} advertisement-interval 0"
+impl Speaker {
+    /// bgpd's configuration, with timers that suit a lab.
+    fn bgp(&self) -> String {
+        let mut text = format!(
+            "router bgp {SYSTEM}\n bgp router-id {}\n no bgp default ipv4-unicast\n timers bgp 1 3\n",
+            self.own
         );
+        for peer in &self.peers {
+            let _ = writeln!(
+                text,
+                " neighbor {peer} remote-as {SYSTEM}\n neighbor {peer} timers connect 1\n \
+                 neighbor {peer} advertisement-interval 0"
+            );
+        }
+        if self.routed.is_some() {
+            text += " address-family ipv4 unicast\n  redistribute connected\n exit-address-family\n";
+        }
+        text += " address-family l2vpn evpn\n  advertise-all-vni\n";
+        text += self.routed.map_or("", |_| "  advertise ipv4 unicast\n");
+        self.peers.iter().for_each(|peer| _ = writeln!(text, "  neighbor {peer} activate"));
+        text + " exit-address-family\n"
     }
-    text += " address-family l2vpn evpn\n  advertise-all-vni\n";
-    peers.iter().for_each(|peer| _ = writeln!(text, "  neighbor {peer} activate"));
-    text + " exit-address-family\n"
 }

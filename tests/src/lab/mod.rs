@@ -54,7 +54,7 @@ pub use cmd::{run, wait_until};
 pub use cni::Cni;
 pub use counters::{Count, Counters};
 pub use etcd::Etcd;
-pub use frr::{Daemon, Frr};
+pub use frr::{Daemon, Frr, Speaker};
 pub use kubernetes::Kubernetes;
 pub use netns::Netns;
 pub use networkd::Networkd;

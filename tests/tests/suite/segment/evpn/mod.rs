@@ -1,13 +1,16 @@
 //! FRR's BGP EVPN as the owner of bridged devices: zebra writes who is where (routes of type 2) and whom to flood to
 //! (type 3), and the short cut follows.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod routing;
+mod suppression;
+
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use vxlan_tests::lab::addr::{mac_text, underlay4};
 use vxlan_tests::lab::segment::{Announcement, SegmentLab, SegmentSpec};
 use vxlan_tests::lab::traffic::{Ping, StreamReport, UdpStream, ping};
-use vxlan_tests::lab::{AgentOptions, Daemon, Frr, wait_until};
+use vxlan_tests::lab::{AgentOptions, Daemon, Frr, Speaker, wait_until};
 
 use super::beside::{remake, takes_the_short_cut};
 use super::{RED, build, kernel};
@@ -39,9 +42,10 @@ impl Evpn {
     /// Starts FRR on the next node.
     fn add_frr(&mut self) {
         let (n, count) = (self.frr.len() as u8 + 1, self.lab.nodes().len() as u8);
-        let peers: Vec<Ipv4Addr> = (1..=count).filter(|peer| *peer != n).map(underlay4).collect();
+        let peers = (1..=count).filter(|peer| *peer != n).map(underlay4).collect();
+        let speaker = Speaker { own: underlay4(n), peers, routed: None };
         let dir = self.lab.run_dir().join(format!("frr-{n}"));
-        self.frr.push(Frr::start(self.lab.node(n), dir, underlay4(n), &peers).expect("FRR"));
+        self.frr.push(Frr::start(self.lab.node(n), dir, &speaker).expect("FRR"));
     }
 
     fn accelerate(&mut self, n: u8) {
