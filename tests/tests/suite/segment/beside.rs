@@ -86,9 +86,9 @@ fn a_device_that_enters_and_leaves_its_bridge_is_followed() {
     wait_fast(&lab);
 }
 
-/// Makes the device of node `n` anew, with further `words` for `ip link add`, and without entries.
-pub(super) fn remake(lab: &SegmentLab, n: u8, words: &str) {
-    let (tenant, node) = (lab.tenant(RED), lab.node(n));
+/// Makes a tenant's device of node `n` anew, with further `words` for `ip link add`, and without entries.
+pub(super) fn remake(lab: &SegmentLab, n: u8, tenant: &str, words: &str) {
+    let (tenant, node) = (lab.tenant(tenant), lab.node(n));
     let (device, bridge, mtu) = (tenant.device(), tenant.bridge(), lab.spec().host_mtu());
     let (vni, port, local) = (tenant.vni, tenant.port, node.underlay);
     node.ip(&format!(
@@ -103,16 +103,16 @@ pub(super) fn remake(lab: &SegmentLab, n: u8, words: &str) {
 fn owner_enters_nothing(nodes: u8, words: impl Fn(u8) -> String) {
     let mut lab = build(&SegmentSpec::of(vec![kernel(); usize::from(nodes)]));
     // The last node comes later.
-    (1..nodes).for_each(|n| remake(&lab, n, &words(n)));
+    (1..nodes).for_each(|n| remake(&lab, n, RED, &words(n)));
     lab.add_agent(1, &AgentOptions::beside("verified", "")).expect("an agent");
     lab.agent_mut(1).and_then(|agent| agent.start()).expect("started");
-    remake(&lab, nodes, &words(nodes));
+    remake(&lab, nodes, RED, &words(nodes));
     let fast = || (2..=nodes).all(|n| takes_the_short_cut(&lab, lab.host(1, RED, 1), lab.host(n, RED, 1)));
     wait_until("frames take the short cut", SOON, fast)
         .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
         .expect("in time");
     // Made anew by its owner.
-    remake(&lab, 1, &words(1));
+    remake(&lab, 1, RED, &words(1));
     wait_until("frames take the short cut again", SOON, fast).expect("in time");
     lab.agent_mut(1).and_then(|agent| agent.stop()).expect("stopped");
     let now = dump(lab.node(1));

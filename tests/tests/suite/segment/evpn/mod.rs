@@ -3,6 +3,7 @@
 
 mod routing;
 mod suppression;
+mod tenants;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -32,8 +33,13 @@ struct Evpn {
 impl Evpn {
     /// `count` nodes with one host each, and FRR on the first `running`.
     fn new(count: u8, running: u8) -> Self {
-        let lab = build(&SegmentSpec::of(vec![kernel(); usize::from(count)]));
-        (1..=count).for_each(|n| hand_over(&lab, n));
+        Self::of(&SegmentSpec::of(vec![kernel(); usize::from(count)]), running)
+    }
+
+    /// A lab like this, and FRR on the first `running` nodes.
+    fn of(spec: &SegmentSpec, running: u8) -> Self {
+        let lab = build(spec);
+        (1..=lab.nodes().len() as u8).for_each(|n| hand_over(&lab, n));
         let mut evpn = Self { lab, frr: vec![] };
         (1..=running).for_each(|_| evpn.add_frr());
         evpn
@@ -55,9 +61,14 @@ impl Evpn {
 
     /// Whether the owner has an entry for the MAC of the host of `other` on node `n`.
     fn knows(&self, n: u8, other: u8) -> bool {
-        let device = self.lab.tenant(RED).device();
+        self.knows_in(RED, n, other)
+    }
+
+    /// The same in a tenant's segment.
+    fn knows_in(&self, tenant: &str, n: u8, other: u8) -> bool {
+        let device = self.lab.tenant(tenant).device();
         let shown = self.lab.node(n).sh(&format!("bridge fdb show dev {device}")).expect("entries");
-        let (mac, at) = (mac_text(self.lab.host(other, RED, 1).mac), self.lab.host(other, RED, 1).node);
+        let (mac, at) = (mac_text(self.lab.host(other, tenant, 1).mac), self.lab.host(other, tenant, 1).node);
         let entry = format!("{mac} dst {} self extern_learn", underlay4(at));
         shown.contains(&entry)
     }
@@ -65,7 +76,13 @@ impl Evpn {
     /// Waits until the host of `other` is reached from that of `n` by the short cut there.
     #[track_caller]
     fn wait_fast(&self, n: u8, other: u8) {
-        let (from, to) = (self.lab.host(n, RED, 1), self.lab.host(other, RED, 1));
+        self.wait_fast_in(RED, n, other);
+    }
+
+    /// The same in a tenant's segment.
+    #[track_caller]
+    fn wait_fast_in(&self, tenant: &str, n: u8, other: u8) {
+        let (from, to) = (self.lab.host(n, tenant, 1), self.lab.host(other, tenant, 1));
         wait_until("frames take the short cut", SOON, || takes_the_short_cut(&self.lab, from, to))
             .inspect_err(|_| {
                 let agent = self.lab.agent(from.node).expect("an agent");
@@ -91,13 +108,15 @@ impl Evpn {
     }
 }
 
-/// Leaves the device of node `n` to FRR: it learns nothing of itself, floods to nobody, and answers ARP for others.
+/// Leaves the devices of node `n` to FRR: they learn nothing themselves, flood to nobody, and answer ARP for others.
 fn hand_over(lab: &SegmentLab, n: u8) {
-    remake(lab, n, "nolearning");
-    let device = lab.tenant(RED).device();
-    lab.node(n)
-        .ip(&format!("link set {device} type bridge_slave learning off neigh_suppress on\n"))
-        .expect("a port");
+    for tenant in &lab.spec().tenants {
+        remake(lab, n, &tenant.name, "nolearning");
+        let device = tenant.device();
+        lab.node(n)
+            .ip(&format!("link set {device} type bridge_slave learning off neigh_suppress on\n"))
+            .expect("a port");
+    }
 }
 
 #[test]
