@@ -38,6 +38,8 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("openssl", "openssl"),
     ("iptables-nft-restore", "iptables"),
     ("dnsmasq", "dnsmasq-base"),
+    ("/usr/lib/frr/bgpd", "frr"),
+    ("/lib/systemd/systemd-networkd", "systemd"),
     ("udhcpc", "udhcpc"),
 ];
 

@@ -19,18 +19,21 @@ pub(crate) struct DemoArgs {
     /// Bridged segments (networks of kind l2) instead: two tenants with the same addresses and MACs
     #[arg(long)]
     l2: bool,
+    /// A device that somebody else manages, before, while and after agents accelerate it
+    #[arg(long, conflicts_with = "l2")]
+    accelerate: bool,
     /// Leave the lab up and say how to look round
     #[arg(long)]
     keep: bool,
     /// Only take down labs that `--keep` left up
-    #[arg(long, conflicts_with_all = ["nodes", "l2", "keep"])]
+    #[arg(long, conflicts_with_all = ["nodes", "l2", "accelerate", "keep"])]
     down: bool,
 }
 
 #[derive(Args)]
 #[command(override_usage = "cargo xtask bench [OPTIONS]; cargo xtask bench -- --help lists them")]
 pub(crate) struct BenchArgs {
-    /// Handed to the lab, for example --quick, --mode verified, --l2, --conntrack, --control-plane
+    /// Handed to the lab, for example --quick, --mode verified, --l2, --accelerate, --conntrack, --control-plane
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
 }
@@ -50,7 +53,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<()> {
         return hand_over(lab.arg("down"));
     }
     lab.args(["demo", "--nodes", &args.nodes.to_string()]);
-    for (flag, given) in [("--l2", args.l2), ("--keep", args.keep)] {
+    for (flag, given) in [("--l2", args.l2), ("--accelerate", args.accelerate), ("--keep", args.keep)] {
         lab.args(given.then_some(flag));
     }
     hand_over(&mut lab)

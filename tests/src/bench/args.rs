@@ -23,12 +23,16 @@ pub struct BenchArgs {
     /// then one bridge with both hosts
     #[arg(long, conflicts_with_all = ["conntrack", "notrack", "bridge_netfilter", "control_plane"])]
     l2: bool,
+    /// A device of somebody else's, instead, by itself and with agents beside it: one that packets are routed through, as
+    /// flannel makes it, and one that is the port of a bridge
+    #[arg(long, conflicts_with_all = ["l2", "conntrack", "notrack", "bridge_netfilter", "control_plane"])]
+    accelerate: bool,
     /// With --l2: only hosts with this card, instead of both in turn. A tap's frames are carried by a thread
     /// of this program, which is most of their time
     #[arg(long, value_enum, value_delimiter = ',', default_value = "veth,tap", requires = "l2")]
     card: Vec<Card>,
-    /// Only these cases, for example tcp_rr; by default all, with --l2 those of the few measurements that
-    /// say most
+    /// Only these cases, for example tcp_rr; by default all, with --l2 and --accelerate those of the few
+    /// measurements that say most
     #[arg(long, value_delimiter = ',')]
     pub(super) cases: Vec<String>,
     /// Leave our overlay out: compare kernel VXLAN with no overlay only
@@ -56,13 +60,13 @@ pub struct BenchArgs {
     pub(super) control_plane: bool,
     /// What thousands of networks on a node cost, and a segment with a hundred thousand stations, instead: the
     /// agent, its maps, and each packet; with --quick a sixteenth of the networks and a tenth of the stations
-    #[arg(long, conflicts_with_all = ["cases", "without_ours", "one_cpu", "mode", "conntrack", "notrack", "bridge_netfilter", "svg", "control_plane", "l2"])]
+    #[arg(long, conflicts_with_all = ["cases", "without_ours", "one_cpu", "mode", "conntrack", "notrack", "bridge_netfilter", "svg", "control_plane", "l2", "accelerate"])]
     pub(super) many: bool,
     /// Where the numbers go; by default bench.json, control-plane.json, or many.json. With --l2 the name gets the card:
-    /// bench-l2-veth.json, bench-l2-tap.json
+    /// bench-l2-veth.json, bench-l2-tap.json; with --accelerate -l3 and -l2: bench-accelerate-l3.json
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Where the chart goes; by default bench.svg. With --l2 the name gets the card
+    /// Where the chart goes; by default bench.svg. Names get the same as those of the numbers
     #[arg(long)]
     svg: Option<PathBuf>,
 }
@@ -87,9 +91,10 @@ impl BenchArgs {
 
     /// What is measured in, one after the other.
     pub(super) fn scenes(&self) -> Vec<Scene> {
-        match self.l2 {
-            true => self.card.iter().copied().map(Scene::Bridged).collect(),
-            false => vec![Scene::Routed],
+        match (self.l2, self.accelerate) {
+            (true, _) => self.card.iter().copied().map(Scene::Bridged).collect(),
+            (_, true) => vec![Scene::BesideRouted, Scene::BesideBridged],
+            _ => vec![Scene::Routed],
         }
     }
 
@@ -145,6 +150,14 @@ mod tests {
         assert_eq!(args.scenes(), [Scene::Bridged(Card::Veth), Scene::Bridged(Card::Tap)]);
         assert_eq!(args.measurements(args.scenes()[0]), Measurement::FEW);
         assert_eq!(parse("bench --l2 --card tap").scenes(), [Scene::Bridged(Card::Tap)]);
+    }
+
+    #[test]
+    fn devices_of_others_are_routed_through_or_bridged() {
+        let args = parse("bench --accelerate");
+        assert_eq!(args.scenes(), [Scene::BesideRouted, Scene::BesideBridged]);
+        assert_eq!(args.measurements(Scene::BesideRouted), Measurement::FEW);
+        assert!(Cli::try_parse_from(["bench", "--accelerate", "--l2"]).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::course::Course;
-use crate::lab::{Agent, AgentOptions, Counters};
+use crate::lab::{Agent, AgentOptions, Beside, Counters, DEVICE};
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,7 +13,7 @@ pub(super) enum Kind {
     NoOverlay,
     /// A kernel vxlan device, set up as flannel does it; or as a port of a bridge.
     KernelVxlan,
-    /// Our agents.
+    /// Our agents; or agents beside the kernel's device.
     Ours(Mode),
 }
 
@@ -50,6 +50,11 @@ impl Mode {
             Self::Verified => AgentOptions::verified(),
             Self::Direct => AgentOptions::default(),
         }
+    }
+
+    /// Options of an agent that accelerates a device of somebody else's in this mode.
+    pub(super) fn beside(self) -> AgentOptions {
+        AgentOptions { beside: Some(Beside::Configured(vec![DEVICE])), ..self.options() }
     }
 }
 

@@ -6,7 +6,7 @@
 //! are idle. What is reported is the median over the rounds, with the lowest and the highest.
 //!
 //! The same for bridged segments, once for each card that hosts may have; there no overlay is both hosts on
-//! one bridge.
+//! one bridge. And the same for a device of somebody else's, by itself and with our agents beside it.
 
 mod args;
 mod bridged;

@@ -6,14 +6,15 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 
 use super::BenchArgs;
-use super::lineup::{Kind, Way};
+use super::lineup::{Kind, Mode, Way};
 use crate::lab::{AgentOptions, LabSpec, Netns, Overlay};
 
-/// Builds the labs, alike but for the overlay.
-pub(super) fn build(args: &BenchArgs) -> Result<Vec<Way>> {
+/// Builds the labs, alike but for the overlay; agents have these `options`.
+pub(super) fn build(args: &BenchArgs, options: fn(Mode) -> AgentOptions) -> Result<Vec<Way>> {
     args.kinds()
         .map(|kind| {
-            let spec = LabSpec::pair(overlay(kind, args), overlay(kind, args)).unfiltered();
+            let overlay = overlay(kind, args, options);
+            let spec = LabSpec::pair(overlay.clone(), overlay).unfiltered();
             let lab = spec.bridge_netfilter(args.bridge_netfilter).build()?;
             if args.conntrack {
                 lab.nodes().iter().try_for_each(|node| load_rules(node))?;
@@ -23,13 +24,13 @@ pub(super) fn build(args: &BenchArgs) -> Result<Vec<Way>> {
         .collect()
 }
 
-fn overlay(kind: Kind, args: &BenchArgs) -> Overlay {
+fn overlay(kind: Kind, args: &BenchArgs, options: fn(Mode) -> AgentOptions) -> Overlay {
     match kind {
         Kind::NoOverlay => Overlay::None,
         Kind::KernelVxlan => Overlay::KernelVxlan,
         Kind::Ours(mode) => {
-            let network = format!("notrack = {}", args.notrack);
-            Overlay::Agent(AgentOptions { network, ..mode.options() })
+            let network = if args.notrack { "notrack = true" } else { "" }.to_owned();
+            Overlay::Agent(AgentOptions { network, ..options(mode) })
         }
     }
 }

@@ -127,7 +127,7 @@ fn how_to_look_round(lab: &SegmentLab) -> Result<()> {
         prefix: lab.prefix(),
         node: lab.node(1),
         agent: lab.agent(1)?,
-        state: lab.state_path(),
+        change: lab.state_path().display().to_string(),
         command: format!("nsenter --net=/run/netns/{} ping {}", client.namespace(), server.ip4),
         words: &["status", &format!("dump counters --network {tenant}"), "dump stations", "fastpath off"],
         map: "STATIONS",

@@ -1,7 +1,5 @@
 //! What to type while a lab is up.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
 use crate::lab::{Agent, Netns, agent, cleanup};
@@ -14,8 +12,8 @@ pub(super) struct Look<'a> {
     pub(super) node: &'a Netns,
     /// Its agent.
     pub(super) agent: &'a Agent,
-    /// The state file.
-    pub(super) state: PathBuf,
+    /// What agents follow.
+    pub(super) change: String,
     /// A command that sends something.
     pub(super) command: String,
     /// Subcommands of the agent.
@@ -40,7 +38,7 @@ impl Look<'_> {
         }
         println!("  bpftool map dump pinned {}/{}", self.agent.pins()?.display(), self.map);
         println!("  less {}", cleanup::run_dir(self.prefix).join("n1.log").display());
-        println!("Change {} and the agents follow.", self.state.display());
+        println!("Change {} and the agents follow.", self.change);
         println!("Take it down with: cargo xtask demo --down");
         Ok(())
     }

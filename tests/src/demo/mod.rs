@@ -1,5 +1,6 @@
 //! The demo: a small cluster, traffic across it, and the proof of which way it went.
 
+mod beside;
 mod bridged;
 mod compare;
 mod look;
@@ -19,6 +20,9 @@ pub struct DemoArgs {
     /// Bridged segments (networks of kind l2) instead: two tenants with the same addresses and MACs
     #[arg(long)]
     l2: bool,
+    /// A device that somebody else manages, before, while and after agents accelerate it
+    #[arg(long, conflicts_with = "l2")]
+    accelerate: bool,
     /// Leave the lab up and say how to look round
     #[arg(long)]
     keep: bool,
@@ -30,10 +34,10 @@ pub struct DemoArgs {
 /// The lab cannot be built, traffic does not arrive, or it took the wrong way.
 pub fn demo(args: &DemoArgs) -> Result<()> {
     ensure!((2..=20).contains(&args.nodes), "the demo has 2 to 20 nodes, not {}", args.nodes);
-    if args.l2 {
-        bridged::demo(args)?
-    } else {
-        routed::demo(args)?
+    match (args.l2, args.accelerate) {
+        (true, _) => bridged::demo(args)?,
+        (_, true) => beside::demo(args)?,
+        _ => routed::demo(args)?,
     }
     if !args.keep {
         println!("\nEverything has been taken down. `--keep` leaves it up to look round.");

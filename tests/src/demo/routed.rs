@@ -40,7 +40,7 @@ fn lab(nodes: u8, overlay: &Overlay) -> Result<Lab> {
 }
 
 /// Who is where.
-fn layout(lab: &Lab) {
+pub(super) fn layout(lab: &Lab) {
     for node in lab.nodes() {
         println!("  {}  underlay {:<12} network namespace {}", node.name, node.underlay, node.namespace());
         for pod in &node.pods {
@@ -50,7 +50,7 @@ fn layout(lab: &Lab) {
 }
 
 /// The counters of every node, in order.
-fn snapshot(lab: &Lab) -> Result<Vec<Counted>> {
+pub(super) fn snapshot(lab: &Lab) -> Result<Vec<Counted>> {
     let agents = lab.nodes().iter().zip(lab.agents());
     agents
         .map(|(node, agent)| Ok(Counted { title: node.name.clone(), counters: agent.counters()? }))
@@ -58,7 +58,7 @@ fn snapshot(lab: &Lab) -> Result<Vec<Counted>> {
 }
 
 /// From pods to pods of other nodes and of the same one, and from a node to a pod.
-fn send(lab: &Lab) -> Result<()> {
+pub(super) fn send(lab: &Lab) -> Result<()> {
     traffic::head();
     for (from, to) in super::neighbours(lab.nodes().len()) {
         let server = lab.pod(to, 1);
@@ -101,7 +101,7 @@ fn how_to_look_round(lab: &Lab) -> Result<()> {
         prefix: lab.prefix(),
         node: lab.node(1),
         agent: lab.agent(1)?,
-        state: lab.state_path(),
+        change: lab.state_path().display().to_string(),
         command: format!("nsenter --net=/run/netns/{pod} ping {target}"),
         words: &["status", "dump counters", "flows list", "fastpath off"],
         map: "ROUTES4",

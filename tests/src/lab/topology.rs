@@ -292,6 +292,9 @@ fn start_overlays(lab: &mut Lab, spec: &LabSpec) -> Result<()> {
             Overlay::KernelVxlan if spec.etcd.is_some() => etcd::set_up(lab, n)?,
             Overlay::KernelVxlan => kernel::set_up_vxlan(ns, spec, n, count)?,
             Overlay::Agent(options) => {
+                if options.beside.is_some() {
+                    kernel::set_up_vxlan(ns, spec, n, count)?;
+                }
                 let agent = Agent::new(lab, spec, n, options)?;
                 lab.node_mut(n).agent = Some(agent);
                 lab.agent_mut(n)?.spawn()?;

@@ -22,7 +22,7 @@ use clap::Args;
 
 use crate::host::{self, Tool};
 use crate::run::{output, step, target_dir};
-use crate::{lab, toolchain};
+use crate::{lab, suite, toolchain};
 use archive::{Archive, Release};
 
 /// The series that are tested, besides the newest that there is.
@@ -52,7 +52,7 @@ pub(crate) struct KernelArgs {
     #[arg(long)]
     list: bool,
     /// Only tests whose names contain one of these, for example programs::; without, all but those of
-    /// Kubernetes, etcd and reading rules, which are the same on every kernel
+    /// Kubernetes, etcd, FRR, networkd and reading rules, which are the same on every kernel
     filter: Vec<String>,
 }
 
@@ -60,9 +60,9 @@ pub(crate) struct KernelArgs {
 const BELOW_FLOOR: &str = "::floor::";
 
 /// What is left out unless it is asked for: what the agent has of a cluster's API is the same on every
-/// kernel, and so is what it makes of rules, many of which want a module each.
+/// kernel, and so is what it makes of rules, many of which want a module each, and of what FRR and networkd write.
 const NOT_THE_KERNELS: &[&str] =
-    &["--skip", "e2e::kubernetes::", "--skip", "e2e::etcd::", "--skip", "e2e::ruleset::"];
+    &["e2e::kubernetes::", "e2e::etcd::", "e2e::ruleset::", "segment::evpn::", "segment::networkd::"];
 
 /// Runs the suite on kernels of other ages and prints what each has and can.
 ///
@@ -83,7 +83,7 @@ pub(crate) fn test(args: &KernelArgs) -> Result<()> {
         let outcome = step(&format!("Linux {release}"), || {
             let filter = match &args.filter[..] {
                 _ if release.is_below_floor() => vec![BELOW_FLOOR.to_owned()],
-                [] => NOT_THE_KERNELS.iter().map(ToString::to_string).collect(),
+                [] => suite::without(NOT_THE_KERNELS),
                 wanted => wanted.to_vec(),
             };
             let unpacked = archive.unpacked(&release)?;

@@ -1,5 +1,7 @@
 //! The short cut beside a device of somebody else's that is the port of a bridge.
 
+use vxlan_tests::lab::addr::underlay4;
+use vxlan_tests::lab::segment::Host;
 use vxlan_tests::lab::traffic::{Ping, ping};
 use vxlan_tests::lab::{AgentOptions, SegmentSpec, UNDERLAY, wait_until};
 
@@ -7,15 +9,19 @@ use super::fast::SOON;
 use super::{RED, SegmentLab, assert_all_reach_each_other, build, kernel, two_tenants};
 use crate::e2e::accelerate::dump::{assert_same, dump};
 
-/// Whether frames of a tenant between the nodes take the short cut at node 1, both ways: a kernel node on a veth leaves
-/// outer checksums to the device, which then takes the frame out of the tunnel.
+/// Whether frames between a tenant's hosts of the first two nodes take the short cut at node 1, both ways.
 fn is_fast(lab: &SegmentLab, tenant: &str) -> bool {
-    let (from, to) = (lab.host(1, tenant, 1), lab.host(2, tenant, 1));
-    let agent = lab.agent(1).expect("an agent");
-    let Ok(before) = agent.counters_of(tenant) else { return false };
+    takes_the_short_cut(lab, lab.host(1, tenant, 1), lab.host(2, tenant, 1))
+}
+
+/// Whether frames between hosts take the short cut at the node of the first one, both ways: a kernel node on a veth
+/// leaves outer checksums to the device, which then takes the frame out of the tunnel.
+pub(super) fn takes_the_short_cut(lab: &SegmentLab, from: &Host, to: &Host) -> bool {
+    let agent = lab.agent(from.node).expect("an agent");
+    let Ok(before) = agent.counters_of(&from.tenant) else { return false };
     let answered =
         ping(from, to.ip4, Ping { count: 10, ..Ping::default() }).expect("a socket").all_answered();
-    let during = &agent.counters_of(tenant).expect("counters") - &before;
+    let during = &agent.counters_of(&from.tenant).expect("counters") - &before;
     let arrived =
         during.packets("tunnel_ingress", "delivered") + during.packets("underlay_ingress", "decapsulated");
     answered && during.packets("port_ingress", "encapsulated") >= 8 && arrived >= 8
@@ -78,4 +84,49 @@ fn a_device_that_enters_and_leaves_its_bridge_is_followed() {
     lab.node(1).ip(&format!("link set {device} master {bridge}\n")).expect("a port again");
     wait_until("it is reached", SOON, reaches).expect("in time");
     wait_fast(&lab);
+}
+
+/// Makes a tenant's device of node `n` anew, with further `words` for `ip link add`, and without entries.
+pub(super) fn remake(lab: &SegmentLab, n: u8, tenant: &str, words: &str) {
+    let (tenant, node) = (lab.tenant(tenant), lab.node(n));
+    let (device, bridge, mtu) = (tenant.device(), tenant.bridge(), lab.spec().host_mtu());
+    let (vni, port, local) = (tenant.vni, tenant.port, node.underlay);
+    node.ip(&format!(
+        "link del {device}\n\
+         link add {device} mtu {mtu} type vxlan id {vni} local {local} dstport {port} {words}\n\
+         link set {device} master {bridge} up\n"
+    ))
+    .expect("a device");
+}
+
+/// Accelerates the device of node 1, whose owner gives every node's device these words and enters nothing.
+fn owner_enters_nothing(nodes: u8, words: impl Fn(u8) -> String) {
+    let mut lab = build(&SegmentSpec::of(vec![kernel(); usize::from(nodes)]));
+    // The last node comes later.
+    (1..nodes).for_each(|n| remake(&lab, n, RED, &words(n)));
+    lab.add_agent(1, &AgentOptions::beside("verified", "")).expect("an agent");
+    lab.agent_mut(1).and_then(|agent| agent.start()).expect("started");
+    remake(&lab, nodes, RED, &words(nodes));
+    let fast = || (2..=nodes).all(|n| takes_the_short_cut(&lab, lab.host(1, RED, 1), lab.host(n, RED, 1)));
+    wait_until("frames take the short cut", SOON, fast)
+        .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
+        .expect("in time");
+    // Made anew by its owner.
+    remake(&lab, 1, RED, &words(1));
+    wait_until("frames take the short cut again", SOON, fast).expect("in time");
+    lab.agent_mut(1).and_then(|agent| agent.stop()).expect("stopped");
+    let now = dump(lab.node(1));
+    lab.agent(1).and_then(|agent| agent.cli(&["detach"])).expect("detached");
+    assert_same(&now, &dump(lab.node(1)), "after detach");
+    assert_all_reach_each_other(&lab, RED);
+}
+
+#[test]
+fn a_device_with_a_remote_is_accelerated() {
+    owner_enters_nothing(2, |n| format!("remote {}", underlay4(3 - n)));
+}
+
+#[test]
+fn a_device_with_a_multicast_group_is_accelerated() {
+    owner_enters_nothing(3, |_| format!("group 239.1.1.1 dev {UNDERLAY}"));
 }

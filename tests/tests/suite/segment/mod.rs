@@ -5,6 +5,7 @@
 mod beside;
 mod crowd;
 mod dhcp;
+mod evpn;
 mod fast;
 mod frames;
 mod membership;
@@ -12,6 +13,7 @@ mod mixed;
 mod moves;
 mod multicast;
 mod neighbours;
+mod networkd;
 mod owner;
 mod ports;
 mod reach;

@@ -1,63 +1,154 @@
-//! A device like Calico's: VNI 4096, port 4789, blocks of /26, and a route of its own for each pod's veth.
+//! A device like Calico's: VNI 4096, port 4789, blocks of /26, and for each pod a veth that answers ARP for 169.254.1.1, with
+//! a route of its own.
 
-use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use vxlan_tests::lab::addr::{inner4, underlay4, vtep_mac};
-use vxlan_tests::lab::traffic::Ping;
-use vxlan_tests::lab::{AgentOptions, Attach, DEVICE, Lab, UNDERLAY, wait_until};
+use vxlan_tests::lab::traffic::{Ping, ping};
+use vxlan_tests::lab::{AgentOptions, Attach, DEVICE, Lab, LabSpec, Overlay, UNDERLAY, wait_until};
 
 use super::dump::{assert_same, dump};
-use super::{SOON, kernels, short_cuts};
-use crate::e2e::{assert_answered, build, counters};
+use super::{SOON, short_cuts};
+use crate::e2e::{build, counters};
 
 const CALICO: &str = "vxlan.calico";
+const POD: &str = "cali0123456789a";
+const GATEWAY: &str = "169.254.1.1";
 
-/// What Felix makes on node `n`; protocol 80 is its own. The tunnel's address is one of the block's.
-fn set_up(lab: &Lab, n: u8) {
-    let (other, node) = (3 - n, lab.node(n));
-    let (mac, local, remote) = (vtep_mac(n), underlay4(n), underlay4(other));
-    let (own, gateway) = (inner4(n, 60), inner4(other, 60));
-    let mut batch = format!("link del {DEVICE}\n");
-    let _ = write!(
-        batch,
-        "link add {CALICO} address {mac} mtu 1450 type vxlan id 4096 dev {UNDERLAY} local {local} dstport 4789 nolearning\n\
-         addr add {own}/32 dev {CALICO}\nlink set {CALICO} up\n\
-         neigh add {gateway} lladdr {} dev {CALICO} nud permanent\n\
-         route add {}/26 via {gateway} dev {CALICO} onlink proto 80\n\
-         route add blackhole {}/26 proto 80\n",
-        vtep_mac(other),
-        inner4(other, 0),
-        inner4(n, 0),
-    );
-    node.ip(&batch).expect("Calico's device");
-    node.sh(&format!("bridge fdb add {} dev {CALICO} self permanent dst {remote}", vtep_mac(other)))
-        .expect("an entry");
+/// The tunnel's address of node `n`, which is one of its block's.
+const fn tunnel(n: u8) -> Ipv4Addr {
+    inner4(n, 60)
+}
+
+/// Three nodes with a pod each, which know each other but for the last one.
+fn calico() -> Lab {
+    let lab = build(&LabSpec::of(vec![Overlay::KernelVxlan; 3]).attach(Attach::Ptp));
+    for n in 1..=3 {
+        lab.node(n).ip(&format!("link del {DEVICE}\n")).expect("gone");
+        make_device(&lab, n);
+        attach_pod(&lab, n);
+    }
+    know(&lab, 1, 2, &vtep_mac(2));
+    [2, 3].iter().for_each(|n| know(&lab, *n, 1, &vtep_mac(1)));
+    lab
+}
+
+/// What Felix makes on node `n`; protocol 80 is its own.
+fn make_device(lab: &Lab, n: u8) {
+    let (mac, local, own) = (vtep_mac(n), underlay4(n), tunnel(n));
+    lab.node(n)
+        .ip(&format!(
+            "link add {CALICO} address {mac} mtu 1450 type vxlan id 4096 dev {UNDERLAY} local {local} dstport 4789 \
+             nolearning\naddr add {own}/32 dev {CALICO}\nlink set {CALICO} up\n\
+             route replace blackhole {}/26 proto 80\n",
+            inner4(n, 0),
+        ))
+        .expect("Calico's device");
+}
+
+/// Has the pod of node `n` as Calico's plugin makes it. A node answers ARP for what it has a route to.
+fn attach_pod(lab: &Lab, n: u8) {
+    let (node, pod) = (lab.node(n), lab.pod(n, 1));
+    let (veth, ip) = (&pod.host_veth, pod.ip4);
+    node.ip(&format!(
+        "link set {veth} down\naddr flush dev {veth}\n\
+         link set {veth} name {POD} address ee:ee:ee:ee:ee:ee up\nroute add {ip}/32 dev {POD} scope link\n\
+         route add default dev {UNDERLAY}\n"
+    ))
+    .expect("a veth");
+    let settings = [("conf", "proxy_arp", "1"), ("neigh", "proxy_delay", "0")];
+    let settings = settings.map(|(kind, name, value)| (format!("ipv4/{kind}/{POD}/{name}"), value));
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    node.sysctl(&settings).expect("settings");
+    for command in [
+        "flush dev eth0",
+        &format!("add {GATEWAY} dev eth0 scope link"),
+        &format!("add default via {GATEWAY} dev eth0"),
+    ] {
+        pod.sh(&format!("ip route {command}")).expect("a route");
+    }
+}
+
+/// Lets node `n` know node `other`, whose tunnel has the MAC `mac`.
+fn know(lab: &Lab, n: u8, other: u8, mac: &str) {
+    let (node, gateway, remote) = (lab.node(n), tunnel(other), underlay4(other));
+    node.ip(&format!("neigh replace {gateway} lladdr {mac} dev {CALICO} nud permanent\n"))
+        .expect("a neighbour");
+    node.sh(&format!("bridge fdb replace {mac} dev {CALICO} self permanent dst {remote}")).expect("an entry");
+    let block = inner4(other, 0);
+    node.ip(&format!("route replace {block}/26 via {gateway} dev {CALICO} onlink proto 80\n"))
+        .expect("a route");
+}
+
+/// Lets node `n` forget node `other`.
+fn forget(lab: &Lab, n: u8, other: u8) {
+    let (node, gateway, mac, remote) = (lab.node(n), tunnel(other), vtep_mac(other), underlay4(other));
+    node.ip(&format!("route del {}/26\nneigh del {gateway} dev {CALICO}\n", inner4(other, 0))).expect("gone");
+    node.sh(&format!("bridge fdb del {mac} dev {CALICO} self dst {remote}")).expect("gone");
+}
+
+/// Whether the pod of node 1 is answered by that of node `other`.
+fn answers(lab: &Lab, other: u8) -> bool {
+    let once = Ping { timeout: Duration::from_millis(500), ..Ping::default() };
+    ping(lab.pod(1, 1), lab.pod(other, 1).ip4, once).is_ok_and(|report| report.all_answered())
+}
+
+/// Whether pings between pods of node 1 and node `other`, either way, take the short cut at node 1.
+fn is_fast(lab: &Lab, other: u8) -> bool {
+    let Ok(before) = lab.agent(1).and_then(|agent| agent.counters()) else { return false };
+    let options = Ping { count: 10, ..Ping::default() };
+    for (from, to) in [(1, other), (other, 1)] {
+        if !ping(lab.pod(from, 1), lab.pod(to, 1).ip4, options).expect("a socket").all_answered() {
+            return false;
+        }
+    }
+    let (out, arrived) = short_cuts(&(&counters(lab, 1) - &before));
+    out >= 16 && arrived >= 16
+}
+
+#[track_caller]
+fn wait_fast(lab: &Lab, other: u8) {
+    wait_until("packets take the short cut", SOON, || is_fast(lab, other))
+        .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
+        .expect("in time");
+}
+
+/// Changes what only Calico may, with the agent of node 1 behind it. Node 2 gets the MAC `new`.
+fn changes_are_followed(lab: &Lab, new: &str) {
+    know(lab, 1, 3, &vtep_mac(3));
+    wait_fast(lab, 3);
+    lab.node(2).ip(&format!("link set {CALICO} address {new}\n")).expect("a MAC");
+    know(lab, 2, 1, &vtep_mac(1));
+    know(lab, 1, 2, new);
+    wait_fast(lab, 2);
+    // Felix makes its device anew.
+    lab.node(1).ip(&format!("link del {CALICO}\n")).expect("gone");
+    make_device(lab, 1);
+    know(lab, 1, 2, new);
+    know(lab, 1, 3, &vtep_mac(3));
+    [2, 3].iter().for_each(|other| wait_fast(lab, *other));
+    forget(lab, 1, 3);
+    wait_until("nobody is led there", SOON, || !answers(lab, 3)).expect("in time");
+    wait_fast(lab, 2);
 }
 
 #[test]
 fn calicos_device_is_accelerated_and_left_as_it_is() {
-    let mut lab = build(&kernels().attach(Attach::Ptp));
-    [1, 2].iter().for_each(|n| set_up(&lab, *n));
-    let (from, ip) = (lab.pod(1, 1).ip4, lab.pod(2, 1).ip4);
-    assert_answered(lab.pod(1, 1), ip, Ping::default());
-    let before = dump(lab.node(1));
-    for mode in ["direct", "verified"] {
+    let mut lab = calico();
+    wait_until("the kernel alone delivers", SOON, || answers(&lab, 2)).expect("in time");
+    for (mode, new) in [("direct", "0e:99:00:00:00:02"), ("verified", "0e:99:00:00:00:03")] {
+        let before = dump(lab.node(1));
         lab.add_agent(1, &AgentOptions::beside(mode, CALICO)).expect("an agent");
         lab.agent_mut(1).and_then(|agent| agent.spawn()).expect("started");
-        let is_fast = || {
-            let Ok(before) = lab.agent(1).and_then(|agent| agent.counters()) else { return false };
-            let ping = Ping { count: 10, ..Ping::default() };
-            assert_answered(lab.pod(1, 1), ip, ping);
-            assert_answered(lab.pod(2, 1), from, ping);
-            let (out, arrived) = short_cuts(&(&counters(&lab, 1) - &before));
-            out >= 16 && arrived >= 16
-        };
-        wait_until("packets take the short cut", SOON, is_fast)
-            .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
-            .expect("in time");
+        wait_fast(&lab, 2);
         assert_same(&before, &dump(lab.node(1)), "while it runs");
-        lab.agent_mut(1).and_then(|agent| agent.stop()).expect("stopped");
+        changes_are_followed(&lab, new);
+        let before = dump(lab.node(1));
+        lab.agent_mut(1).and_then(|agent| agent.kill9()).expect("killed");
+        wait_fast(&lab, 2);
         lab.agent(1).and_then(|agent| agent.cli(&["detach"])).expect("detached");
         assert_same(&before, &dump(lab.node(1)), "after detach");
+        assert!(answers(&lab, 2), "the owner's overlay works");
     }
 }

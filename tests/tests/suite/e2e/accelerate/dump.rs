@@ -26,10 +26,14 @@ pub(crate) fn dump(node: &Netns) -> String {
     for command in ["ip neigh show nud permanent", "ip neigh show nud noarp", "bridge fdb show"] {
         let list = node.sh(command).expect("a list");
         // What bridges learn, they forget.
-        let lasting = |line: &&str| !command.starts_with("bridge") || line.contains("permanent");
+        let entered = |line: &&str| line.contains("permanent") || line.contains("extern_learn");
+        let lasting = |line: &&str| !command.starts_with("bridge") || entered(line);
         // And the kernel enters groups that it sends to.
         let group = |line: &&str| line.starts_with("ff") || line.starts_with("224.");
-        list.lines().filter(lasting).filter(|line| !group(line)).for_each(|line| _ = writeln!(all, "{line}"));
+        // They come in the order of a hash.
+        let mut lines: Vec<_> = list.lines().filter(lasting).filter(|line| !group(line)).collect();
+        lines.sort_unstable();
+        lines.into_iter().for_each(|line| _ = writeln!(all, "{line}"));
     }
     let _ = writeln!(all, "{}", node.sh("nft list ruleset").expect("rules"));
     node.run(|| settings(Path::new("/proc/sys/net"), &mut all));
