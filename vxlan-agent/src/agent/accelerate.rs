@@ -22,6 +22,11 @@ impl Network {
         self.config.network.is_accelerated()
     }
 
+    /// Devices that are this network's, ours or somebody else's.
+    pub(super) fn held(&self) -> impl Iterator<Item = IfIndex> {
+        self.devices.values().copied().chain(self.followed)
+    }
+
     /// Takes in what the device does now. Without one the network has no nodes.
     pub(super) fn reflect(&mut self, tables: &Tables) {
         if !self.is_accelerated() {

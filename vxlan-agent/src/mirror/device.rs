@@ -28,7 +28,14 @@ impl Device {
     pub(super) fn find(tables: &Tables, name: &str, held: Option<IfIndex>) -> Result<Self, String> {
         let renamed = || tables.links.get(&held?).filter(|link| matches!(link.kind, Kind::Vxlan(_)));
         let link = tables.link_named(name).or_else(renamed);
-        let link = link.ok_or_else(|| format!("there is no interface {name}"))?;
+        Self::of(tables, link.ok_or_else(|| format!("there is no interface {name}"))?)
+    }
+
+    /// What the device `link` is like.
+    ///
+    /// # Errors
+    /// As [`Device::find`].
+    pub(super) fn of(tables: &Tables, link: &Link) -> Result<Self, String> {
         let name = link.name.as_str();
         let Kind::Vxlan(vxlan) = &link.kind else { return Err(format!("{name} is no vxlan device")) };
         let refuse = |reason: String| Err(format!("{name} {reason}"));

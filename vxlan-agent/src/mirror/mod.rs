@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::cluster::{ClusterState, Node};
-use crate::kernel::Tables;
+use crate::kernel::{Link, Tables};
 use crate::net::{IfIndex, Mac, Vni};
 use crate::underlay::Underlay;
 
@@ -52,6 +52,14 @@ pub fn mirror(tables: &Tables, device: &str, held: Option<IfIndex>, node: &str) 
         Some(_) => Ok(bridged(tables, device, node)),
         None => Ok(routed(tables, device, node)),
     }
+}
+
+/// Whether a short cut can be taken beside the vxlan device `link` at all.
+///
+/// # Errors
+/// One sentence: why the kernel has to do all of it.
+pub fn check(tables: &Tables, link: &Link) -> Result<(), String> {
+    Device::of(tables, link).map(drop)
 }
 
 /// A device whose bridge has frames for it.
