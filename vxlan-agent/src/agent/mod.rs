@@ -234,6 +234,7 @@ impl Agent {
             self.settle().await;
         }
         self.config.networks.clone().into_iter().for_each(|view| self.begin(view));
+        self.put_in_order();
         self.take_up()?;
         self.settle().await;
         self.greet();

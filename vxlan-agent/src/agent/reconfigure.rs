@@ -156,6 +156,7 @@ impl Agent {
             self.leaving.retain(|leaving| leaving.name() != view.network.name);
             self.begin(view.clone());
         }
+        self.put_in_order();
         self.take_up().map(drop)
     }
 
@@ -185,12 +186,11 @@ impl Agent {
         self.machine.wide = wide;
     }
 
-    /// Begins to open the source of `view`.
+    /// Begins to open the source of `view`; one that needs none runs, and has to be put in order.
     pub(super) fn begin(&mut self, view: View) {
         self.pending.retain(|pending| pending.name() != view.network.name);
         if view.network.is_accelerated() {
-            self.install(Network::beside(view));
-            return self.put_in_order();
+            return self.install(Network::beside(view));
         }
         self.pending.push(Pending::new(view, &self.machine, &self.told));
     }

@@ -64,8 +64,10 @@ mod tests {
     use vxlan_ebpf_common::maps::LOCAL_VTEP;
 
     use super::*;
-    use crate::kernel::Tables;
+    use crate::config::{Kind, NetworkConfig, View};
+    use crate::kernel::{Link, NextHop, Tables};
     use crate::net::{IfIndex, Mtu, Vni};
+    use crate::plan::Side;
     use crate::plan::tests::{World, cluster};
     use crate::underlay::Underlay;
 
@@ -120,5 +122,33 @@ mod tests {
         // The world's conntrack takes connections back.
         assert!(plan(Fastpath::Verified, &Ok(mirror(&[]))).left.is_empty());
         assert!(plan(Fastpath::Off, &Err("it is gone".into())).left.is_empty(), "nobody asks for it");
+    }
+
+    /// Plans with the world's side as `change` makes it, and the way to node 2 as it is from `source`.
+    fn plan_side(change: impl Fn(&mut Side), source: Option<IpAddr>) -> Desired {
+        let (vtep, mut tables) = (IpAddr::from([192, 0, 2, 2]), Tables::default());
+        let link = Link { index: IfIndex(2), up: true, sends_ethernet: true, ..Link::default() };
+        tables.links.insert(link.index, link);
+        let plan = |input: &Input<'_>| {
+            let mut side = input.sides[0].clone();
+            change(&mut side);
+            let hop = NextHop { source, ..NextHop::new(IfIndex(2), vtep) };
+            let ways = [(side.asked, [(vtep, Some(hop))].into())].into();
+            let network = NetworkConfig { kind: Kind::Accelerate, ..input.config.network.clone() };
+            let config = View { network, ..input.config.clone() };
+            let input = Input { sides: &[side], ways: &ways, config: &config, ..*input };
+            input.plan_beside(&Ok(mirror(&[])), BridgeFilters::default())
+        };
+        World::new(Fastpath::Direct).with_input(&tables, &cluster(&[2].into()), plan)
+    }
+
+    #[test]
+    fn a_vtep_that_the_kernel_sends_to_from_another_address_is_its_own() {
+        let any = |side: &mut Side| side.asked.source = IpAddr::from([0; 4]);
+        let way =
+            |desired: Desired| desired.datapath.vteps.values().map(|vtep| vtep.ifindex).collect::<Vec<_>>();
+        let (own, other) = (Some(IpAddr::from([192, 0, 2, 1])), Some(IpAddr::from([192, 0, 2, 9])));
+        assert_eq!((way(plan_side(any, own)), way(plan_side(any, other))), (vec![2], vec![0]));
+        assert_eq!(way(plan_side(|_| (), other)), [2], "who asks from an address sends from it");
     }
 }

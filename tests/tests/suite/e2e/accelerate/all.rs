@@ -29,6 +29,13 @@ fn without(lab: &Lab) -> String {
     status["every"]["left"].to_string()
 }
 
+/// What the network called `name` leaves to the kernel.
+fn left_of(lab: &Lab, name: &str) -> String {
+    let status = lab.agent(1).and_then(|agent| agent.json(&["status"])).expect("a status");
+    let networks = status["networks"].as_array().expect("a list").iter();
+    networks.filter(|network| network["name"] == name).map(|network| network["left"].to_string()).collect()
+}
+
 #[test]
 fn every_device_has_a_network_that_comes_and_goes_with_it() {
     let mut lab = build(&kernels());
@@ -54,6 +61,13 @@ fn every_device_has_a_network_that_comes_and_goes_with_it() {
     let says = || without(&lab).contains("odd does more") && !without(&lab).contains("other");
     wait_until("it says what it leaves", SOON, says).expect("in time");
     assert_eq!(programs_on(node, "v2"), 1);
+    // Both have the same pods.
+    node.sh("bridge fdb add 02:00:00:00:00:07 dev v2 self permanent dst 192.0.2.7").expect("a VTEP");
+    node.ip("neigh add 10.250.0.0 lladdr 02:00:00:00:00:07 dev v2 nud permanent\n").expect("a neighbour");
+    node.ip("route add 10.250.0.0/24 via 10.250.0.0 dev v2 onlink\n").expect("a route");
+    let tells = || left_of(&lab, "v2").contains("the short cut of network 'flannel-1'");
+    wait_until("it says that they are another network's", SOON, tells).expect("in time");
+    assert!(!left_of(&lab, "flannel-1").contains("short cut of network"));
     node.ip("link set v2 down\nlink set v2 name w2\nlink set w2 up\n").expect("renamed");
     wait_for(&lab, &[("flannel-1", DEVICE), ("v2", "w2")]);
     node.ip("link del w2\n").expect("gone");

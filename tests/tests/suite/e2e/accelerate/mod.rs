@@ -6,6 +6,8 @@ mod calico;
 mod changes;
 pub(crate) mod dump;
 mod flannel;
+mod outer;
+mod routes;
 
 use std::time::Duration;
 
