@@ -161,12 +161,8 @@ impl NetworkSection {
         let owners = [("vni", span(&self.vni)), ("port", span(&self.port)), ("mtu", span(&self.mtu))];
         let ours = [("notrack", span(&self.notrack)), ("state", self.state.as_ref().map(|_| all.clone()))];
         let at = |is_given: bool| is_given.then(|| all.clone());
-        let headers = [
-            ("ttl", at(self.ttl.is_some())),
-            ("tos", at(self.tos.is_some())),
-            ("df", at(self.df.is_some())),
-            ("checksum", at(self.checksum.is_some())),
-        ];
+        let headers =
+            [("ttl", at(self.ttl.is_some())), ("tos", at(self.tos.is_some())), ("df", at(self.df.is_some()))];
         let keys = owners.into_iter().chain(ours).chain(headers).chain(self.segment_keys());
         let Some((key, span)) = keys.into_iter().find(|(_, span)| span.is_some()) else { return Ok(()) };
         let reason = format!(
@@ -179,7 +175,8 @@ impl NetworkSection {
     fn strict(&self, network: NetworkConfig) -> NetworkConfig {
         let Self { fastpath, flows: Flows(flows), malformed, other_vni, .. } = *self;
         let source_check = self.source_check.unwrap_or(SourceCheck::Count);
-        NetworkConfig { fastpath, source_check, flows, malformed, other_vni, ..network }
+        let headers = WantedHeaders { checksum: self.checksum, ..WantedHeaders::default() };
+        NetworkConfig { fastpath, source_check, flows, malformed, other_vni, headers, ..network }
     }
 
     /// Whether somebody else manages the device.

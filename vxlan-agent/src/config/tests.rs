@@ -404,6 +404,12 @@ fn a_device_of_somebody_elses_needs_nothing_but_its_name() {
     let network = parse(&named).expect("valid").network;
     assert_eq!((network.name.as_str(), network.fastpath), ("pods", Fastpath::Direct));
     assert_eq!(network.source_check, SourceCheck::Drop);
+    let none = parse(&format!("{BESIDE}checksum = false\n")).expect("valid").network;
+    assert_eq!(
+        (none.headers.checksum, network.headers.checksum),
+        (Some(false), None),
+        "as the device, by default"
+    );
     let off = format!("{BESIDE}source_check = \"off\"\n");
     assert_eq!(parse(&off).expect("valid").network.source_check, SourceCheck::Count);
 }
