@@ -310,7 +310,12 @@ impl Input<'_> {
         let v6 = node.vtep.is_ipv6();
         let by_tos = self.side_to(node).is_some_and(|side| side.headers.tos == Field::Inherit)
             && self.tables.rules_look_at_tos(v6);
-        let usable = link.sends_ethernet && !tunnel && !by_tos && !self.tables.rules_look_deeper(v6);
+        // Where the kernel chooses what to send from, it has to be what the programs write.
+        let own = self.side_to(node).filter(|side| side.asked.source.is_unspecified());
+        let from_other =
+            own.is_some_and(|side| hop.source.is_some_and(|source| source != side.underlay.address));
+        let usable =
+            link.sends_ethernet && !(tunnel || by_tos || from_other) && !self.tables.rules_look_deeper(v6);
         usable.then_some(hop)
     }
 

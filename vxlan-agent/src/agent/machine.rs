@@ -210,6 +210,11 @@ impl Machine {
             ways.retain(|vtep, _| wanted.is_some_and(|wanted| wanted.contains(vtep)));
             wanted.is_some()
         });
+        self.ask_ways(wanted).await;
+    }
+
+    /// Asks for ways to VTEPs that are not known yet.
+    pub(super) async fn ask_ways(&mut self, wanted: &BTreeMap<Asked, BTreeSet<IpAddr>>) {
         let (netlink, known) = (&self.netlink, &self.ways);
         let is_known = |asked: &Asked, vtep: &IpAddr| known.get(asked).is_some_and(|w| w.contains_key(vtep));
         let all = wanted.iter().flat_map(|(asked, vteps)| vteps.iter().map(move |vtep| (asked, *vtep)));

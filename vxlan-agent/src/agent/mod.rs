@@ -7,6 +7,7 @@
 mod accelerate;
 mod collide;
 mod describe;
+mod every;
 mod feed;
 mod health;
 mod leaving;
@@ -41,6 +42,7 @@ use crate::kernel::{Events, Netlink, Touched};
 use crate::ownership;
 use crate::preflight;
 use crate::status::{Lock, StatusFile};
+use every::Every;
 use leaving::Leaving;
 use machine::Machine;
 use network::Network;
@@ -81,6 +83,8 @@ pub struct Agent {
     pending: Vec<Pending>,
     /// Those that are not configured any more.
     leaving: Vec<Leaving>,
+    /// Devices whose networks are not configured one by one.
+    every: Every,
     told: Told,
     /// What packet filters do, once it is known.
     rules: latest::Receiver<Option<Arc<Ruleset>>>,
@@ -103,8 +107,7 @@ pub struct Agent {
 pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let node = Arc::clone(&config.node);
     preflight::check_privileges()?;
-    let is_fast = config.networks.iter().any(|view| view.network.fastpath != Fastpath::Off);
-    if is_fast {
+    if config.is_fast() {
         preflight::check_kernel()?;
     }
     datapath::check_pin_dir(&node.pin_dir)?;
@@ -189,7 +192,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
 impl Agent {
     fn new(config: Config, machine: Machine, told: Told, features: KernelFeatures) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let follows_rules = config.networks.iter().any(|view| view.network.fastpath != Fastpath::Off);
+        let follows_rules = config.is_fast();
         Ok(Self {
             node: Arc::clone(&config.node),
             seen_node: Arc::clone(&config.node),
@@ -198,6 +201,7 @@ impl Agent {
             networks: vec![],
             pending: vec![],
             leaving: vec![],
+            every: Every::default(),
             told,
             rules: if follows_rules { ruleset::follow() } else { latest::channel(None).1 },
             follows_rules,
@@ -219,6 +223,8 @@ impl Agent {
     async fn start(&mut self) -> anyhow::Result<()> {
         self.note_configured();
         self.machine.begin().await?;
+        self.config = self.completed(self.config.clone());
+        self.note_configured();
         let rules = self.rules.borrow_and_update().clone();
         self.take_rules(rules);
         self.machine.look_for_filters(true);
@@ -228,6 +234,7 @@ impl Agent {
             self.settle().await;
         }
         self.config.networks.clone().into_iter().for_each(|view| self.begin(view));
+        self.put_in_order();
         self.take_up()?;
         self.settle().await;
         self.greet();
@@ -256,6 +263,9 @@ impl Agent {
         let stale = self.machine.stale;
         if reloaded || touched.changed || touched.policies || touched.traffic || ways || stale || due {
             self.settle().await;
+            if self.follow_devices().await? {
+                self.settle().await;
+            }
             self.greet();
         }
         Ok(())

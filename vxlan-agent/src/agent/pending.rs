@@ -1,6 +1,7 @@
 //! Networks whose source has no cluster yet. None keeps another from running, and what an earlier agent left of
 //! it stays as it is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -221,9 +222,9 @@ impl Agent {
 
     /// Sorts the networks as they are configured.
     pub(super) fn put_in_order(&mut self) {
-        let order = &self.config.networks;
-        self.networks
-            .sort_by_key(|network| order.iter().position(|view| view.network.name == network.name()));
+        let names = self.config.networks.iter().map(|view| view.network.name.as_str());
+        let order: BTreeMap<&str, usize> = names.zip(0..).collect();
+        self.networks.sort_by_key(|network| order.get(network.name()).copied());
     }
 
     /// Says which networks have begun to run.

@@ -15,7 +15,7 @@ use crate::datapath::DatapathState;
 use crate::kernel::Foreign;
 use crate::net::{IfIndex, Mac};
 use crate::plan;
-use crate::status::{BridgeStatus, HookedStatus, NetworkStatus, NodeStatus, Status};
+use crate::status::{BridgeStatus, EveryStatus, HookedStatus, NetworkStatus, NodeStatus, Status};
 use crate::underlay::Underlay;
 
 impl Agent {
@@ -40,6 +40,11 @@ impl Agent {
             features: self.features,
             node: self.networks.first().map_or(&self.node.name, |network| &network.config.node.name).clone(),
             networks: networks.collect(),
+            every: self
+                .config
+                .all
+                .as_ref()
+                .map(|all| EveryStatus { mode: all.fastpath, left: self.every.left.clone() }),
             config_error: self.config_error.clone(),
             error: self.error.clone(),
             retrying: self.machine.retries.status(),

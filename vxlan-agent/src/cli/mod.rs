@@ -84,8 +84,11 @@ enum Command {
         /// How much of the fast path runs.
         #[arg(long, value_enum, default_value = "verified")]
         fastpath: Mode,
+        /// Every device of the node that can be, also those that come later; not an agent's own.
+        #[arg(long, conflicts_with = "devices")]
+        all: bool,
         /// Names of the devices; one that is not there yet is waited for.
-        #[arg(required = true, value_name = "DEVICE")]
+        #[arg(required_unless_present = "all", value_name = "DEVICE")]
         devices: Vec<String>,
     },
     /// Run the agent with flanneld's flags, environment and net-conf.json. It does the same when
@@ -204,7 +207,7 @@ fn running(given: Option<&Path>, name: Option<&str>) -> anyhow::Result<Subject> 
     let has_run = |node: &NodeConfig| matches!(crate::status::read(&node.run_dir), Ok(Some(_)));
     match node.filter(has_run) {
         Some(node) if name.is_none() => {
-            Ok(Subject { config: Config { node: Arc::new(node), networks: vec![] }, all: true })
+            Ok(Subject { config: Config { node: Arc::new(node), networks: vec![], all: None }, all: true })
         }
         _ => Err(refused),
     }
@@ -219,7 +222,8 @@ struct Subject {
 
 impl Subject {
     /// Leaves `name` alone of the networks in `config`, if there is a name.
-    fn new(mut config: Config, name: Option<&str>) -> anyhow::Result<Self> {
+    fn new(config: Config, name: Option<&str>) -> anyhow::Result<Self> {
+        let mut config = accelerate::with_all(config);
         let Some(name) = name else { return Ok(Self { config, all: true }) };
         let known: Vec<String> = config.networks.iter().map(|view| view.network.name.clone()).collect();
         config.networks.retain(|view| view.network.name == name);
@@ -270,12 +274,13 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
             log_to_stderr(json);
             run(whole()?, file(cli.common.config.as_deref()))
         }
-        Command::Accelerate { fastpath, devices } => {
+        Command::Accelerate { fastpath, all, devices } => {
             log_to_stderr(json);
             let mode = match fastpath {
                 Mode::Verified => Fastpath::Verified,
                 Mode::Direct => Fastpath::Direct,
             };
+            let devices = (!all).then_some(devices.as_slice());
             run(accelerate::configuration(cli.common.config.as_deref(), devices, mode)?, None)
         }
         Command::Status => status::show(&running(cli.common.config.as_deref(), name)?, json),
