@@ -39,6 +39,8 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("iptables-nft-restore", "iptables"),
     ("dnsmasq", "dnsmasq-base"),
     ("udhcpc", "udhcpc"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
 ];
 
 /// Makes the machine ready for a lab: checks what must be there, installs and mounts the rest.

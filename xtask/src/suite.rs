@@ -14,13 +14,15 @@ use crate::{before, toolchain};
 const CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "-p", "xtask", "-p", "vxlan-tests"];
 
 /// Tests that have nothing to do with where on the underlay packets are taken out of the tunnel: the
-/// sources of state, how soon a pod's veth has its program, what rules mean, and whose address it is
-/// within a node.
+/// sources of state, how soon a pod's veth has its program, what rules mean, whose address it is within
+/// a node, and what metrics say of all that.
 pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::kubernetes::",
     "e2e::etcd::",
     "e2e::cni::",
     "e2e::ruleset::",
+    "e2e::metrics::metrics_say",
+    "e2e::metrics::prometheus::",
     "e2e::owner::a_neighbour",
     "e2e::owner::an_address",
 ];

@@ -1,5 +1,6 @@
 //! What `deploy/` asks of a cluster or a host fits together, and fits the agent.
 
+mod monitoring;
 mod plain_hosts;
 
 use std::collections::BTreeSet;

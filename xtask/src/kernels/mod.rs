@@ -52,7 +52,7 @@ pub(crate) struct KernelArgs {
     #[arg(long)]
     list: bool,
     /// Only tests whose names contain one of these, for example programs::; without, all but those of
-    /// Kubernetes, etcd and reading rules, which are the same on every kernel
+    /// Kubernetes, etcd, Prometheus and reading rules, which are the same on every kernel
     filter: Vec<String>,
 }
 
@@ -60,9 +60,18 @@ pub(crate) struct KernelArgs {
 const BELOW_FLOOR: &str = "::floor::";
 
 /// What is left out unless it is asked for: what the agent has of a cluster's API is the same on every
-/// kernel, and so is what it makes of rules, many of which want a module each.
-const NOT_THE_KERNELS: &[&str] =
-    &["--skip", "e2e::kubernetes::", "--skip", "e2e::etcd::", "--skip", "e2e::ruleset::"];
+/// kernel, and so are what Prometheus makes of metrics, and what the agent makes of rules, many of which want a module
+/// each.
+const NOT_THE_KERNELS: &[&str] = &[
+    "--skip",
+    "e2e::kubernetes::",
+    "--skip",
+    "e2e::etcd::",
+    "--skip",
+    "e2e::ruleset::",
+    "--skip",
+    "e2e::metrics::prometheus::",
+];
 
 /// Runs the suite on kernels of other ages and prints what each has and can.
 ///
