@@ -20,7 +20,7 @@ use scrape::{PORT, Scrape, scrape};
 const SOON: Duration = Duration::from_secs(10);
 /// Whoever asks more often than this gets the same answer.
 const FRESH: Duration = Duration::from_secs(1);
-fn metered(fastpath: &str) -> Overlay {
+pub(super) fn metered(fastpath: &str) -> Overlay {
     let node = format!("metrics = \"0.0.0.0:{PORT}\"");
     Overlay::Agent(AgentOptions { fastpath: fastpath.into(), node, ..AgentOptions::default() })
 }
@@ -51,7 +51,7 @@ fn fresh(lab: &Lab, n: u8) -> Scrape {
 
 /// Waits until node `n` says `value` of `name`.
 #[track_caller]
-fn says(lab: &Lab, n: u8, name: &str, labels: &[(&str, &str)], value: f64) {
+pub(super) fn says(lab: &Lab, n: u8, name: &str, labels: &[(&str, &str)], value: f64) {
     let said = || {
         let scraped = scrape(lab.node(n));
         scraped.is_some_and(|scraped| scraped.all(name, labels).iter().any(|sample| sample.value == value))

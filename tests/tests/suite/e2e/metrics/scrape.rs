@@ -19,7 +19,7 @@ pub(crate) struct Sample {
 
 /// All lines.
 pub(crate) struct Scrape {
-    pub(super) text: String,
+    pub(crate) text: String,
     samples: Vec<Sample>,
 }
 
