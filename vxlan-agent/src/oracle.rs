@@ -227,6 +227,7 @@ fn write_config(config: &Config) -> String {
     line("attach", named(node.attach));
     line("xdp", named(node.xdp));
     node.healthz.iter().for_each(|healthz| line("healthz", quote(&healthz.to_string())));
+    node.metrics.iter().for_each(|metrics| line("metrics", quote(&metrics.to_string())));
     node.underlay.iter().for_each(|underlay| line("underlay", quote(underlay)));
     node.address.iter().for_each(|address| line("address", quote(&address.to_string())));
     for View { network, pods, state, .. } in &config.networks {

@@ -13,6 +13,7 @@ mod health;
 mod leaving;
 mod look;
 mod machine;
+mod metrics;
 mod network;
 mod pending;
 mod pins;
@@ -41,6 +42,7 @@ use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::{Events, Netlink, Touched};
 use crate::ownership;
 use crate::preflight;
+use crate::report::{Facts, Pulse};
 use crate::status::{Lock, StatusFile};
 use every::Every;
 use leaving::Leaving;
@@ -100,6 +102,11 @@ pub struct Agent {
     kernel: String,
     features: KernelFeatures,
     status: StatusFile,
+    /// What whoever asks for metrics gets to know, if anybody may ask.
+    metrics: Option<latest::Sender<Arc<Facts>>>,
+    pulse: Pulse,
+    /// When what happened was noticed, until everything is in step with it.
+    noticed: Option<Instant>,
 }
 
 /// Runs until SIGTERM or SIGINT, which leave everything in place. `path` is where `config` was read, if it is to
@@ -127,6 +134,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         None => mpsc::channel(1).1,
     };
     let mut agent = Agent::new(config, machine, told, features)?;
+    agent.serve_metrics()?;
     // A bypass is not opened before it is known that it may be.
     tokio::select! {
         _ = terminate.recv() => return Ok(()),
@@ -139,6 +147,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         (Instant::now() + RESYNC, Instant::now() + PEEK, Instant::now() + LEARN);
     loop {
         health.iter().for_each(|health| drop(health.send_replace(agent.health())));
+        agent.pulse.turn();
         let wake = agent.wake_at().into_iter().fold(resync.min(peek).min(learn), Instant::min);
         let (mut touched, mut reload, mut read) = (Touched::default(), vec![], None);
         tokio::select! {
@@ -155,6 +164,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
             Ok(()) = agent.rules.changed() => agent.machine.doubt(),
             () = tokio::time::sleep_until(wake) => {}
         }
+        agent.noticed = Some(Instant::now());
         tokio::time::sleep(agent.collect()).await;
         while let Some(Some(())) = events.next(&mut agent.machine.tables, &mut touched).now_or_never() {}
         while let Ok(network) = news.try_recv() {
@@ -192,6 +202,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
 impl Agent {
     fn new(config: Config, machine: Machine, told: Told, features: KernelFeatures) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let pulse = Pulse::new(machine.retries.attempts.clone());
         let follows_rules = config.is_fast();
         Ok(Self {
             node: Arc::clone(&config.node),
@@ -212,6 +223,9 @@ impl Agent {
             kernel: preflight::kernel_release()?,
             features,
             status: StatusFile::new(&config.node.run_dir),
+            metrics: None,
+            pulse,
+            noticed: None,
             config,
         })
     }
@@ -306,6 +320,8 @@ impl Agent {
             tracing::warn!("{error:#}");
         }
         self.settled_in = begun.elapsed();
+        let lag = self.noticed.take().map(|noticed| noticed.elapsed());
+        self.pulse.settled(self.settled_in, lag, self.error.is_some());
     }
 
     /// Whether a setting is otherwise than the programs were told.

@@ -15,6 +15,7 @@ use super::machine::Machine;
 use super::network::Network;
 use crate::config::{StateConfig, View};
 use crate::kernel::Tables;
+use crate::source::Contact;
 
 /// Pause before a source that cannot be opened is opened again.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
@@ -74,6 +75,11 @@ impl Pending {
             None if waits.is_empty() => "its state source is being opened".to_owned(),
             None => waits.clone(),
         }
+    }
+
+    /// Whether its source answers.
+    pub(super) fn contact(&self) -> Contact {
+        self.opened.as_ref().map(|(_, feed)| feed.contact.clone()).unwrap_or_default()
     }
 
     /// When to act without being told.

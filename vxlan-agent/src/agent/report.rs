@@ -49,6 +49,7 @@ impl Agent {
             error: self.error.clone(),
             retrying: self.machine.retries.status(),
         };
+        self.tell_metrics(counts.as_ref());
         self.status.write(&status)
     }
 }
@@ -164,7 +165,7 @@ impl Network {
 }
 
 /// How many pods or ports of each network have a program, and how many addresses or stations are known.
-type Counts = BTreeMap<NetworkId, (usize, usize)>;
+pub(super) type Counts = BTreeMap<NetworkId, (usize, usize)>;
 
 fn counts(state: &DatapathState) -> Counts {
     let mut counts = Counts::new();

@@ -5,6 +5,7 @@ mod detach;
 mod dump;
 mod features;
 mod flows;
+mod manual;
 mod status;
 mod table;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use vxlan_ebpf_common::maps::NetworkId;
@@ -28,7 +30,7 @@ use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
 
 /// VXLAN overlay of the kernel, short-cut by BPF.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, after_help = manual::EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -56,6 +58,7 @@ enum Command {
     /// Show what is running and what is wrong; works without a running agent too.
     Status,
     /// Show what the BPF maps hold.
+    #[command(after_help = manual::DUMP)]
     Dump {
         #[arg(value_enum)]
         what: What,
@@ -80,6 +83,7 @@ enum Command {
     /// Accelerate VXLAN devices that somebody else manages, in the foreground: packets take a short cut beside
     /// them, and nothing of theirs is touched. It needs no configuration file; of one that --config names, only what
     /// it says of the node counts.
+    #[command(after_help = manual::ACCELERATE)]
     Accelerate {
         /// How much of the fast path runs.
         #[arg(long, value_enum, default_value = "verified")]
@@ -90,6 +94,18 @@ enum Command {
         /// Names of the devices; one that is not there yet is waited for.
         #[arg(required_unless_present = "all", value_name = "DEVICE")]
         devices: Vec<String>,
+    },
+    /// Print what a shell needs to complete this command line.
+    #[command(after_help = manual::COMPLETIONS)]
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write manual pages, one for each command, to a directory.
+    #[command(after_help = manual::MAN)]
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// Run the agent with flanneld's flags, environment and net-conf.json. It does the same when
     /// it is called by the name flanneld.
@@ -270,6 +286,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Flannel { flags } => run_as_flannel(flags, json),
         Command::Features => features::show(json),
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { directory } => manual::pages(directory),
         Command::Run => {
             log_to_stderr(json);
             run(whole()?, file(cli.common.config.as_deref()))

@@ -22,6 +22,7 @@ pub(super) fn config(fastpath: Fastpath) -> View {
         attach: crate::config::Attach::Auto,
         xdp: crate::config::Xdp::Auto,
         healthz: None,
+        metrics: None,
     };
     let network = NetworkConfig {
         name: "pods".into(),
