@@ -167,13 +167,14 @@ mod tests {
     #[test]
     fn every_packet_of_the_tunnel_is_counted_once_whichever_programs_see_it() {
         use Hook::*;
-        let ways: [&[(Hook, Reason)]; 9] = [
+        let ways: [&[(Hook, Reason)]; 10] = [
             &[(PodEgress, Reason::Encapsulated)],
             &[(PodEgress, Reason::Unverified), (TunnelEgress, Reason::Encapsulated)],
             &[(PodEgress, Reason::TooBig), (TunnelEgress, Reason::Fragment)],
             &[(PortIngress, Reason::Encapsulated)],
             &[(PortIngress, Reason::Flooded), (TunnelEgress, Reason::Flooded)],
             &[(UnderlayIngress, Reason::Decapsulated)],
+            &[(UnderlayIngress, Reason::HandedOver), (TunnelIngress, Reason::Unverified)],
             &[(UnderlayXdp, Reason::Decapsulated), (StrippedIngress, Reason::Delivered)],
             &[
                 (UnderlayXdp, Reason::Fragment),
