@@ -383,6 +383,11 @@ fn write_state<'a>(nodes: impl Iterator<Item = &'a Node>, policy: Option<u64>) -
 mod tests {
     /// The corpus has what the oracles are for: files that are accepted with everything in them.
     #[test]
+    fn all_devices_of_others_are_written_as_they_are_read() {
+        assert!(super::config(include_bytes!("../../fuzz/corpus/config/accelerate-all")));
+    }
+
+    #[test]
     fn files_with_bridged_networks_are_accepted() {
         assert!(super::config(include_bytes!("../../fuzz/corpus/config/networks")));
         assert!(!super::config(include_bytes!("../../fuzz/corpus/config/networks-that-share-a-device")));

@@ -1,6 +1,7 @@
 //! What a vxlan device that somebody else manages does, as far as a short cut can do the same. Pure: it is read
 //! from netlink's tables and from nothing else, and says what it leaves to the kernel and why.
 
+mod carve;
 mod device;
 mod lookup;
 mod routes;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use super::carve::without;
 use super::device::Device;
 use super::lookup::{Lookup, Met};
 use crate::kernel::{Kind, Leads, Link, Odd, Path, Tables};
@@ -45,6 +46,7 @@ impl Routes {
         for v6 in [false, true] {
             search.look(v6);
         }
+        search.carve();
         search.elsewhere.extend(tables.addresses.iter().map(|address| IpNetwork::from(address.ip)));
         search.finish()
     }
@@ -175,6 +177,14 @@ impl Search<'_> {
 
     fn leave(&mut self, reason: String) {
         self.found.left.push(reason);
+    }
+
+    /// Takes out of the pods' prefixes what leads elsewhere, or to VTEPs: what arrives for that is the kernel's.
+    fn carve(&mut self) {
+        let to_vteps = self.found.to_vteps.values().flatten();
+        let others: Vec<IpNetwork> = self.elsewhere.iter().chain(to_vteps).copied().collect();
+        let local = std::mem::take(&mut self.found.local);
+        self.found.local = local.into_iter().flat_map(|prefix| without(prefix, &others)).collect();
     }
 
     /// Of what leads elsewhere, that counts which lies inside of what does not.

@@ -141,6 +141,17 @@ fn what_leads_elsewhere_is_cut_out() {
 }
 
 #[test]
+fn what_leads_elsewhere_is_no_pods_address() {
+    let mut tables = tables();
+    add_node(&mut tables, 2);
+    let nowhere =
+        Path { leads: Leads::Oddly(Odd::Nowhere), legs: vec![], ..path("10.1.0.0/25", DEVICE, None) };
+    tables.paths.insert(nowhere);
+    tables.paths.insert(path("10.1.0.192/26", DEVICE, Some("10.2.0.0")));
+    assert_eq!(seen(&tables).cluster.own.subnets, [net("10.1.0.128/26")]);
+}
+
+#[test]
 fn two_routes_of_one_metric_are_the_kernels_to_choose_from() {
     let mut tables = tables();
     (2..4).for_each(|n| add_node(&mut tables, n));

@@ -54,6 +54,18 @@ fn next_hop_objects_are_followed() {
 }
 
 #[test]
+fn what_arrives_for_an_address_that_leads_elsewhere_is_the_kernels() {
+    let lab = three();
+    let (node, pod, own) = (lab.node(1), lab.pod(2, 1), lab.pod(1, 1).ip4);
+    wait_fast(&lab, 1, 2);
+    node.ip(&format!("route add blackhole {own}/32\n")).expect("a route");
+    wait_until("answers are not delivered", SOON, || !reaches(&lab, pod.ip4)).expect("in time");
+    assert!(reaches(&lab, pod.ip6), "it is about IPv4");
+    node.ip(&format!("route del {own}/32\n")).expect("gone");
+    wait_fast(&lab, 1, 2);
+}
+
+#[test]
 fn tables_that_rules_lead_to_are_followed() {
     let lab = three();
     let (node, pod) = (lab.node(1), lab.pod(2, 1).ip4);
