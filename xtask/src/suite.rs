@@ -21,6 +21,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::etcd::",
     "e2e::cni::",
     "e2e::ruleset::",
+    "e2e::verified::arrivals::a_rule",
     "e2e::accelerate::calico::",
     "e2e::accelerate::changes::",
     "e2e::metrics::metrics_say",

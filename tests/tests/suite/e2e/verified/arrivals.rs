@@ -116,3 +116,25 @@ fn a_rule_about_what_is_in_the_tunnel_is_met_by_all_that_the_stack_has_to_see() 
     labs[1].node(2).sh("nft delete table inet deep").expect("the table goes");
     wait_until("the agent knows", Duration::from_secs(5), || obstacle(&labs[1]).is_none()).expect("it does");
 }
+
+/// What is in such tables the kernel tells nobody.
+#[test]
+fn a_table_of_legacy_iptables_may_look_at_anything() {
+    let lab = guarded(&verified());
+    let known = |what: Option<&str>| {
+        let is_so = || obstacle(&lab).as_deref() == what;
+        wait_until("the agent knows", Duration::from_secs(5), is_so)
+            .unwrap_or_else(|_| panic!("{:?} instead of {what:?}", obstacle(&lab)));
+    };
+    known(None);
+    let tools =
+        lab.node(2).sh("iptables-legacy -t nat -L -n && iptables-legacy -A INPUT -p udp --dport 9 -j DROP");
+    if let Err(error) = tools {
+        eprintln!("SKIPPED: there is no legacy iptables here: {error:#}");
+        return;
+    }
+    known(Some("the table filter of legacy iptables"));
+    let port = listener(&lab);
+    let [_, node] = counted(&lab, || assert!((0..3).all(|_| connects(&lab, &port))));
+    assert_eq!(node.packets("underlay_ingress", "handed_over"), 0, "{node}");
+}
