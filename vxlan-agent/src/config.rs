@@ -34,6 +34,7 @@ pub use snippets::SNIPPETS;
 pub use state::{KubernetesConfig, StateConfig};
 pub(crate) use values::NetworkName;
 
+pub(crate) use accelerate::name_after;
 use network::NetworkSection;
 use state::StateSection;
 use unique::Claims;
@@ -54,8 +55,11 @@ pub const DEFAULT_PATH: &str = "/etc/vxlan-agent/config.toml";
 pub struct Config {
     /// This node.
     pub node: Arc<NodeConfig>,
-    /// The networks, in the order of the files; at least one.
+    /// The networks, in the order of the files; at least one, unless there is `all`.
     pub networks: Vec<View>,
+    /// What networks are like of devices that somebody else manages and that no other section names: each has one.
+    /// It has neither name nor device.
+    pub all: Option<NetworkConfig>,
 }
 
 /// What one network sees of the configuration.
@@ -84,7 +88,7 @@ struct FileSections {
 
 impl From<View> for Config {
     fn from(view: View) -> Self {
-        Self { node: Arc::clone(&view.node), networks: vec![view] }
+        Self { node: Arc::clone(&view.node), networks: vec![view], all: None }
     }
 }
 
@@ -116,19 +120,36 @@ impl Config {
         for snippet in snippets {
             files.push((snippet, snippets::parse(snippet)?));
         }
-        let (mut networks, mut claims) = (vec![], Claims::default());
+        let (mut networks, mut claims, mut all) = (vec![], Claims::default(), None);
         for (file, section) in files.iter().flat_map(|(file, list)| list.iter().map(|one| (*file, one))) {
+            if section.get_ref().devices.is_some() {
+                accelerate::take_all(file, section, &mut all)?;
+                continue;
+            }
             let view = View::new(file, section, common, base, &node)?;
             claims.take(file, section, &view)?;
             networks.push(view);
         }
-        if networks.is_empty() {
+        if networks.is_empty() && all.is_none() {
             let reason =
                 format!("there is no [[network]]: give one with a name and a vni, here or in {SNIPPETS}");
             return Err(text.refuse(None, reason));
         }
         give_pods(text, pods, &mut networks)?;
-        Ok(Self { node, networks })
+        Ok(Self { node, networks, all })
+    }
+}
+
+impl Config {
+    /// Whether any network has a fast path, also of those that have yet to come.
+    pub fn is_fast(&self) -> bool {
+        let networks = self.networks.iter().map(|view| &view.network).chain(&self.all);
+        networks.into_iter().any(|network| network.fastpath != Fastpath::Off)
+    }
+
+    /// Whether devices are accelerated that somebody else manages.
+    pub fn has_accelerated(&self) -> bool {
+        self.all.is_some() || self.networks.iter().any(|view| view.network.is_accelerated())
     }
 }
 
@@ -158,8 +179,7 @@ impl View {
         let refuse = |reason| Err(text.refuse(Some(section.name_span(span.clone())), reason));
         if section.is_accelerated() {
             let network = section.check(text, span, false)?;
-            let state = StateConfig::Device;
-            return Ok(Self { node: Arc::clone(node), network, pods: PodsConfig::default(), state });
+            return Ok(Self::beside(node, network));
         }
         let Some((home, state)) = section.state.as_ref().map(|own| (text, own)).or(common) else {
             return refuse(format!(

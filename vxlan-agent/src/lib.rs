@@ -27,6 +27,7 @@ pub mod ownership;
 pub mod plan;
 pub mod pods;
 pub mod preflight;
+mod report;
 pub mod source;
 pub mod status;
 pub mod text;

@@ -92,7 +92,9 @@ fn check_refusal(refused: &Refused, content: &str) {
 
 /// What no two networks may share, compared pair by pair, unlike in the agent.
 fn check_whole(config: &Config) {
-    assert!(!config.networks.is_empty(), "no network");
+    assert!(!config.networks.is_empty() || config.all.is_some(), "no network");
+    let of_all = |all: &NetworkConfig| all.is_accelerated() && all.name.is_empty() && all.device.is_empty();
+    assert!(config.all.as_ref().is_none_or(of_all), "{:?}", config.all);
     let links = |view: &View| {
         let bridge = view.network.segment().map(|segment| segment.bridge.clone());
         let devices = view.devices().into_iter().map(|(device, _)| device.to_owned());
@@ -225,6 +227,7 @@ fn write_config(config: &Config) -> String {
     line("attach", named(node.attach));
     line("xdp", named(node.xdp));
     node.healthz.iter().for_each(|healthz| line("healthz", quote(&healthz.to_string())));
+    node.metrics.iter().for_each(|metrics| line("metrics", quote(&metrics.to_string())));
     node.underlay.iter().for_each(|underlay| line("underlay", quote(underlay)));
     node.address.iter().for_each(|address| line("address", quote(&address.to_string())));
     for View { network, pods, state, .. } in &config.networks {
@@ -234,20 +237,25 @@ fn write_config(config: &Config) -> String {
             write_pods(pods, &mut text);
         }
     }
+    config.all.iter().for_each(|all| write_network(all, &mut text));
     text
 }
 
 fn write_network(network: &NetworkConfig, text: &mut String) {
     let mut line = |key: &str, value: String| writeln!(text, "{key} = {value}").expect("a string takes it");
-    line("[[network]]\nname", quote(&network.name));
-    line("kind", quote(network.kind.word()));
+    line("[[network]]\nkind", quote(network.kind.word()));
+    if network.name.is_empty() {
+        line("devices", quote("all"));
+    } else {
+        line("name", quote(&network.name));
+        line("device", quote(&network.device));
+    }
     if !network.is_accelerated() {
         line("vni", network.vni.to_string());
         line("port", network.port.to_string());
         line("mtu", network.mtu.map_or(quote("auto"), |mtu| mtu.to_string()));
         line("notrack", network.notrack.to_string());
     }
-    line("device", quote(&network.device));
     line("fastpath", named(network.fastpath));
     line("source_check", named(network.source_check));
     line("flows", network.flows.to_string());
@@ -374,6 +382,11 @@ fn write_state<'a>(nodes: impl Iterator<Item = &'a Node>, policy: Option<u64>) -
 #[cfg(test)]
 mod tests {
     /// The corpus has what the oracles are for: files that are accepted with everything in them.
+    #[test]
+    fn all_devices_of_others_are_written_as_they_are_read() {
+        assert!(super::config(include_bytes!("../../fuzz/corpus/config/accelerate-all")));
+    }
+
     #[test]
     fn files_with_bridged_networks_are_accepted() {
         assert!(super::config(include_bytes!("../../fuzz/corpus/config/networks")));

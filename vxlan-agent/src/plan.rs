@@ -8,7 +8,7 @@ use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{self, NO_NETWORK};
 use vxlan_ebpf_common::maps::{
     BY_ADDRESS, DROP_MALFORMED, DROP_OTHER_VNI, Family, Key6, LOCAL_VTEP, LinkEntry, LocalVtep, MARKS_ROUTE,
-    MacKey, Mode, NO_BYPASS, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
+    MacKey, Mode, NO_BYPASS, NO_HANDOVER, NO_TCP_BYPASS, Network, NetworkId, NextHop as MapNextHop, Station,
     TOLERATE_VIOLATIONS, VniKey, Vtep, VtepId, endpoint, local, name_bytes, vtep,
 };
 
@@ -60,6 +60,8 @@ pub struct Input<'a> {
     pub ruleset: &'a Ruleset,
     /// Whether the host stack judges packets between pods by nothing but their addresses and DSCP.
     pub by_address: bool,
+    /// Whether what the host stack makes of one of the tunnel's packets is what it makes of all of that VTEP.
+    pub hands_over: bool,
     /// What has been so for long enough to be believed of pods.
     pub patience: &'a Patience,
     /// What the maps hold: what is known of pods is kept.
@@ -222,6 +224,7 @@ impl Input<'_> {
                 mac: own.mac.0,
                 mtu: underlay.inner_mtu.saturating_u16(),
                 ifindex: underlay.ifindex.0,
+                device: side.device.map_or(0, |device| device.0),
                 flags: self.local_flags(side, hooked),
                 ..self.profile(side)
             };
@@ -237,7 +240,8 @@ impl Input<'_> {
             | flag(!self.takes_back, NO_TCP_BYPASS)
             | flag(!self.ruleset.meters.is_empty(), NO_BYPASS)
             | flag(self.tables.marks_route(), MARKS_ROUTE)
-            | flag(self.by_address, BY_ADDRESS);
+            | flag(self.by_address, BY_ADDRESS)
+            | flag(!self.hands_over, NO_HANDOVER);
         Network {
             id: self.id,
             name: name_bytes(&network.name),
@@ -278,7 +282,7 @@ impl Input<'_> {
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),
             mtu: self.inner_mtu(node, known),
             ttl: self.hop_limit(node, known),
-            reserved: 0,
+            ..Vtep::default()
         }
     }
 
@@ -306,7 +310,12 @@ impl Input<'_> {
         let v6 = node.vtep.is_ipv6();
         let by_tos = self.side_to(node).is_some_and(|side| side.headers.tos == Field::Inherit)
             && self.tables.rules_look_at_tos(v6);
-        let usable = link.sends_ethernet && !tunnel && !by_tos && !self.tables.rules_look_deeper(v6);
+        // Where the kernel chooses what to send from, it has to be what the programs write.
+        let own = self.side_to(node).filter(|side| side.asked.source.is_unspecified());
+        let from_other =
+            own.is_some_and(|side| hop.source.is_some_and(|source| source != side.underlay.address));
+        let usable =
+            link.sends_ethernet && !(tunnel || by_tos || from_other) && !self.tables.rules_look_deeper(v6);
         usable.then_some(hop)
     }
 

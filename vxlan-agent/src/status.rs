@@ -44,6 +44,9 @@ pub struct Status {
     pub node: String,
     /// Networks, in the order of the configuration.
     pub networks: Vec<NetworkStatus>,
+    /// Present if each device that somebody else manages has a network.
+    #[serde(default)]
+    pub every: Option<EveryStatus>,
     /// Why nothing could be done in the last round.
     #[serde(default)]
     pub error: Option<String>,
@@ -53,6 +56,15 @@ pub struct Status {
     /// Changes that failed and are tried again.
     #[serde(default)]
     pub retrying: Vec<RetryStatus>,
+}
+
+/// What is done with devices that somebody else manages and that the configuration does not name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EveryStatus {
+    /// Mode of their fast path.
+    pub mode: Fastpath,
+    /// Devices that have no network, and why: a sentence each.
+    pub left: Vec<String>,
 }
 
 /// What the agent last knew of a network.
@@ -114,6 +126,10 @@ pub struct NetworkStatus {
     /// connection is verified for itself, else all between two addresses at once.
     #[serde(default)]
     pub judge: Option<String>,
+    /// In mode `verified` what may tell one of the tunnel's packets from another in front of its port: because of it
+    /// what the host stack has to see takes the kernel's way out of the tunnel.
+    #[serde(default)]
+    pub handover: Option<String>,
     /// Files for pods, as they were last written: path and content.
     pub files: BTreeMap<PathBuf, String>,
     /// Why the last state that the source sent was refused; the one before is in force.
@@ -388,6 +404,7 @@ mod tests {
             features: KernelFeatures::probe(),
             node: "a".into(),
             networks: vec![],
+            every: None,
             error: None,
             config_error: None,
             retrying: vec![],

@@ -171,6 +171,7 @@ mod tests {
             attach: crate::config::Attach::Auto,
             xdp: crate::config::Xdp::Auto,
             healthz: None,
+            metrics: None,
         };
         let network = NetworkConfig {
             name: "pods".into(),

@@ -57,7 +57,7 @@ impl Hook {
 pub enum Disposition {
     /// Took the fast path.
     Forwarded,
-    /// Left to the kernel, untouched.
+    /// Left to the kernel: untouched, or taken out of its tunnel and no more.
     Kernel,
     /// Not a proper packet: left to the kernel, dropped where the configuration says so.
     Malformed,
@@ -202,6 +202,9 @@ reasons! {
     Unconfirmed = 46, "unconfirmed", Kernel;
     /// Both stations are behind the same port.
     SamePort = 47, "same_port", Kernel;
+
+    /// Decapsulated, and handed to the host stack where the vxlan device would hand it over.
+    HandedOver = 48, "handed_over", Kernel;
 }
 
 /// Cells of COUNTERS per hook.

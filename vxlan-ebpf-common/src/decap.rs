@@ -2,15 +2,27 @@
 
 use crate::counters::Reason;
 use crate::ecn;
-use crate::flow::{self, Way};
+use crate::flow::{self, Recognised, Way};
 use crate::headers::{Be16, Eth, Mac, Udp, Vxlan};
 use crate::inner::{self, Inner, fills, largest_packet};
 use crate::maps::{
-    Addr, Endpoint, Family, LocalVtep, Network, NetworkId, Node, Vtep, endpoint, local, tick_mark, vtep,
+    Addr, Endpoint, Family, LocalVtep, NO_HANDOVER, Network, NetworkId, Node, Vtep, endpoint, local, moment,
+    tick_mark, vtep,
 };
 use crate::packet::{ETH_LEN, Packet};
 use crate::tables::Tables;
 use crate::underlay::{self, OuterIp, Underlay};
+
+/// [`Packet::note`] of what has been left to the host stack in its tunnel, to see whether it comes out of it.
+const LEFT: u16 = 0x5658;
+
+/// Where a packet goes that has been taken out of its tunnel.
+pub(crate) enum Out<'t> {
+    /// To this pod.
+    Pod(&'t Endpoint),
+    /// To the host stack, as if it came out of the vxlan device of this end of the tunnel.
+    Stack(&'t LocalVtep),
+}
 
 /// A header that could not be loaded: the frame ends before it, or a program cannot get at it.
 #[inline(always)]
@@ -101,19 +113,85 @@ pub(crate) fn check_whole<P: Packet, U: Underlay>(
     Ok(())
 }
 
-/// Takes the inner packet out of the tunnel, ready for the pod that is returned.
+/// Takes the inner packet out of the tunnel, ready for the pod or for the host stack.
 #[inline(always)]
 pub(crate) fn decapsulate<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &mut P,
     t: &'t T,
-    network: &Network,
+    network: &'t Network,
     outer: &OuterIp,
-) -> Result<&'t Endpoint, Reason> {
+) -> Result<Out<'t>, Reason> {
     p.linearize(U::INNER_IP + H::READ);
-    let (endpoint, old, new) = accept::<P, T, U, H>(p, t, network, outer)?;
+    let (endpoint, sender, old, new) = accept::<P, T, U, H>(p, t, network, outer)?;
+    match flow::recognise(p, t, network, (&old, U::INNER_IP), Way::Ingress) {
+        Recognised::Open => {}
+        Recognised::Alone => {
+            return hand_over::<P, T, U, H>(p, t, network, sender, (&old, &new)).map(Out::Stack);
+        }
+        Recognised::Kernel(reason) => return Err(reason),
+    }
     p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
     readdress(p, endpoint, &old, &new)?;
-    Ok(endpoint)
+    Ok(Out::Pod(endpoint))
+}
+
+/// Takes the inner packet out of the tunnel for the host stack, if that is known to let in what `sender` sends.
+///
+/// What the kernel does with a tunnel's packet before its device has it, it does with all of one VTEP
+/// ([`NO_HANDOVER`] where it may not), so one in a second shows it.
+#[inline(always)]
+fn hand_over<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
+    p: &mut P,
+    t: &T,
+    network: &'t Network,
+    sender: &Vtep,
+    (old, new): (&H, &H),
+) -> Result<&'t LocalVtep, Reason> {
+    let end = network.local(U::FAMILY);
+    if network.flags & NO_HANDOVER != 0 || end.device == 0 {
+        return Err(Reason::Unverified);
+    }
+    if !sender.is_heard(t.now(), t.generation(network.id)) {
+        if p.note() == 0 {
+            p.set_note(LEFT);
+        }
+        return Err(Reason::Unverified);
+    }
+    if !p.has_interface(end.device) {
+        return Err(Reason::Unverified);
+    }
+    let eth: Eth = p.load(U::INNER_ETH).ok_or(Reason::Truncated)?;
+    uncover::<P, U, H>(p, &eth, (old, new))?;
+    Ok(end)
+}
+
+/// Notes that the host stack lets in what the VTEP of `source` sends, if this packet says so.
+#[inline(always)]
+pub(crate) fn hear<P: Packet, T: Tables, H: Inner>(p: &mut P, t: &T, network: &Network, source: H::Address) {
+    if p.note() != LEFT {
+        return;
+    }
+    p.set_note(0);
+    let Some(id) = H::route(t, network, source) else { return };
+    if let Some(vtep) = t.vtep(id) {
+        t.note_heard(vtep, moment(t.now()), t.generation(network.id));
+    }
+}
+
+/// Takes the inner packet out of the tunnel, with this Ethernet header. TTL or hop limit falls where the packet
+/// is routed.
+#[inline(always)]
+fn uncover<P: Packet, U: Underlay, H: Inner>(
+    p: &mut P,
+    eth: &Eth,
+    (old, new): (&H, &H),
+) -> Result<(), Reason> {
+    p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
+    p.store(0, eth).ok_or(Reason::WriteFailed)?;
+    if old.tos() != new.tos() {
+        old.replace(&old.with_tos(new.tos()), p, ETH_LEN).ok_or(Reason::WriteFailed)?;
+    }
+    Ok(())
 }
 
 /// Takes the inner packet out of the tunnel, with the outer MACs, and marks it.
@@ -124,18 +202,18 @@ pub(crate) fn strip<P: Packet, T: Tables, U: Underlay, H: Inner>(
     network: &Network,
     outer: &OuterIp,
 ) -> Result<(), Reason> {
-    let (_, old, new) = accept::<P, T, U, H>(p, t, network, outer)?;
+    let (_, _, old, new) = accept::<P, T, U, H>(p, t, network, outer)?;
+    match flow::recognise(p, t, network, (&old, U::INNER_IP), Way::Ingress) {
+        Recognised::Open => {}
+        Recognised::Alone => return Err(Reason::Unverified),
+        Recognised::Kernel(reason) => return Err(reason),
+    }
     let mark = t.node().map_or(0, |node| mark(node, network.id));
     if mark == 0 {
         return Err(Reason::SwitchedOff);
     }
     let eth: Eth = p.load(0).ok_or(Reason::Truncated)?;
-    p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
-    p.store(0, &Eth { ether_type: H::ETHER_TYPE, ..eth }).ok_or(Reason::WriteFailed)?;
-    if old.tos() != new.tos() {
-        // TTL or hop limit falls where the packet is routed.
-        old.replace(&old.with_tos(new.tos()), p, ETH_LEN).ok_or(Reason::WriteFailed)?;
-    }
+    uncover::<P, U, H>(p, &Eth { ether_type: H::ETHER_TYPE, ..eth }, (&old, &new))?;
     p.set_mark(mark).ok_or(Reason::WriteFailed)
 }
 
@@ -146,15 +224,15 @@ pub(crate) const fn mark(node: &Node, network: NetworkId) -> u64 {
     if node.mark == 0 { 0 } else { (node.mark as u64) << 32 | network as u64 }
 }
 
-/// Checks the inner packet: the pod that it is for, its header, and the header with which it leaves
-/// the tunnel and is routed.
+/// Checks the inner packet: the pod that it is for, the VTEP that it is from, its header, and the header with
+/// which it leaves the tunnel and is routed.
 #[inline(always)]
 fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     p: &P,
     t: &'t T,
     network: &Network,
     outer: &OuterIp,
-) -> Result<(&'t Endpoint, H, H), Reason> {
+) -> Result<(&'t Endpoint, &'t Vtep, H, H), Reason> {
     let ip: H = p.load(U::INNER_IP).ok_or_else(|| missing(p, U::INNER_IP + H::LEN))?;
     ip.check_version()?;
     let sender = sender::<T, U, H>(t, network, &outer.source, ip.source()).ok_or(Reason::ForeignSource)?;
@@ -168,8 +246,7 @@ fn accept<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
     let forwarded = ip.with_tos(tos).forwarded()?;
     underlay::check_sum::<P, U>(p, network.local(U::FAMILY), || inner::sum(p, &ip, U::INNER_IP, len))?;
-    flow::recognise(p, t, network, (&ip, U::INNER_IP), Way::Ingress)?;
-    Ok((endpoint, ip, forwarded))
+    Ok((endpoint, sender, ip, forwarded))
 }
 
 /// The VTEP at `vtep` if it may use the inner address `source`: its subnets' and its own.

@@ -174,6 +174,16 @@ pub(crate) fn admit<P: Packet, T: Tables, H: Inner>(
     Err(Reason::Unverified)
 }
 
+/// What becomes of a packet that is still in its tunnel.
+pub(crate) enum Recognised {
+    /// It bypasses the stack.
+    Open,
+    /// The stack has to see it. It overtakes nothing of its flow, however it gets there.
+    Alone,
+    /// It is the kernel's.
+    Kernel(Reason),
+}
+
 /// Lets a packet bypass the stack, or says why not. For a packet that is still in its tunnel, and
 /// will be looked at again when it is not.
 #[inline(always)]
@@ -183,20 +193,47 @@ pub(crate) fn recognise<P: Packet, T: Tables, H: Inner>(
     network: &Network,
     at: (&H, usize),
     way: Way,
-) -> Result<(), Reason> {
+) -> Recognised {
     if network.mode != Mode::Verified as u8 {
-        return Ok(());
+        return Recognised::Open;
     }
     if network.flags & NO_BYPASS != 0 {
-        return Err(Reason::Limited);
+        return Recognised::Kernel(Reason::Limited);
     }
-    let tuple = tuple(p, t, network, at, way).ok_or(Reason::Unverified)?;
+    let length = p.length() - at.1 as u32;
+    let Some(tuple) = tuple(p, t, network, at, way) else {
+        return Recognised::Kernel(Reason::Unverified);
+    };
     if stays(network, &tuple) {
-        return Err(Reason::Limited);
+        return Recognised::Kernel(Reason::Limited);
     }
-    let mut flow = t.flow(&tuple.key).ok_or(Reason::Unverified)?;
     let generation = t.generation(network.id);
-    if flow.bypass(t, (&tuple, way), generation, p.length()) { Ok(()) } else { Err(Reason::Unverified) }
+    let mut begins = true;
+    if let Some(mut flow) = t.flow(&tuple.key) {
+        if flow.bypass(t, (&tuple, way), generation, p.length()) {
+            return Recognised::Open;
+        }
+        begins = flow.generation != generation;
+    }
+    if is_alone(&tuple, begins, length - H::LEN as u32) {
+        return Recognised::Alone;
+    }
+    Recognised::Kernel(Reason::Unverified)
+}
+
+/// Whether packets of the flow in front of this one and behind it may get to the stack by another way than it,
+/// whose IP payload has `length` bytes.
+///
+/// The kernel's device queues what it decapsulates and takes segments together, so what goes past it may overtake
+/// what does not. That makes no difference to a connection's begin and end, and to a bare acknowledgement, which
+/// is no longer than TCP's longest header; nor to a flow's first packet.
+#[inline(always)]
+const fn is_alone(tuple: &Tuple, begins: bool, length: u32) -> bool {
+    const LONGEST_HEADER: u32 = 60;
+    if tuple.key.protocol == protocol::TCP {
+        return tuple.flags & (SYN | FIN | RST) != 0 || length <= LONGEST_HEADER;
+    }
+    begins
 }
 
 /// Whether no connection of the tuple's protocol bypasses the stack, because conntrack would not take it back.
@@ -316,11 +353,10 @@ impl Flow {
     /// Whether a packet may bypass the stack, and records that it does.
     #[inline(always)]
     fn bypass<T: Tables>(&mut self, t: &T, (tuple, way): (&Tuple, Way), generation: u32, bytes: u32) -> bool {
-        // To read the clock takes a call. A TCP connection does without for as long as the clock
-        // stands still; the low bits of the tick agree again after weeks.
+        // To read the clock takes a call, which is saved for as long as the clock stands still; the low bits of
+        // the tick agree again after weeks.
         let tick = t.tick() as u32;
-        let still = tuple.protocol == protocol::TCP && self.tick == tick;
-        let now = if still { self.last } else { t.now() };
+        let now = if self.tick == tick { self.last } else { t.now() };
         let open = self.is_open(tuple, way, now, generation);
         if open {
             self.tick = tick;

@@ -1,13 +1,14 @@
 //! One entry point per hook.
 
 use crate::counters::{Hook, Reason};
-use crate::decap;
+use crate::decap::{self, Out};
 use crate::encap;
 use crate::flow::{self, Way};
 use crate::headers::{Be16, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, Ipv6, Mac, protocol};
 use crate::inner::{Inner, largest_packet};
 use crate::maps::{
-    Endpoint, Kind, LOCAL_VTEP, MacKey, Mode, NO_NETWORK, Network, NetworkId, Station, Vtep, endpoint, local,
+    Endpoint, Kind, LOCAL_VTEP, LocalVtep, MacKey, Mode, NO_NETWORK, Network, NetworkId, Station, Vtep,
+    endpoint, local,
 };
 use crate::packet::{ETH_LEN, Packet};
 use crate::segment;
@@ -31,6 +32,8 @@ pub enum Forward<'t> {
     Switched(&'t Endpoint),
     /// Encapsulated nowhere or decapsulated by now, out of the port of this station.
     Bridged(&'t Station, Bridged),
+    /// Decapsulated, into the host stack as if it came out of the vxlan device of this end of the tunnel.
+    HandedOver(&'t LocalVtep),
 }
 
 /// How a segment's frame came to a port.
@@ -52,6 +55,7 @@ impl Forward<'_> {
             Self::Encapsulated(_) => Reason::Encapsulated,
             Self::Decapsulated(_) | Self::Stripped => Reason::Decapsulated,
             Self::Delivered(_) => Reason::Delivered,
+            Self::HandedOver(_) => Reason::HandedOver,
             Self::Routed(_) => Reason::Routed,
             Self::Switched(_) => Reason::Switched,
             Self::Bridged(_, Bridged::Decapsulated) => Reason::Decapsulated,
@@ -508,7 +512,7 @@ fn from_host<'t, P: Packet, T: Tables, H: Inner>(
 fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     p: &mut P,
     t: &'t T,
-    network: &Network,
+    network: &'t Network,
 ) -> Result<Forward<'t>, Reason> {
     let outer = decap::outer::<P, U>(p, network)?;
     let outcome = if network.kind == Kind::L2 as u8 {
@@ -526,15 +530,18 @@ fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
 fn to_local_pod<'t, P: Packet, T: Tables, U: Underlay>(
     p: &mut P,
     t: &'t T,
-    network: &Network,
+    network: &'t Network,
     outer: &OuterIp,
 ) -> Result<Forward<'t>, Reason> {
-    match decap::inner_type::<P, U>(p, network, outer)? {
-        ETH_P_IP => decap::decapsulate::<P, T, U, Ipv4>(p, t, network, outer),
-        ETH_P_IPV6 => decap::decapsulate::<P, T, U, Ipv6>(p, t, network, outer),
-        _ => Err(Reason::NotIp),
-    }
-    .map(Forward::Decapsulated)
+    let out = match decap::inner_type::<P, U>(p, network, outer)? {
+        ETH_P_IP => decap::decapsulate::<P, T, U, Ipv4>(p, t, network, outer)?,
+        ETH_P_IPV6 => decap::decapsulate::<P, T, U, Ipv6>(p, t, network, outer)?,
+        _ => return Err(Reason::NotIp),
+    };
+    Ok(match out {
+        Out::Pod(endpoint) => Forward::Decapsulated(endpoint),
+        Out::Stack(end) => Forward::HandedOver(end),
+    })
 }
 
 #[inline(always)]
@@ -577,6 +584,7 @@ fn from_tunnel<'t, P: Packet, T: Tables, H: Inner>(
     network: &Network,
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = checked(p)?;
+    decap::hear::<P, T, H>(p, t, network, ip.source());
     let endpoint = decap::receiver::<P, T, H>(p, t, network.id, ip.destination())?;
     flow::admit(p, t, network, (&ip, ETH_LEN), Way::Ingress)?;
     decap::route_to_pod(p, endpoint, &ip)?;

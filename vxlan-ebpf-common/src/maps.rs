@@ -7,7 +7,7 @@ use crate::counters::{Disposition, Hook, Reason};
 use crate::headers::{Be16, Be32, Mac};
 
 /// Changes with every incompatible change of a map's layout; part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -278,6 +278,8 @@ pub struct LocalVtep {
     pub mtu: u16,
     /// The underlay interface.
     pub ifindex: u32,
+    /// The vxlan device; 0: none, or none that takes what has left its tunnel.
+    pub device: u32,
     /// Or of [`local`]'s bits.
     pub flags: u32,
     /// UDP source ports lie in `port_min..port_max`, as the kernel's device chooses them.
@@ -351,6 +353,9 @@ pub const PARTIAL: u32 = 1 << 6;
 /// [`Network::flags`]: the host stack looks at nothing but addresses and DSCP, since no packet filter is there
 /// to ask: what it makes of one packet, it makes of all between the same two. Counts only while [`Watch`] holds.
 pub const BY_ADDRESS: u32 = 1 << 7;
+/// [`Network::flags`]: a rule of the host may tell one of the tunnel's packets from another of the same VTEP, so
+/// all that the host stack has to see take the kernel's way out of the tunnel.
+pub const NO_HANDOVER: u32 = 1 << 8;
 
 /// UDP ports that [`Node::ports`] has room for.
 pub const NODE_PORTS: usize = 4;
@@ -411,7 +416,7 @@ pub struct Network {
     /// A [`Kind`].
     pub kind: u8,
     /// Or of [`TOLERATE_VIOLATIONS`], [`DROP_MALFORMED`], [`DROP_OTHER_VNI`], [`NO_BYPASS`],
-    /// [`NO_TCP_BYPASS`], [`MARKS_ROUTE`], [`PARTIAL`] and [`BY_ADDRESS`].
+    /// [`NO_TCP_BYPASS`], [`MARKS_ROUTE`], [`PARTIAL`], [`BY_ADDRESS`] and [`NO_HANDOVER`].
     pub flags: u32,
     /// This node on the IPv4 underlay.
     pub local4: LocalVtep,
@@ -532,7 +537,20 @@ pub struct Vtep {
     pub ttl: u8,
     /// Zero.
     pub reserved: u8,
+    /// A program's note: [`moment`] of when the host stack last took a packet in from it.
+    pub heard: u32,
+    /// A program's note: [`SWITCH_GENERATION`] at that time.
+    pub generation: u32,
 }
+
+/// A time in nanoseconds as [`Vtep::heard`] has it: in units of 2^27, about an eighth of a second, and never 0.
+#[inline(always)]
+pub const fn moment(now: u64) -> u32 {
+    (now >> 26) as u32 | 1
+}
+
+/// How long the host stack's word about a VTEP counts, as [`moment`]s differ: about a second.
+pub const HEARSAY: u32 = 16;
 
 /// Bits of [`Vtep::flags`].
 pub mod vtep {
@@ -547,6 +565,18 @@ pub mod vtep {
 }
 
 impl Vtep {
+    /// The entry as the agent writes it, without programs' notes.
+    pub const fn written(self) -> Self {
+        Self { heard: 0, generation: 0, ..self }
+    }
+
+    /// Whether the host stack lets in what it sends.
+    #[inline(always)]
+    pub const fn is_heard(&self, now: u64, generation: u32) -> bool {
+        let fresh = moment(now).wrapping_sub(self.heard) < HEARSAY;
+        self.heard != 0 && fresh && self.generation == generation
+    }
+
     /// Why no packet is encapsulated for it, if so.
     #[inline(always)]
     pub const fn refuses_encap(&self) -> Option<Reason> {
@@ -881,14 +911,14 @@ mod pod {
 
 /// No type has padding: the sizes are the sums of the fields.
 const _: () = {
-    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4 + 2 + 2 + 1 + 1 + 2 + 4);
+    assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4 + 4 + 2 + 2 + 1 + 1 + 2 + 4);
     assert!(size_of::<Watch>() == 8 + 4 + 4);
     assert!(size_of::<Node>() == 4 + 4 + 2 + 2 + 4 * 2);
-    assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 4 + 2 * 44 + 4 + 32);
+    assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 4 + 2 * 48 + 4 + 32);
     assert!(size_of::<Key4>() == 4 + 4);
     assert!(size_of::<Key6>() == 4 + 16);
     assert!(size_of::<VniKey>() == 4 + 2 + 2);
-    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 1 + 1);
+    assert!(size_of::<Vtep>() == 16 + 6 + 1 + 1 + 4 + 20 + 2 + 1 + 1 + 4 + 4);
     assert!(size_of::<MacKey>() == 4 + 6 + 2);
     assert!(size_of::<Station>() == 4 + 4 + 2 + 1 + 1 + 4 + 8 + 4 + 4);
     assert!(size_of::<Endpoint>() == 4 + 6 + 6 + 4 + 2 + 1 + 1 + 4);

@@ -43,6 +43,8 @@ pub struct Frame {
     pub random: u32,
     /// [`Packet::mark`].
     pub mark: u64,
+    /// [`Packet::note`].
+    pub note: u16,
     /// [`Packet::checksum_verified`].
     pub verified: bool,
     /// An interface that is not there.
@@ -126,6 +128,14 @@ impl Packet for Frame {
         (!self.rigid && self.bytes.len() >= end).then(|| drop(self.bytes.drain(ETH_LEN..end)))
     }
 
+    fn note(&self) -> u16 {
+        self.note
+    }
+
+    fn set_note(&mut self, note: u16) {
+        self.note = note;
+    }
+
     fn mark(&self) -> u64 {
         self.mark
     }
@@ -171,6 +181,8 @@ pub struct Maps {
     pub routes6: BTreeMap<(Key6, u32), VtepId>,
     /// VTEPS.
     pub vteps: BTreeMap<VtepId, Vtep>,
+    /// VTEPs that the host stack took a packet in from, as noted.
+    pub heard: RefCell<Vec<Addr>>,
     /// VTEP_IDS.
     pub vtep_ids: BTreeMap<Key6, VtepId>,
     /// STATIONS.
@@ -204,6 +216,8 @@ static FREE: Vtep = Vtep {
     mtu: 0,
     ttl: 0,
     reserved: 0,
+    heard: 0,
+    generation: 0,
     ifindex: 0,
     next_hop: crate::maps::NextHop { family: 0, addr: [0; 16] },
 };
@@ -266,6 +280,10 @@ impl Tables for Maps {
 
     fn vtep(&self, id: VtepId) -> Option<&Vtep> {
         self.vteps.get(&id).or((id < crate::maps::DEFAULT_VTEPS).then_some(&FREE))
+    }
+
+    fn note_heard(&self, vtep: &Vtep, _moment: u32, _generation: u32) {
+        self.heard.borrow_mut().push(vtep.addr);
     }
 
     fn vtep_id(&self, network: NetworkId, address: &Addr) -> Option<VtepId> {

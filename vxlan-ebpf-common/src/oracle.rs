@@ -68,13 +68,17 @@ pub fn check(hook: Hook, frame: &Frame, maps: &Maps) -> Reason {
     let forward = match hooks::run(hook, &mut after, maps).outcome {
         Ok(forward) => forward,
         Err(reason) => {
+            if reason == Reason::Unverified && hook == Hook::UnderlayIngress || hook == Hook::TunnelIngress {
+                // A note beside the frame.
+                after.note = frame.note;
+            }
             assert_eq!(&after, frame, "{}: {reason:?} changed the frame", hook.label());
             assert_ne!(reason, Reason::WriteFailed, "{}: room was made and could not be used", hook.label());
             return reason;
         }
     };
     assert!(!frame.tagged, "a tagged frame was forwarded");
-    let unchanged = Frame { bytes: frame.bytes.clone(), mark: frame.mark, ..after.clone() };
+    let unchanged = Frame { bytes: frame.bytes.clone(), mark: frame.mark, note: frame.note, ..after.clone() };
     assert_eq!(unchanged, *frame, "more than bytes changed");
     let step = Step { hook, frame, after: &after.bytes, maps };
     match forward {
@@ -82,6 +86,7 @@ pub fn check(hook: Hook, frame: &Frame, maps: &Maps) -> Reason {
         Forward::Encapsulated(vtep) => tunnel::encapsulated(&step, vtep),
         Forward::Bridged(station, way) => segment::bridged(&step, station, way),
         Forward::Decapsulated(endpoint) => tunnel::decapsulated(&step, endpoint),
+        Forward::HandedOver(end) => tunnel::handed_over(&step, end),
         Forward::Stripped => stripped(frame, &after, maps),
         Forward::Delivered(endpoint) | Forward::Routed(endpoint) => local::routed(&step, endpoint),
         Forward::Switched(endpoint) => local::switched(&step, endpoint),

@@ -102,6 +102,14 @@ pub trait Packet {
     /// header's bytes are anything afterwards. `None`: refused, nothing changed.
     fn remove_room(&mut self, family: Family, inner: Family) -> Option<()>;
 
+    /// A number that stays with the packet on its way through the host (`tc_index`), 0 unless somebody has set it.
+    fn note(&self) -> u16 {
+        0
+    }
+
+    /// Sets [`note`](Self::note).
+    fn set_note(&mut self, _note: u16) {}
+
     /// What an XDP program has left with the packet, 0 if nothing.
     fn mark(&self) -> u64;
 

@@ -25,6 +25,8 @@ pub trait Tables {
     fn route6(&self, network: &Network, destination: [Be32; 4]) -> Option<VtepId>;
     /// VTEPS.
     fn vtep(&self, id: VtepId) -> Option<&Vtep>;
+    /// Notes in an entry of VTEPS when the host stack took a packet in from it, and the generation.
+    fn note_heard(&self, vtep: &Vtep, moment: u32, generation: u32);
     /// VTEP_IDS.
     fn vtep_id(&self, network: NetworkId, address: &Addr) -> Option<VtepId>;
     /// STATIONS.

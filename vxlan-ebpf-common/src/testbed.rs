@@ -26,6 +26,8 @@ pub const MARK: u32 = 0x5eca_11ed;
 pub const PORT: u16 = 8472;
 /// Interface of the first pod; every kernel has it.
 pub const POD_IFINDEX: u32 = 1;
+/// The vxlan device; a network namespace has an interface with this index.
+pub const DEVICE: u32 = 1;
 /// Bridge of the first two pods.
 pub const BRIDGE: u32 = 90;
 /// MTU of pods and overlay.
@@ -169,6 +171,7 @@ fn network() -> Network {
         mac: LOCAL_MAC,
         mtu: MTU,
         ifindex: 80,
+        device: DEVICE,
         flags: if addr.is_ipv6() { local::CHECKSUM } else { 0 },
         port_min: 32768,
         port_max: 60999,

@@ -7,13 +7,13 @@ mod maps;
 mod skb;
 mod xdp;
 
-use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::error;
 use vxlan_ebpf_common::maps::NetworkId;
-use vxlan_ebpf_common::maps::{Endpoint, NextHop, Station, Vtep, station};
+use vxlan_ebpf_common::maps::{Endpoint, LocalVtep, NextHop, Station, Vtep, station};
 use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, Verdict, hooks};
 
 use crate::maps::Maps;
@@ -102,12 +102,12 @@ fn underlay_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Counts the verdict and carries it out.
+/// Carries out the verdict and counts it; in this order, because the verifier forgets across calls what belongs to
+/// which verdict.
 #[inline(always)]
 fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Verdict<'_>) -> i32 {
     let Verdict { network, outcome } = verdict;
-    Maps.count(network, hook, verdict.reason(), bytes);
-    match outcome {
+    let action = match outcome {
         Ok(Forward::Encapsulated(vtep)) => to_underlay(hook, vtep),
         Ok(
             Forward::Decapsulated(endpoint)
@@ -116,9 +116,12 @@ fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Verdict<'_>) -> i32 
             | Forward::Switched(endpoint),
         ) => to_pod(endpoint),
         Ok(Forward::Bridged(station, _)) => to_port(station),
+        Ok(Forward::HandedOver(end)) => to_device(end),
         Ok(Forward::Stripped) => NEXT,
         Err(reason) => give_up(ctx, network, hook, reason),
-    }
+    };
+    Maps.count(network, hook, verdict.reason(), bytes);
+    action
 }
 
 #[inline(always)]
@@ -169,6 +172,13 @@ fn to_port(station: &Station) -> i32 {
         }
     };
     action as i32
+}
+
+/// Into the host stack, as if the vxlan device had decapsulated it.
+#[inline(always)]
+fn to_device(end: &LocalVtep) -> i32 {
+    // SAFETY: no pointers involved.
+    unsafe { bpf_redirect(end.device, u64::from(BPF_F_INGRESS)) as i32 }
 }
 
 /// Into the pod's namespace, without a detour over the host's receive queue.

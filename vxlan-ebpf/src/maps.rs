@@ -121,6 +121,15 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn note_heard(&self, vtep: &Vtep, moment: u32, generation: u32) {
+        // SAFETY: the entry lies in a map's memory, which any program may write to; half a note counts for nothing.
+        unsafe {
+            (&raw const vtep.heard).cast_mut().write_volatile(moment);
+            (&raw const vtep.generation).cast_mut().write_volatile(generation);
+        }
+    }
+
+    #[inline(always)]
     fn vtep_id(&self, network: NetworkId, address: &Addr) -> Option<VtepId> {
         // SAFETY: see `Maps`.
         unsafe { VTEP_IDS.get(&Key6::new(network, *address)) }.copied()

@@ -204,6 +204,18 @@ impl<const HELPER: bool> Packet for TcPacket<HELPER> {
     }
 
     #[inline(always)]
+    fn note(&self) -> u16 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.0).tc_index as u16 }
+    }
+
+    #[inline(always)]
+    fn set_note(&mut self, note: u16) {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.0).tc_index = u32::from(note) };
+    }
+
+    #[inline(always)]
     fn mark(&self) -> u64 {
         // SAFETY: the context is valid while the program runs.
         let (meta, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };

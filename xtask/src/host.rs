@@ -41,6 +41,8 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("/usr/lib/frr/bgpd", "frr"),
     ("/lib/systemd/systemd-networkd", "systemd"),
     ("udhcpc", "udhcpc"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
 ];
 
 /// Makes the machine ready for a lab: checks what must be there, installs and mounts the rest.

@@ -15,14 +15,17 @@ const CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "-p", 
 
 /// Tests that have nothing to do with where on the underlay packets are taken out of the tunnel: the
 /// sources of state, how soon a pod's veth has its program, what rules mean, whose address it is
-/// within a node, and what owners of devices change, beside which no XDP is used.
+/// within a node, what metrics say of all that, and what owners of devices change, beside which no XDP is used.
 pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::kubernetes::",
     "e2e::etcd::",
     "e2e::cni::",
     "e2e::ruleset::",
+    "e2e::verified::arrivals::a_rule",
     "e2e::accelerate::calico::",
     "e2e::accelerate::changes::",
+    "e2e::metrics::metrics_say",
+    "e2e::metrics::prometheus::",
     "e2e::owner::a_neighbour",
     "e2e::owner::an_address",
 ];

@@ -1,6 +1,7 @@
 //! What `deploy/` asks of a cluster or a host fits together, and fits the agent.
 
 mod beside;
+mod monitoring;
 mod plain_hosts;
 
 use std::collections::BTreeSet;

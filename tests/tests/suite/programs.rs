@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use vxlan_agent::datapath::KernelFeatures;
 use vxlan_ebpf_common::maps::{
-    BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_NETWORK, Network,
-    TOLERATE_VIOLATIONS, local,
+    BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_HANDOVER, NO_NETWORK, Network,
+    TOLERATE_VIOLATIONS, local, moment,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, Filters, FlowStep};
@@ -27,10 +27,10 @@ fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
     let verdict = hooks::run(hook, &mut after, maps);
     let (network, reason) = (verdict.network, verdict.reason());
     let dropped = maps.networks.get(&network).is_some_and(|network| network.drops(hook, reason));
-    let action = match (hook, reason.disposition()) {
+    let action = match (hook, verdict.outcome.is_ok()) {
         (Hook::UnderlayXdp, _) if dropped => XDP_DROP,
         (Hook::UnderlayXdp, _) => XDP_PASS,
-        (_, Disposition::Forwarded) => TC_ACT_REDIRECT,
+        (_, true) => TC_ACT_REDIRECT,
         _ if dropped => TC_ACT_SHOT,
         _ => TC_ACT_UNSPEC,
     };
@@ -70,7 +70,8 @@ fn compare(kernel: &Kernel, maps: &Maps, hook: Hook, frame: &Frame) -> Reason {
     let frame = &received(frame);
     let (mut reason, mut expected) = model(hook, frame, maps);
     let no_room = got.counted.iter().any(|(_, _, reason, ..)| *reason == Reason::NoRoom);
-    if reason == Reason::Decapsulated && no_room && takes_off_one_family_only() {
+    let decapsulated = matches!(reason, Reason::Decapsulated | Reason::HandedOver);
+    if decapsulated && no_room && takes_off_one_family_only() {
         (reason, expected) = model(hook, &Frame { rigid: true, ..frame.clone() }, maps);
     } else if reason == Reason::Encapsulated && no_room {
         // A test run has no aggregate, only its size, and the kernel makes no room in that.
@@ -95,6 +96,25 @@ fn kernel_and_model_forward_the_same_bytes() {
             continue;
         }
         assert!(forwarded, "{hook:?} did not forward a valid frame: {reason:?}");
+    }
+}
+
+#[test]
+fn kernel_and_model_hand_the_same_bytes_to_the_stack() {
+    let mut kernel = Kernel::load();
+    let now = testrun::now();
+    for (flags, heard, hands_over) in
+        [(0, moment(now), true), (NO_HANDOVER, moment(now), false), (0, 0, false)]
+    {
+        let mut maps = Maps { now, ..testbed::maps() };
+        maps.vteps.values_mut().for_each(|vtep| vtep.heard = heard);
+        let network = maps.network_mut().expect("the network");
+        (network.mode, network.flags) = (Mode::Verified as u8, flags);
+        kernel.fill(&maps);
+        let seeds = testbed::seeds();
+        let reasons = seeds.iter().map(|(hook, frame)| compare(&kernel, &maps, *hook, frame));
+        let handed_over = reasons.filter(|reason| *reason == Reason::HandedOver).count();
+        assert_eq!(handed_over != 0, hands_over, "{flags} {heard}");
     }
 }
 

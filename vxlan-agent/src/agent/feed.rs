@@ -13,7 +13,7 @@ use crate::config::{Fastpath, KubernetesConfig, StateConfig, View};
 use crate::kernel::{Netlink, Tables};
 use crate::local::{Choice, Local};
 use crate::source::kubernetes::{self, Settings};
-use crate::source::{EtcdSource, FileSource, KubernetesSource, Snapshot, Source, Waits, etcd};
+use crate::source::{Contact, EtcdSource, FileSource, KubernetesSource, Snapshot, Source, Waits, etcd};
 
 /// A source at work; it ends when this is dropped.
 pub(super) struct Feed {
@@ -21,6 +21,8 @@ pub(super) struct Feed {
     snapshots: watch::Receiver<Snapshot>,
     /// What this machine says of itself, where the source asks.
     local: Option<watch::Sender<Local>>,
+    /// Whether it is heard from.
+    pub(super) contact: Contact,
     /// Tells of news.
     announcer: JoinSet<()>,
 }
@@ -29,7 +31,7 @@ impl Feed {
     /// Starts to follow the state file at `path`, which is read at once.
     pub(super) fn of_file(path: &Path, config: &View) -> anyhow::Result<Self> {
         let source = Box::new(FileSource::new(path.to_owned(), viewer(config)));
-        Ok(Self::new(source.watch()?, None))
+        Self::new(source, None)
     }
 
     /// Starts the configured source. What the source or this machine says of the network stands in the
@@ -78,12 +80,12 @@ impl Feed {
             }
             (StateConfig::Device, _) | (StateConfig::Etcd(_), None) => bail!("there is no state source"),
         };
-        let feed = Self::new(source.watch()?, Some(local));
-        Ok((config, feed))
+        Ok((config, Self::new(source, Some(local))?))
     }
 
-    fn new(snapshots: watch::Receiver<Snapshot>, local: Option<watch::Sender<Local>>) -> Self {
-        Self { snapshots, local, announcer: JoinSet::new() }
+    fn new(source: Box<dyn Source>, local: Option<watch::Sender<Local>>) -> anyhow::Result<Self> {
+        let contact = source.contact();
+        Ok(Self { snapshots: source.watch()?, local, contact, announcer: JoinSet::new() })
     }
 
     /// What the source has sent last.

@@ -4,28 +4,20 @@
 //! - `/readyz`: is everything as the newest cluster state asks for? If not, the answer says what is
 //!   missing, and the next node's update should wait.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use hyper::{Method, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Agent;
 use super::network::Network;
+use crate::report::http::{self, Answer};
 
 /// So long without a turn is too long: thousands of nodes at once take it some seconds.
 const STANDSTILL: Duration = Duration::from_secs(30);
-/// What a whole exchange may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the agent is.
 #[derive(Clone, Debug)]
@@ -39,51 +31,15 @@ pub(super) struct Health {
 /// thread of its own, which answers that the loop stands still even while something blocks that.
 pub(super) fn serve(address: SocketAddr) -> anyhow::Result<watch::Sender<Health>> {
     let context = || format!("cannot listen for health checks on {address}");
-    let listener = std::net::TcpListener::bind(address).with_context(context)?;
-    listener.set_nonblocking(true).with_context(context)?;
+    let listener = http::listen(address).with_context(context)?;
     let starting = Health { turned: Instant::now(), missing: vec!["starting".to_owned()] };
     let (sender, health) = watch::channel(starting);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().with_context(context)?;
-    let thread = std::thread::Builder::new().name("health".to_owned());
-    let answer = move || {
-        let Err(error) = runtime.block_on(answer_all(listener, health));
-        tracing::error!("health checks are not answered any more: {error}");
+    let answer = move |method: &Method, path: &str| {
+        let (status, text) = health.borrow().answer(method, path, Instant::now());
+        Answer::plain(status, text)
     };
-    thread.spawn(answer).with_context(context)?;
+    http::serve("health", move || listener, answer)?;
     Ok(sender)
-}
-
-async fn answer_all(
-    listener: std::net::TcpListener,
-    health: watch::Receiver<Health>,
-) -> std::io::Result<Infallible> {
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        match listener.accept().await {
-            // One after the other: nobody can make the agent busy with this.
-            Ok((stream, _)) => drop(tokio::time::timeout(PATIENCE, exchange(stream, &health)).await),
-            Err(error) => {
-                tracing::warn!("cannot accept a health check: {error}");
-                tokio::time::sleep(super::PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn exchange(stream: TcpStream, health: &watch::Receiver<Health>) {
-    let answer = |request: Request<Incoming>| {
-        let (status, text) = health.borrow().answer(request.method(), request.uri().path(), Instant::now());
-        let mut response = Response::new(Full::new(Bytes::from(text)));
-        *response.status_mut() = status;
-        std::future::ready(Ok::<_, Infallible>(response))
-    };
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service_fn(answer));
-    if let Err(error) = connection.await {
-        tracing::debug!("a health check was broken off: {error}");
-    }
 }
 
 impl Health {

@@ -66,6 +66,8 @@ pub(super) struct Machine {
     /// A packet filter of which no notice is given, and whether there is a BPF program that is one.
     unannounced: Option<String>,
     has_program: bool,
+    /// Tables of legacy iptables that look at packets one by one.
+    legacy: Option<String>,
     pub(super) datapath: Option<Datapath>,
     /// Tells when pins of it are removed.
     pins: PinWatch,
@@ -109,6 +111,7 @@ impl Machine {
             secret: secret()?,
             unannounced: Some("filters that have not been looked for yet".into()),
             has_program: false,
+            legacy: None,
             takes_back: false,
             filters: BridgeFilters::default(),
             tunnels: Tunnels::default(),
@@ -207,6 +210,11 @@ impl Machine {
             ways.retain(|vtep, _| wanted.is_some_and(|wanted| wanted.contains(vtep)));
             wanted.is_some()
         });
+        self.ask_ways(wanted).await;
+    }
+
+    /// Asks for ways to VTEPs that are not known yet.
+    pub(super) async fn ask_ways(&mut self, wanted: &BTreeMap<Asked, BTreeSet<IpAddr>>) {
         let (netlink, known) = (&self.netlink, &self.ways);
         let is_known = |asked: &Asked, vtep: &IpAddr| known.get(asked).is_some_and(|w| w.contains_key(vtep));
         let all = wanted.iter().flat_map(|(asked, vteps)| vteps.iter().map(move |vtep| (asked, *vtep)));
@@ -326,13 +334,22 @@ impl Machine {
         chain.or_else(|| self.unannounced.clone()).or(other)
     }
 
+    /// What may tell one of the tunnel's packets from another of the same VTEP in front of the tunnel's port, the first
+    /// that is known. Without any, one packet says what becomes of all.
+    pub(super) fn tells_tunnels_apart(&self) -> Option<String> {
+        let rule = self.ruleset.tunnel_meters.first().map(ToString::to_string);
+        rule.or_else(|| self.legacy.clone())
+            .or_else(|| self.has_program.then(|| "a BPF program at a hook of netfilter".to_owned()))
+    }
+
     /// Looks for packet filters of which no notice is given, with `programs` for BPF programs, too, which takes
     /// longer; whether there is news.
     pub(super) fn look_for_filters(&mut self, programs: bool) -> bool {
         let has_program = if programs { filters::has_netfilter_program() } else { self.has_program };
         let before = std::mem::replace(&mut self.unannounced, filters::unannounced());
         let had_program = std::mem::replace(&mut self.has_program, has_program);
-        before != self.unannounced || had_program != self.has_program
+        let legacy = std::mem::replace(&mut self.legacy, filters::legacy_of_packets());
+        (before, had_program, legacy) != (self.unannounced.clone(), self.has_program, self.legacy.clone())
     }
 
     /// Has the programs know for another moment that somebody looks out for filters. When nobody does any more, they

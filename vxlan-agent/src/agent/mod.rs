@@ -7,11 +7,13 @@
 mod accelerate;
 mod collide;
 mod describe;
+mod every;
 mod feed;
 mod health;
 mod leaving;
 mod look;
 mod machine;
+mod metrics;
 mod network;
 mod pending;
 mod pins;
@@ -40,7 +42,9 @@ use crate::kernel::ruleset::{self, Ruleset};
 use crate::kernel::{Events, Netlink, Touched};
 use crate::ownership;
 use crate::preflight;
+use crate::report::{Facts, Pulse};
 use crate::status::{Lock, StatusFile};
+use every::Every;
 use leaving::Leaving;
 use machine::Machine;
 use network::Network;
@@ -81,6 +85,8 @@ pub struct Agent {
     pending: Vec<Pending>,
     /// Those that are not configured any more.
     leaving: Vec<Leaving>,
+    /// Devices whose networks are not configured one by one.
+    every: Every,
     told: Told,
     /// What packet filters do, once it is known.
     rules: latest::Receiver<Option<Arc<Ruleset>>>,
@@ -96,6 +102,11 @@ pub struct Agent {
     kernel: String,
     features: KernelFeatures,
     status: StatusFile,
+    /// What whoever asks for metrics gets to know, if anybody may ask.
+    metrics: Option<latest::Sender<Arc<Facts>>>,
+    pulse: Pulse,
+    /// When what happened was noticed, until everything is in step with it.
+    noticed: Option<Instant>,
 }
 
 /// Runs until SIGTERM or SIGINT, which leave everything in place. `path` is where `config` was read, if it is to
@@ -103,8 +114,7 @@ pub struct Agent {
 pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let node = Arc::clone(&config.node);
     preflight::check_privileges()?;
-    let is_fast = config.networks.iter().any(|view| view.network.fastpath != Fastpath::Off);
-    if is_fast {
+    if config.is_fast() {
         preflight::check_kernel()?;
     }
     datapath::check_pin_dir(&node.pin_dir)?;
@@ -124,6 +134,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         None => mpsc::channel(1).1,
     };
     let mut agent = Agent::new(config, machine, told, features)?;
+    agent.serve_metrics()?;
     // A bypass is not opened before it is known that it may be.
     tokio::select! {
         _ = terminate.recv() => return Ok(()),
@@ -136,6 +147,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         (Instant::now() + RESYNC, Instant::now() + PEEK, Instant::now() + LEARN);
     loop {
         health.iter().for_each(|health| drop(health.send_replace(agent.health())));
+        agent.pulse.turn();
         let wake = agent.wake_at().into_iter().fold(resync.min(peek).min(learn), Instant::min);
         let (mut touched, mut reload, mut read) = (Touched::default(), vec![], None);
         tokio::select! {
@@ -152,6 +164,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
             Ok(()) = agent.rules.changed() => agent.machine.doubt(),
             () = tokio::time::sleep_until(wake) => {}
         }
+        agent.noticed = Some(Instant::now());
         tokio::time::sleep(agent.collect()).await;
         while let Some(Some(())) = events.next(&mut agent.machine.tables, &mut touched).now_or_never() {}
         while let Ok(network) = news.try_recv() {
@@ -189,7 +202,8 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
 impl Agent {
     fn new(config: Config, machine: Machine, told: Told, features: KernelFeatures) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let follows_rules = config.networks.iter().any(|view| view.network.fastpath != Fastpath::Off);
+        let pulse = Pulse::new(machine.retries.attempts.clone());
+        let follows_rules = config.is_fast();
         Ok(Self {
             node: Arc::clone(&config.node),
             seen_node: Arc::clone(&config.node),
@@ -198,6 +212,7 @@ impl Agent {
             networks: vec![],
             pending: vec![],
             leaving: vec![],
+            every: Every::default(),
             told,
             rules: if follows_rules { ruleset::follow() } else { latest::channel(None).1 },
             follows_rules,
@@ -208,6 +223,9 @@ impl Agent {
             kernel: preflight::kernel_release()?,
             features,
             status: StatusFile::new(&config.node.run_dir),
+            metrics: None,
+            pulse,
+            noticed: None,
             config,
         })
     }
@@ -219,6 +237,8 @@ impl Agent {
     async fn start(&mut self) -> anyhow::Result<()> {
         self.note_configured();
         self.machine.begin().await?;
+        self.config = self.completed(self.config.clone());
+        self.note_configured();
         let rules = self.rules.borrow_and_update().clone();
         self.take_rules(rules);
         self.machine.look_for_filters(true);
@@ -228,6 +248,7 @@ impl Agent {
             self.settle().await;
         }
         self.config.networks.clone().into_iter().for_each(|view| self.begin(view));
+        self.put_in_order();
         self.take_up()?;
         self.settle().await;
         self.greet();
@@ -256,6 +277,9 @@ impl Agent {
         let stale = self.machine.stale;
         if reloaded || touched.changed || touched.policies || touched.traffic || ways || stale || due {
             self.settle().await;
+            if self.follow_devices().await? {
+                self.settle().await;
+            }
             self.greet();
         }
         Ok(())
@@ -296,6 +320,8 @@ impl Agent {
             tracing::warn!("{error:#}");
         }
         self.settled_in = begun.elapsed();
+        let lag = self.noticed.take().map(|noticed| noticed.elapsed());
+        self.pulse.settled(self.settled_in, lag, self.error.is_some());
     }
 
     /// Whether a setting is otherwise than the programs were told.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
@@ -57,6 +58,8 @@ pub(super) struct Network {
     pub(super) table: Option<Option<Masquerade>>,
     /// Files for pods, as they were last written.
     pub(super) files: BTreeMap<PathBuf, String>,
+    /// When the cluster came from its source.
+    pub(super) snapshot: SystemTime,
     /// Why the last state that the source sent was refused.
     pub(super) reload_error: Option<String>,
     /// Why nothing can be planned at the moment.
@@ -87,6 +90,8 @@ pub(super) struct Common<'a> {
     pub(super) hop_limits: HopLimits,
     /// Whether the host stack judges packets between pods by nothing but their addresses and DSCP.
     pub(super) by_address: bool,
+    /// Whether what the host stack makes of one of the tunnel's packets is what it makes of all of that VTEP.
+    pub(super) hands_over: bool,
     pub(super) previous: &'a DatapathState,
 }
 
@@ -112,6 +117,7 @@ impl Network {
             known_by: BTreeSet::new(),
             table: None,
             files: BTreeMap::new(),
+            snapshot: SystemTime::now(),
             reload_error: None,
             plan_error: None,
             mirror: Err("nobody has looked yet".to_owned()),
@@ -122,8 +128,8 @@ impl Network {
 
     /// Goes on with the configuration, the source and the cluster of `other`.
     pub(super) fn go_on_as(&mut self, other: Self) {
-        let Self { config, feed, cluster, .. } = other;
-        (self.config, self.feed, self.cluster) = (config, feed, cluster);
+        let Self { config, feed, cluster, snapshot, .. } = other;
+        (self.config, self.feed, self.cluster, self.snapshot) = (config, feed, cluster, snapshot);
         (self.reload_error, self.plan_error, self.is_new) = (None, None, true);
     }
 
@@ -154,7 +160,7 @@ impl Network {
                 if rules_changed {
                     self.flush_flows(machine);
                 }
-                self.reload_error = None;
+                (self.reload_error, self.snapshot) = (None, SystemTime::now());
             }
             Err(reason) => {
                 let network = self.name();
@@ -208,7 +214,8 @@ impl Network {
     /// What should be of the network whose number is `id`.
     pub(super) fn plan(&mut self, id: NetworkId, sides: &[Side], common: &Common<'_>) -> Option<Desired> {
         let patience = self.recent.patience(Instant::now());
-        let Common { machine, foreign, vtep_ids, source_ports, by_address, previous, .. } = *common;
+        let Common { machine, foreign, vtep_ids, source_ports, by_address, hands_over, previous, .. } =
+            *common;
         let input = Input {
             id,
             vtep_ids,
@@ -225,6 +232,7 @@ impl Network {
             takes_back: machine.takes_back,
             ruleset: &machine.ruleset,
             by_address,
+            hands_over,
             patience: &patience,
             previous,
         };

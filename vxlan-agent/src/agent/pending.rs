@@ -1,6 +1,7 @@
 //! Networks whose source has no cluster yet. None keeps another from running, and what an earlier agent left of
 //! it stays as it is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -14,6 +15,7 @@ use super::machine::Machine;
 use super::network::Network;
 use crate::config::{StateConfig, View};
 use crate::kernel::Tables;
+use crate::source::Contact;
 
 /// Pause before a source that cannot be opened is opened again.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
@@ -73,6 +75,11 @@ impl Pending {
             None if waits.is_empty() => "its state source is being opened".to_owned(),
             None => waits.clone(),
         }
+    }
+
+    /// Whether its source answers.
+    pub(super) fn contact(&self) -> Contact {
+        self.opened.as_ref().map(|(_, feed)| feed.contact.clone()).unwrap_or_default()
     }
 
     /// When to act without being told.
@@ -221,9 +228,9 @@ impl Agent {
 
     /// Sorts the networks as they are configured.
     pub(super) fn put_in_order(&mut self) {
-        let order = &self.config.networks;
-        self.networks
-            .sort_by_key(|network| order.iter().position(|view| view.network.name == network.name()));
+        let names = self.config.networks.iter().map(|view| view.network.name.as_str());
+        let order: BTreeMap<&str, usize> = names.zip(0..).collect();
+        self.networks.sort_by_key(|network| order.get(network.name()).copied());
     }
 
     /// Says which networks have begun to run.

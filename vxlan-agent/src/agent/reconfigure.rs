@@ -92,6 +92,7 @@ impl Agent {
         match checked {
             Ok(config) => {
                 self.config_error = None;
+                let config = self.completed(config);
                 self.change_to(config).await?;
             }
             Err(reason) => {
@@ -106,8 +107,7 @@ impl Agent {
 
     /// Makes ready for the first network with a fast path, or refuses it.
     async fn check_fast(&mut self, config: &Config) -> Result<(), String> {
-        let is_fast = config.networks.iter().any(|view| view.network.fastpath != Fastpath::Off);
-        if self.follows_rules || !is_fast {
+        if self.follows_rules || !config.is_fast() {
             return Ok(());
         }
         preflight::check_kernel().map_err(|error| format!("{error:#}"))?;
@@ -123,7 +123,7 @@ impl Agent {
         Ok(())
     }
 
-    async fn change_to(&mut self, new: Config) -> anyhow::Result<()> {
+    pub(super) async fn change_to(&mut self, new: Config) -> anyhow::Result<()> {
         let new = self.keep_node(new);
         let old = std::mem::replace(&mut self.config, new);
         let new = self.config.networks.clone();
@@ -156,6 +156,7 @@ impl Agent {
             self.leaving.retain(|leaving| leaving.name() != view.network.name);
             self.begin(view.clone());
         }
+        self.put_in_order();
         self.take_up().map(drop)
     }
 
@@ -180,17 +181,16 @@ impl Agent {
         let files: BTreeSet<PathBuf> =
             views.iter().flat_map(|view| view.pods.files()).map(PathBuf::from).collect();
         self.machine.files = files;
-        let wide = views.iter().any(|view| view.network.is_accelerated());
+        let wide = self.config.has_accelerated();
         self.machine.stale |= wide != self.machine.wide;
         self.machine.wide = wide;
     }
 
-    /// Begins to open the source of `view`.
+    /// Begins to open the source of `view`; one that needs none runs, and has to be put in order.
     pub(super) fn begin(&mut self, view: View) {
         self.pending.retain(|pending| pending.name() != view.network.name);
         if view.network.is_accelerated() {
-            self.install(Network::beside(view));
-            return self.put_in_order();
+            return self.install(Network::beside(view));
         }
         self.pending.push(Pending::new(view, &self.machine, &self.told));
     }

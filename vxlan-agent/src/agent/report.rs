@@ -15,7 +15,7 @@ use crate::datapath::DatapathState;
 use crate::kernel::Foreign;
 use crate::net::{IfIndex, Mac};
 use crate::plan;
-use crate::status::{BridgeStatus, HookedStatus, NetworkStatus, NodeStatus, Status};
+use crate::status::{BridgeStatus, EveryStatus, HookedStatus, NetworkStatus, NodeStatus, Status};
 use crate::underlay::Underlay;
 
 impl Agent {
@@ -40,10 +40,16 @@ impl Agent {
             features: self.features,
             node: self.networks.first().map_or(&self.node.name, |network| &network.config.node.name).clone(),
             networks: networks.collect(),
+            every: self
+                .config
+                .all
+                .as_ref()
+                .map(|all| EveryStatus { mode: all.fastpath, left: self.every.left.clone() }),
             config_error: self.config_error.clone(),
             error: self.error.clone(),
             retrying: self.machine.retries.status(),
         };
+        self.tell_metrics(counts.as_ref());
         self.status.write(&status)
     }
 }
@@ -80,6 +86,7 @@ impl Pending {
             endpoints: 0,
             meters: vec![],
             judge: None,
+            handover: None,
             files: BTreeMap::new(),
             reload_error: None,
             plan_error: None,
@@ -144,6 +151,7 @@ impl Network {
             subnets: self.cluster.own_subnets(),
             meters: meters.map(ToString::to_string).collect(),
             judge: machine.judge().filter(|_| !self.is_bridged()),
+            handover: machine.tells_tunnels_apart().filter(|_| !self.is_bridged()),
             nodes: self.cluster.remotes.values().map(node).collect(),
             hooked: self.hooked.iter().map(hooked).collect(),
             pods_attached,
@@ -157,7 +165,7 @@ impl Network {
 }
 
 /// How many pods or ports of each network have a program, and how many addresses or stations are known.
-type Counts = BTreeMap<NetworkId, (usize, usize)>;
+pub(super) type Counts = BTreeMap<NetworkId, (usize, usize)>;
 
 fn counts(state: &DatapathState) -> Counts {
     let mut counts = Counts::new();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use crate::status::RetryStatus;
@@ -16,6 +17,8 @@ const NO_NEWS: u32 = 4;
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     failed: BTreeMap<String, Failure>,
+    /// Attempts that failed.
+    pub(super) attempts: Counter,
 }
 
 #[derive(Debug)]
@@ -33,6 +36,11 @@ impl Retries {
         self.failed.get(change).is_none_or(|failure| failure.due <= now)
     }
 
+    /// How many changes have failed and are to be tried again.
+    pub(super) fn count(&self) -> usize {
+        self.failed.len()
+    }
+
     /// Whether there is any failure.
     pub(super) fn any(&self) -> bool {
         !self.failed.is_empty()
@@ -46,6 +54,7 @@ impl Retries {
     /// Records a failure; every further one doubles the wait.
     pub(super) fn failed(&mut self, change: String, error: &anyhow::Error, now: Instant) {
         let (gone, error) = (interface_is_gone(error), format!("{error:#}"));
+        self.attempts.inc();
         let known = self.failed.get(&change);
         let attempts = known.map_or(1, |failure| failure.attempts + 1);
         // An interface went while it was changed: the next look shows that, and nobody wants the

@@ -15,7 +15,7 @@ use crate::ownership;
 use crate::plan::{self, BridgeFilters, Desired};
 
 /// A network's number, and what should be of it.
-type Planned = (NetworkId, Desired);
+pub(super) type Planned = (NetworkId, Desired);
 
 impl Agent {
     /// Brings kernel and fast path one step closer; whether anything was changed. A network that cannot be
@@ -28,6 +28,7 @@ impl Agent {
         }
         self.machine.tables.make_index();
         let mut wanted = BTreeSet::new();
+        self.find_sources().await;
         let seen = self.look();
         self.find_ways(&seen).await;
         for (network, seen) in self.networks.iter().zip(&seen) {
@@ -49,6 +50,7 @@ impl Agent {
         self.machine.observe()?;
         self.machine.filters = self.bridge_filters();
         let mut planned = self.plan(&seen, &foreign);
+        self.tell_shared(&mut planned);
         let mut changed = false;
         let mut hooked: Vec<Foreign> = vec![];
         for ((network, seen), planned) in self.networks.iter_mut().zip(&seen).zip(&mut planned) {
@@ -88,7 +90,7 @@ impl Agent {
     /// What there is of each network; nothing of one that cannot run here at the moment.
     fn look(&mut self) -> Vec<Option<Seen>> {
         for network in &mut self.networks {
-            network.reflect(&self.machine.tables);
+            network.reflect(&self.machine.tables, &self.machine.ways);
         }
         let collisions = match self.networks.as_slice() {
             [] | [_] => vec![None; self.networks.len()],
@@ -198,6 +200,7 @@ impl Agent {
             source_ports: sysctl::source_ports(),
             hop_limits: machine.hop_limits(),
             by_address: machine.judge().is_none(),
+            hands_over: machine.tells_tunnels_apart().is_none(),
             previous,
         };
         let plan = |(network, seen): (&mut Network, &Option<Seen>)| {

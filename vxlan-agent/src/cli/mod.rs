@@ -5,6 +5,7 @@ mod detach;
 mod dump;
 mod features;
 mod flows;
+mod manual;
 mod status;
 mod table;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use vxlan_ebpf_common::maps::NetworkId;
@@ -28,7 +30,7 @@ use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
 
 /// VXLAN overlay of the kernel, short-cut by BPF.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, after_help = manual::EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -56,6 +58,7 @@ enum Command {
     /// Show what is running and what is wrong; works without a running agent too.
     Status,
     /// Show what the BPF maps hold.
+    #[command(after_help = manual::DUMP)]
     Dump {
         #[arg(value_enum)]
         what: What,
@@ -80,13 +83,29 @@ enum Command {
     /// Accelerate VXLAN devices that somebody else manages, in the foreground: packets take a short cut beside
     /// them, and nothing of theirs is touched. It needs no configuration file; of one that --config names, only what
     /// it says of the node counts.
+    #[command(after_help = manual::ACCELERATE)]
     Accelerate {
         /// How much of the fast path runs.
         #[arg(long, value_enum, default_value = "verified")]
         fastpath: Mode,
+        /// Every device of the node that can be, also those that come later; not an agent's own.
+        #[arg(long, conflicts_with = "devices")]
+        all: bool,
         /// Names of the devices; one that is not there yet is waited for.
-        #[arg(required = true, value_name = "DEVICE")]
+        #[arg(required_unless_present = "all", value_name = "DEVICE")]
         devices: Vec<String>,
+    },
+    /// Print what a shell needs to complete this command line.
+    #[command(after_help = manual::COMPLETIONS)]
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write manual pages, one for each command, to a directory.
+    #[command(after_help = manual::MAN)]
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// Run the agent with flanneld's flags, environment and net-conf.json. It does the same when
     /// it is called by the name flanneld.
@@ -204,7 +223,7 @@ fn running(given: Option<&Path>, name: Option<&str>) -> anyhow::Result<Subject> 
     let has_run = |node: &NodeConfig| matches!(crate::status::read(&node.run_dir), Ok(Some(_)));
     match node.filter(has_run) {
         Some(node) if name.is_none() => {
-            Ok(Subject { config: Config { node: Arc::new(node), networks: vec![] }, all: true })
+            Ok(Subject { config: Config { node: Arc::new(node), networks: vec![], all: None }, all: true })
         }
         _ => Err(refused),
     }
@@ -219,7 +238,8 @@ struct Subject {
 
 impl Subject {
     /// Leaves `name` alone of the networks in `config`, if there is a name.
-    fn new(mut config: Config, name: Option<&str>) -> anyhow::Result<Self> {
+    fn new(config: Config, name: Option<&str>) -> anyhow::Result<Self> {
+        let mut config = accelerate::with_all(config);
         let Some(name) = name else { return Ok(Self { config, all: true }) };
         let known: Vec<String> = config.networks.iter().map(|view| view.network.name.clone()).collect();
         config.networks.retain(|view| view.network.name == name);
@@ -266,16 +286,19 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Flannel { flags } => run_as_flannel(flags, json),
         Command::Features => features::show(json),
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { directory } => manual::pages(directory),
         Command::Run => {
             log_to_stderr(json);
             run(whole()?, file(cli.common.config.as_deref()))
         }
-        Command::Accelerate { fastpath, devices } => {
+        Command::Accelerate { fastpath, all, devices } => {
             log_to_stderr(json);
             let mode = match fastpath {
                 Mode::Verified => Fastpath::Verified,
                 Mode::Direct => Fastpath::Direct,
             };
+            let devices = (!all).then_some(devices.as_slice());
             run(accelerate::configuration(cli.common.config.as_deref(), devices, mode)?, None)
         }
         Command::Status => status::show(&running(cli.common.config.as_deref(), name)?, json),

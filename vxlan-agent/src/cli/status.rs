@@ -61,7 +61,10 @@ pub(super) fn show(subject: &Subject, json: bool) -> anyhow::Result<()> {
     let holder = status::holder(&node.run_dir)?;
     let mut status = status::read(&node.run_dir)?;
     let is_asked_for = |name: &str| subject.all || subject.networks().any(|network| network == name);
-    status.iter_mut().for_each(|status| status.networks.retain(|network| is_asked_for(&network.name)));
+    if let Some(status) = &mut status {
+        status.networks.retain(|network| is_asked_for(&network.name));
+        status.every.take_if(|_| !subject.all);
+    }
     let (fastpath, mut fastpath_of) = fastpath(&node.pins());
     fastpath_of.retain(|name, _| is_asked_for(name));
     let pid = holder.as_ref().and_then(|holder| holder.pid);
@@ -129,6 +132,13 @@ fn text(run_dir: &Path, report: &Report) -> String {
         let fastpath = report.fastpath_of.get(&network.name).unwrap_or(&report.fastpath);
         network_text(&mut out, network, fastpath);
     }
+    if let Some(every) = &status.every {
+        let _ = writeln!(
+            out,
+            "devices    each that somebody else manages has a network, which is named after it"
+        );
+        every.left.iter().for_each(|reason| _ = writeln!(out, "kernel's   {reason}"));
+    }
     if let Some(error) = &status.config_error {
         let _ = writeln!(out, "refused    the configuration, the one before is in force: {error}");
     }
@@ -191,6 +201,12 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     }
     if network.mode == Fastpath::Verified && network.bridge.is_none() {
         let _ = writeln!(out, "{}", judge_text(network.judge.as_deref()));
+        if let Some(reason) = &network.handover {
+            let _ = writeln!(
+                out,
+                "arrivals   all that the host stack has to see by its own way, because of {reason}"
+            );
+        }
     }
     out.push_str(&meters_text(network));
     let _ = write!(out, "\n{}", nodes_text(network));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::DEFAULT_PORT;
-use super::accelerate;
+use super::accelerate::{self, Devices};
 use super::segment::{Addresses, Flood, Segment};
 use super::state::{StateSection, flannel_device};
 use super::values::{DeviceName, Flows, NetworkName, Port, WantedMtu, is_device_name};
@@ -130,6 +130,7 @@ pub(super) struct NetworkSection {
     pub(super) port: Option<Spanned<Port>>,
     pub(super) mtu: Option<Spanned<WantedMtu>>,
     pub(super) device: Option<Spanned<DeviceName>>,
+    pub(super) devices: Option<Spanned<Devices>>,
     #[serde(default)]
     pub(super) fastpath: Fastpath,
     pub(super) source_check: Option<SourceCheck>,

@@ -31,6 +31,8 @@ pub struct NodeConfig {
     pub xdp: Xdp,
     /// Where to answer health checks.
     pub healthz: Option<SocketAddr>,
+    /// Where to answer scrapes of metrics.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Whether packets are taken out of the tunnel before the stack sees them.
@@ -69,6 +71,7 @@ impl Default for NodeConfig {
             attach: Attach::default(),
             xdp: Xdp::default(),
             healthz: None,
+            metrics: None,
         }
     }
 }

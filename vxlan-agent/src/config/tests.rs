@@ -36,7 +36,7 @@ fn everything_that_can_be_detected_may_be_left_out() {
     assert_eq!(config.network.mtu, None);
     assert_eq!(config.network.fastpath, Fastpath::Verified);
     assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
-    assert_eq!(config.node.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v6/@node"));
+    assert_eq!(config.node.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v7/@node"));
 }
 
 #[test]
@@ -404,6 +404,12 @@ fn a_device_of_somebody_elses_needs_nothing_but_its_name() {
     let network = parse(&named).expect("valid").network;
     assert_eq!((network.name.as_str(), network.fastpath), ("pods", Fastpath::Direct));
     assert_eq!(network.source_check, SourceCheck::Drop);
+    let none = parse(&format!("{BESIDE}checksum = false\n")).expect("valid").network;
+    assert_eq!(
+        (none.headers.checksum, network.headers.checksum),
+        (Some(false), None),
+        "as the device, by default"
+    );
     let off = format!("{BESIDE}source_check = \"off\"\n");
     assert_eq!(parse(&off).expect("valid").network.source_check, SourceCheck::Count);
 }
@@ -439,4 +445,28 @@ fn a_command_line_is_a_configuration() {
     let names: Vec<_> = config.networks.iter().map(|view| view.network.name.as_str()).collect();
     assert_eq!(names, ["flannel-1", "vxlan100"]);
     assert!(accelerate(&["flannel.1", "flannel.1"]).is_err() && accelerate(&["a/b"]).is_err());
+}
+
+#[test]
+fn all_devices_of_others_need_not_be_named() {
+    let all = "[[network]]\nkind = \"accelerate\"\ndevices = \"all\"\n";
+    let config = whole(&format!("{all}fastpath = \"direct\"\n")).expect("valid");
+    let like = config.all.as_ref().expect("all");
+    assert_eq!((config.networks.len(), like.fastpath), (0, Fastpath::Direct));
+    assert_eq!((like.source_check, config.has_accelerated()), (SourceCheck::Count, true));
+    let both = whole(&format!("{all}{BESIDE}")).expect("one of them is as its section says");
+    assert_eq!((both.networks.len(), both.all.is_some()), (1, true));
+    for (more, word) in [
+        ("device = \"flannel.1\"\n", "exclude each other"),
+        ("name = \"a\"\n", "'name' is for one network"),
+        ("vni = 1\n", "somebody else manages them"),
+        ("[[network]]\nkind = \"accelerate\"\ndevices = \"all\"\n", "two sections"),
+    ] {
+        let refused = whole(&format!("{all}{more}")).expect_err(word);
+        assert!(refused.line.is_some() && refused.reason.contains(word), "{refused}");
+    }
+    let one = all.replace("\"all\"", "\"flannel.1\"");
+    assert!(whole(&one).expect_err("a word").reason.contains("'flannel.1' is not \"all\""));
+    let ours = all.replace("accelerate", "l3");
+    assert!(whole(&ours).expect_err("ours").reason.contains("'devices' is for kind"));
 }

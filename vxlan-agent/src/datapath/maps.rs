@@ -117,7 +117,7 @@ impl Maps {
         for (id, vtep) in (0..).zip(self.vteps.iter()) {
             let vtep = vtep?;
             if vtep.family != 0 {
-                state.vteps.insert(id, vtep);
+                state.vteps.insert(id, vtep.written());
             }
         }
         state.vtep_ids = self.vtep_ids.iter().collect::<Result<_, _>>()?;

@@ -17,6 +17,7 @@ mod features;
 mod filter;
 mod link;
 mod maps;
+mod meter;
 mod open;
 mod pins;
 mod sizes;
@@ -28,6 +29,7 @@ mod xdp;
 
 pub use attach::FIRST_PRIORITY;
 pub use features::KernelFeatures;
+pub use meter::{Meter, Runs};
 pub use open::{Datapath, Features, Options, check_pin_dir, detach};
 pub use pins::Pins;
 pub use sizes::Sizes;

@@ -17,10 +17,9 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
     RouteType, RouteVia,
 };
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use super::tables::{
-    Address, FdbEntry, Flood, Kind, Link, Neighbour, NextHop, Remote, RouteEntry, Rule, Vlan, Vxlan,
+    Address, FdbEntry, Flood, Kind, Link, Neighbour, NextHop, Remote, RouteEntry, Vlan, Vxlan,
 };
 use crate::net::{self, IfIndex, Mac, Mtu, Vni};
 use crate::ownership::ROUTE_PROTOCOL;
@@ -214,11 +213,11 @@ pub(super) fn has_one_way(entry: &RouteMessage) -> bool {
 
 /// The next hop towards `vtep` in the answer to a route query; `None` for one that cannot be used.
 pub(super) fn next_hop(message: &RouteMessage, vtep: IpAddr) -> Option<NextHop> {
-    let mut hop =
-        NextHop { ifindex: IfIndex(0), neighbour: vtep, mtu: None, mtu_locked: false, hop_limit: None };
+    let mut hop = NextHop::new(IfIndex(0), vtep);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => hop.ifindex = IfIndex(*index),
+            RouteAttribute::PrefSource(address) => hop.source = ip(address),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => hop.neighbour = gateway(attribute)?,
             RouteAttribute::Metrics(metrics) => {
                 hop.mtu = metrics.iter().find_map(mtu);
@@ -248,43 +247,6 @@ fn mtu(metric: &RouteMetric) -> Option<Mtu> {
         RouteMetric::Mtu(mtu) if *mtu != 0 => Some(Mtu(*mtu)),
         _ => None,
     }
-}
-
-/// The rule that a message describes.
-pub(super) fn rule(message: &RuleMessage) -> Rule {
-    use RuleAttribute::{
-        DestinationPortRange, FwMark, FwMask, IpProtocol, Other, SourcePortRange, TunId, UidRange,
-    };
-    let any = |wanted: fn(&RuleAttribute) -> bool| message.attributes.iter().any(wanted);
-    Rule {
-        v6: message.header.family == AddressFamily::Inet6,
-        looks_at_mark: any(|a| matches!(a, FwMark(mark) | FwMask(mark) if *mark != 0)),
-        looks_deeper: any(|a| matches!(a, SourcePortRange(_) | UidRange(_))),
-        looks_past_addresses: any(|a| {
-            let ports = matches!(a, SourcePortRange(_) | DestinationPortRange(_) | IpProtocol(_));
-            ports || matches!(a, UidRange(_) | TunId(_) | Other(_))
-        }),
-        looks_at_tos: message.header.tos != 0,
-        diverts: diverts(message),
-    }
-}
-
-/// Whether a rule leads packets elsewhere than to the main table, whatever their marks.
-fn diverts(message: &RuleMessage) -> bool {
-    use RuleAttribute::{FwMark, L3MDev, SuppressIfGroup, SuppressPrefixLen, Table};
-    /// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN` and `RT_TABLE_LOCAL`.
-    const USUAL: std::ops::RangeInclusive<u32> = 253..=255;
-    let any = |wanted: fn(&RuleAttribute) -> bool| message.attributes.iter().any(wanted);
-    let named =
-        message.attributes.iter().find_map(|a| if let Table(table) = a { Some(*table) } else { None });
-    let usual = message.header.action == RuleAction::ToTable
-        && USUAL.contains(&named.unwrap_or(u32::from(message.header.table)))
-        // Both are -1 where nothing is suppressed.
-        && !any(|a| matches!(a, SuppressIfGroup(n) | SuppressPrefixLen(n) if *n != u32::MAX));
-    let marked =
-        any(|a| matches!(a, FwMark(mark) if *mark != 0)) && !message.header.flags.contains(RuleFlags::Invert);
-    // That of VRFs is for their ports alone.
-    !usual && !marked && !any(|a| matches!(a, L3MDev(true)))
 }
 
 pub(super) fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {

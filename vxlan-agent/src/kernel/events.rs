@@ -78,7 +78,10 @@ impl Events {
         tokio::select! {
             message = self.messages.next() => tables.notice(&message?, touched),
             () = self.policies.rung() => touched.policies = true,
-            () = self.next_hops.rung() => touched.routing = true,
+            heard = self.next_hops.heard() => match heard {
+                Some(messages) => tables.notice_next_hops(&messages, touched),
+                None => (touched.routing, touched.lost) = (true, true),
+            },
             () = self.traffic.rung() => touched.traffic = true,
         }
         Some(())
@@ -100,7 +103,7 @@ impl Tables {
             NewLink(link) => self.new_link(link, touched),
             DelLink(link) if decode::is_device(link) => self.forget_link(IfIndex(link.header.index), touched),
             DelLink(port) => self.ports.remove(&IfIndex(port.header.index)).is_some(),
-            NewAddress(address) => self.new_address(address),
+            NewAddress(address) => self.new_address(address, touched),
             DelAddress(address) => decode::address(address).is_some_and(|a| {
                 self.passing.remove(&(a.ifindex, a.ip));
                 touched.routing |= !net::is_link_local(a.ip);
@@ -191,6 +194,7 @@ impl Tables {
             .retain(|route| route.oif != Some(index) && (route.legs.is_empty() || route.legs.iter().any(up)));
         let stays = |path: &Path| !path.legs.contains(&index) || path.legs.iter().any(up);
         self.paths.retain(|path| stays(path));
+        self.drop_next_hops_of(index);
     }
 
     /// A bridge has a MAC at one port; that it has moved is announced for the new one only
@@ -214,14 +218,17 @@ impl Tables {
         }
     }
 
-    fn new_address(&mut self, message: &AddressMessage) -> bool {
+    fn new_address(&mut self, message: &AddressMessage, touched: &mut Touched) -> bool {
         let Some(address) = decode::address(message) else { return false };
         let key = (address.ifindex, address.ip);
         let lifetime = match decode::is_passing(message) {
             true => self.passing.insert(key),
             false => self.passing.remove(&key),
         };
-        self.addresses.insert(address) | lifetime
+        let is_new = self.addresses.insert(address);
+        // The kernel may send from it, where nobody has told a device what to send from.
+        touched.routing |= self.wide && is_new && !net::is_link_local(key.1);
+        is_new | lifetime
     }
 
     fn new_route(&mut self, message: &RouteMessage, replaces: bool, touched: &mut Touched) -> bool {

@@ -22,11 +22,17 @@ pub fn unannounced() -> Option<String> {
     let ebtables = || has_legacy_ebtables().then(|| "legacy ebtables".to_owned());
     LEGACY
         .into_iter()
-        .find_map(legacy)
+        .find_map(|list| legacy(list, |_| true))
         .or_else(ebtables)
         .or_else(ipvs)
         .or_else(conntrack)
         .or_else(security_module)
+}
+
+/// What legacy iptables may do to packets in front of the tunnel's port, one by one: NAT looks at the first of a
+/// connection alone.
+pub fn legacy_of_packets() -> Option<String> {
+    LEGACY.into_iter().find_map(|list| legacy(list, |table| table != "nat"))
 }
 
 /// Conntrack, once it follows connections in this network namespace: then it should see all there are.
@@ -36,11 +42,11 @@ fn conntrack() -> Option<String> {
     follows.then(|| "connections that conntrack follows".to_owned())
 }
 
-fn legacy((list, name): (&str, &str)) -> Option<String> {
+fn legacy((list, name): (&str, &str), counts: impl Fn(&str) -> bool) -> Option<String> {
     let tables = read(&format!("/proc/thread-self/net/{list}"));
     tables.map_or_else(
         |error| Some(format!("{name}, of which the kernel does not tell: {error}")),
-        |tables| Some(format!("the table {} of legacy {name}", tables.lines().next()?)),
+        |tables| Some(format!("the table {} of legacy {name}", tables.lines().find(|table| counts(table))?)),
     )
 }
 

@@ -418,7 +418,7 @@ pub(super) fn remove_direct_route(to: IpNetwork, how: &DirectRoute) -> Request {
 /// How the kernel's vxlan device asks for the way to a VTEP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
-    /// Its own underlay address.
+    /// Its own underlay address; the unspecified one if the kernel chooses it for each destination.
     pub source: IpAddr,
     /// The VRF that the underlay is in, if any; the device below does not bind the route.
     pub vrf: Option<IfIndex>,
@@ -455,13 +455,14 @@ fn route_to(ip: IpAddr) -> RouteMessage {
 
 fn route_query(vtep: IpAddr, asked: &Asked) -> RouteMessage {
     let mut message = route_to(vtep);
-    message.header.source_prefix_length = full_length(vtep);
     message.header.tos = asked.tos;
-    message.attributes.extend([
-        RouteAttribute::Source(route_address(asked.source)),
-        RouteAttribute::IpProto(nix::libc::IPPROTO_UDP as u8),
-        RouteAttribute::Dport(asked.port),
-    ]);
+    if !asked.source.is_unspecified() {
+        message.header.source_prefix_length = full_length(vtep);
+        message.attributes.push(RouteAttribute::Source(route_address(asked.source)));
+    }
+    message
+        .attributes
+        .extend([RouteAttribute::IpProto(nix::libc::IPPROTO_UDP as u8), RouteAttribute::Dport(asked.port)]);
     message.attributes.extend(asked.vrf.map(|vrf| RouteAttribute::Oif(vrf.0)));
     message
 }

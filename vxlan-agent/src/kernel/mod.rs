@@ -17,11 +17,13 @@ mod index;
 mod learnt;
 mod message;
 mod netlink;
+mod next_hops;
 pub mod nft;
 mod observed;
 pub mod offload;
 mod paths;
 mod raw;
+mod rules;
 pub mod ruleset;
 mod segment;
 mod state;
@@ -42,13 +44,15 @@ pub use index::Index;
 pub use learnt::learnt_mtus;
 pub use message::Asked;
 pub use netlink::{Netlink, Target};
+pub use next_hops::Object;
 pub use observed::{ForeignDevice, Sought, observed};
-pub use paths::{Leads, MAIN, Odd, Path};
+pub use paths::{LOCAL, Leads, MAIN, Odd, Path};
+pub use rules::{Rule, Selects, Verdict};
 pub use segment::{ForeignBridge, ForeignSegment, SoughtBridge, observed_segment, orphans, wanted_bridge};
 pub use state::{BridgeSpec, Device, DirectRoute, Headroom, KernelState, OwnBridge, Route, Segment};
 pub use stations::{Place, stations};
 pub use tables::{
-    Address, FdbEntry, Flood, Kind, Link, Neighbour, NextHop, Remote, RouteEntry, Rule, Tables, Vlan, Vxlan,
+    Address, FdbEntry, Flood, Kind, Link, Neighbour, NextHop, Remote, RouteEntry, Tables, Vlan, Vxlan,
 };
 pub use traffic::{Ours, traffic};
 pub use xfrm::{Policy, Way, policies};

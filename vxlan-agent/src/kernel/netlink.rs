@@ -18,7 +18,7 @@ use super::observed::vxlan_of;
 use super::segment::has_others_ports;
 use super::state::{Device, Headroom, OwnBridge, Route, Segment};
 use super::tables::{Link, NextHop, Tables};
-use super::{decode, sysctl};
+use super::{decode, next_hops, rules, sysctl};
 use crate::net::{IfIndex, Mac};
 use crate::ownership;
 
@@ -66,10 +66,13 @@ impl Netlink {
                 self.request((dump, NLM_F_DUMP)).await.context("cannot read the kernel's tables")?;
             answers.iter().for_each(|answer| tables.notice(answer, &mut touched));
         }
+        if tables.wide {
+            tables.next_hops = next_hops::objects().await.context("cannot read next hop objects")?;
+        }
         // A kernel without policy routing has no rules, and says so with an error.
         for answer in self.request((message::rules(), NLM_F_DUMP)).await.unwrap_or_default() {
             if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRule(rule)) = &answer.payload {
-                tables.rules.push(decode::rule(rule));
+                tables.rules.push(rules::rule(rule));
             }
         }
         Ok(tables)

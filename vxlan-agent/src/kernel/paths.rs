@@ -15,7 +15,7 @@ use crate::net::IfIndex;
 /// The routing table that packets meet unless a rule leads them elsewhere.
 pub const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// The routing table of the host's own addresses (`RT_TABLE_LOCAL`).
-const LOCAL: u32 = 255;
+pub const LOCAL: u32 = 255;
 
 /// A route of any table but that of the host's own addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,10 @@ pub struct Path {
     pub legs: Vec<IfIndex>,
     /// Preferred source.
     pub src: Option<IpAddr>,
+    /// The next hop object that says where it leads, and out of which interfaces; see [`Tables::resolved`].
+    ///
+    /// [`Tables::resolved`]: super::Tables::resolved
+    pub object: Option<u32>,
 }
 
 /// How a route leads to where it leads.
@@ -55,8 +59,8 @@ pub enum Odd {
     Nowhere,
     /// Packets get another header on the way (`lwtunnel`).
     Encapsulates,
-    /// A next hop object says where it leads.
-    Object,
+    /// It leads to a group of next hop objects.
+    Group,
     /// It is for packets of one source, or one class of service.
     Choosy,
     /// It has an MTU of its own.
@@ -69,7 +73,7 @@ impl fmt::Display for Odd {
             Self::Several => "it has several next hops",
             Self::Nowhere => "it leads nowhere",
             Self::Encapsulates => "it encapsulates packets itself",
-            Self::Object => "it leads to a next hop object",
+            Self::Group => "it leads to a group of next hop objects",
             Self::Choosy => "it is for packets of one source or class of service",
             Self::Mtu => "it has an MTU of its own",
         })
@@ -87,6 +91,7 @@ pub(super) fn path(message: &RouteMessage) -> Option<Path> {
         leads: Leads::Plainly { via: None },
         legs: vec![],
         src: None,
+        object: None,
     };
     let mut odd = None;
     for attribute in &message.attributes {
@@ -103,14 +108,22 @@ pub(super) fn path(message: &RouteMessage) -> Option<Path> {
                 odd = Some(Odd::Several);
             }
             RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => odd = Some(Odd::Encapsulates),
-            RouteAttribute::NhId(_) => odd = Some(Odd::Object),
+            RouteAttribute::NhId(id) => path.object = Some(*id),
             RouteAttribute::Metrics(metrics) if metrics.iter().any(|m| matches!(m, RouteMetric::Mtu(_))) => {
                 odd = Some(Odd::Mtu);
             }
             _ => {}
         }
     }
-    let leads_nowhere = header.kind != RouteType::Unicast || path.legs.is_empty() && odd.is_none();
+    if path.object.is_some() {
+        // What the message says of that besides is the object's, and left out where the host asks for it
+        // (`nexthop_compat_mode`).
+        path.legs.clear();
+        path.leads = Leads::Plainly { via: None };
+        odd = odd.filter(|odd| *odd == Odd::Mtu);
+    }
+    let goes_on = !path.legs.is_empty() || odd.is_some() || path.object.is_some();
+    let leads_nowhere = header.kind != RouteType::Unicast || !goes_on;
     let is_choosy = header.tos != 0 || header.source_prefix_length != 0;
     odd = leads_nowhere.then_some(Odd::Nowhere).or(is_choosy.then_some(Odd::Choosy)).or(odd);
     path.leads = odd.map_or(path.leads, Leads::Oddly);
@@ -157,13 +170,17 @@ mod tests {
         let oif = || RouteAttribute::Oif(9);
         for (attributes, odd) in [
             (vec![RouteAttribute::MultiPath(vec![hop.clone(), hop])], Odd::Several),
-            (vec![oif(), RouteAttribute::NhId(7)], Odd::Object),
             (vec![oif(), RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)])], Odd::Mtu),
             (vec![], Odd::Nowhere),
         ] {
             let path = path(&message(attributes)).expect("a route");
             assert_eq!(path.leads, Leads::Oddly(odd));
         }
+        let object = path(&message(vec![oif(), via(1), RouteAttribute::NhId(7)])).expect("a route");
+        assert_eq!(
+            (object.object, object.legs, object.leads),
+            (Some(7), vec![], Leads::Plainly { via: None })
+        );
         let mut choosy = message(vec![oif()]);
         choosy.header.tos = 8;
         assert_eq!(path(&choosy).map(|path| path.leads), Some(Leads::Oddly(Odd::Choosy)));

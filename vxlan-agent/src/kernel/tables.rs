@@ -7,7 +7,9 @@ use ipnetwork::IpNetwork;
 
 use super::bridge::{Bridge, Port};
 use super::index::Index;
+use super::next_hops::Object;
 use super::paths::Path;
+use super::rules::Rule;
 use crate::net::{IfIndex, Mac, Mtu, Vni};
 
 /// Interfaces, addresses, routes and neighbours.
@@ -24,6 +26,8 @@ pub struct Tables {
     pub wide: bool,
     /// Then, the routes of all tables.
     pub paths: BTreeSet<Path>,
+    /// And next hop objects that they refer to, by their numbers.
+    pub next_hops: BTreeMap<u32, Object>,
     /// Neighbours whose MAC the kernel knows.
     pub neighbours: BTreeMap<(IfIndex, IpAddr), Neighbour>,
     /// Rules that choose among routing tables.
@@ -246,24 +250,6 @@ pub struct Flood {
     pub plain: bool,
 }
 
-/// A rule that chooses among routing tables, as far as it matters here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rule {
-    /// Whether it is about IPv6.
-    pub v6: bool,
-    /// Whether it looks at a packet's mark.
-    pub looks_at_mark: bool,
-    /// Whether it looks at what no question for a route can express: source ports or users.
-    pub looks_deeper: bool,
-    /// Whether it tells packets between the same two addresses apart: by protocols or ports, or by what the
-    /// library does not know.
-    pub looks_past_addresses: bool,
-    /// Whether it looks at the TOS, so that it says of one TOS alone how packets leave.
-    pub looks_at_tos: bool,
-    /// Whether it leads packets elsewhere than to the main table, whatever their marks.
-    pub diverts: bool,
-}
-
 /// How the underlay leads to a VTEP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextHop {
@@ -277,12 +263,14 @@ pub struct NextHop {
     pub mtu_locked: bool,
     /// TTL or hop limit of the route; `None`: the host's or the interface's.
     pub hop_limit: Option<u8>,
+    /// The address that the kernel sends from, if it says so.
+    pub source: Option<IpAddr>,
 }
 
 impl NextHop {
     /// Out of `ifindex` to `neighbour`, by a route that says no more.
     pub const fn new(ifindex: IfIndex, neighbour: IpAddr) -> Self {
-        Self { ifindex, neighbour, mtu: None, mtu_locked: false, hop_limit: None }
+        Self { ifindex, neighbour, mtu: None, mtu_locked: false, hop_limit: None, source: None }
     }
 }
 

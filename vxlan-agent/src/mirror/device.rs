@@ -1,7 +1,10 @@
 //! The device itself: whether a short cut can do at all what it does.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::Sources;
 use crate::kernel::{Kind, Link, Tables, Vxlan};
 use crate::net::{IfIndex, Mac, Vni};
 use crate::ownership;
@@ -21,14 +24,44 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Finds the device called `name`, or else the one that was called so and is `held`.
+    /// What the device `link` is like.
     ///
     /// # Errors
     /// One sentence: why the kernel has to do all of it.
-    pub(super) fn find(tables: &Tables, name: &str, held: Option<IfIndex>) -> Result<Self, String> {
-        let renamed = || tables.links.get(&held?).filter(|link| matches!(link.kind, Kind::Vxlan(_)));
-        let link = tables.link_named(name).or_else(renamed);
-        let link = link.ok_or_else(|| format!("there is no interface {name}"))?;
+    pub(super) fn of(tables: &Tables, link: &Link, sources: &Sources) -> Result<Self, String> {
+        let (vxlan, vni, bridge) = Self::check(tables, link)?;
+        let name = &link.name;
+        let Some(local) = vxlan.local.or_else(|| most_common(sources)) else {
+            return Err(format!(
+                "{name} has no local address, and no VTEP yet that would show what the kernel sends from"
+            ));
+        };
+        let Some(below) = below(tables, vxlan, local) else {
+            return Err(format!(
+                "{name} sends from {local}, and no interface that leads out has that address"
+            ));
+        };
+        let underlay =
+            Underlay { ifindex: below.index, name: below.name.clone(), address: local, inner_mtu: link.mtu };
+        Ok(Self {
+            index: link.index,
+            name: name.clone(),
+            vni,
+            port: vxlan.port,
+            mac: link.mac,
+            bridge,
+            underlay,
+        })
+    }
+
+    /// Whether the device can be accelerated at all: its parameters, its VNI, and the bridge that it is a port of.
+    ///
+    /// # Errors
+    /// As [`Device::of`].
+    pub(super) fn check<'t>(
+        tables: &Tables,
+        link: &'t Link,
+    ) -> Result<(&'t Vxlan, Vni, Option<String>), String> {
         let name = link.name.as_str();
         let Kind::Vxlan(vxlan) = &link.kind else { return Err(format!("{name} is no vxlan device")) };
         let refuse = |reason: String| Err(format!("{name} {reason}"));
@@ -47,17 +80,15 @@ impl Device {
             }
         };
         let Some(vni) = vxlan.vni else { return refuse("has no VNI of its own".to_owned()) };
-        let Some(local) = vxlan.local else {
-            return refuse("has no local address, so that its source is chosen for each packet".to_owned());
-        };
-        let Some(below) = below(tables, vxlan, local) else {
-            return refuse(format!("sends from {local}, and no interface that leads out has that address"));
-        };
-        let underlay =
-            Underlay { ifindex: below.index, name: below.name.clone(), address: local, inner_mtu: link.mtu };
-        let (index, name, mac) = (link.index, name.to_owned(), link.mac);
-        Ok(Self { index, name, vni, port: vxlan.port, mac, bridge, underlay })
+        Ok((vxlan, vni, bridge))
     }
+}
+
+/// The address that the kernel sends from to most VTEPs; of several the lowest.
+fn most_common(sources: &Sources) -> Option<IpAddr> {
+    let mut counts = BTreeMap::<IpAddr, usize>::new();
+    sources.values().for_each(|source| *counts.entry(*source).or_default() += 1);
+    counts.into_iter().max_by_key(|(source, count)| (*count, Reverse(*source))).map(|(source, _)| source)
 }
 
 /// What about the device only the kernel can do.

@@ -1,7 +1,9 @@
 //! What a vxlan device that somebody else manages does, as far as a short cut can do the same. Pure: it is read
 //! from netlink's tables and from nothing else, and says what it leaves to the kernel and why.
 
+mod carve;
 mod device;
+mod lookup;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +12,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::cluster::{ClusterState, Node};
-use crate::kernel::Tables;
+use crate::kernel::{Kind, Link, Tables};
 use crate::net::{IfIndex, Mac, Vni};
 use crate::underlay::Underlay;
 
@@ -41,17 +43,76 @@ pub struct Mirror {
     pub left: Vec<String>,
 }
 
-/// What the device called `device` does on the node `node`. It is still the same if it is `held`, and called otherwise
-/// by now.
+/// Addresses that the kernel sends from, by destination, where the device does not say so itself.
+pub type Sources = BTreeMap<IpAddr, IpAddr>;
+
+/// Which device is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought<'a> {
+    /// Its name.
+    pub device: &'a str,
+    /// It is still the same if it is this one, and called otherwise by now.
+    pub held: Option<IfIndex>,
+    /// This node.
+    pub node: &'a str,
+}
+
+/// What a device does.
 ///
 /// # Errors
 /// One sentence: why the kernel has to do all of it.
-pub fn mirror(tables: &Tables, device: &str, held: Option<IfIndex>, node: &str) -> Result<Mirror, String> {
-    let device = Device::find(tables, device, held)?;
-    match device.bridge {
-        Some(_) => Ok(bridged(tables, device, node)),
-        None => Ok(routed(tables, device, node)),
-    }
+pub fn mirror(tables: &Tables, sought: &Sought<'_>, sources: &Sources) -> Result<Mirror, String> {
+    let Sought { device, held, node } = *sought;
+    let link = find(tables, device, held).ok_or_else(|| format!("there is no interface {device}"))?;
+    let device = Device::of(tables, link, sources)?;
+    let mut mirror = match device.bridge {
+        Some(_) => bridged(tables, device, node),
+        None => routed(tables, device, node),
+    };
+    mirror.left.extend(other_sources(&mirror, sources));
+    Ok(mirror)
+}
+
+/// The interface called `name`, or else the vxlan device that was called so and is `held`.
+pub fn find<'t>(tables: &'t Tables, name: &str, held: Option<IfIndex>) -> Option<&'t Link> {
+    let renamed = || tables.links.get(&held?).filter(|link| matches!(link.kind, Kind::Vxlan(_)));
+    tables.link_named(name).or_else(renamed)
+}
+
+/// All VTEPs that the device sends to, of the IP version of the first one.
+pub fn destinations(tables: &Tables, device: IfIndex) -> BTreeSet<IpAddr> {
+    let known = tables.remotes_of(device).filter_map(|(_, remote)| remote.vtep.filter(|_| remote.plain));
+    let flooded = tables.flood_of(device).filter(|flood| flood.plain).map(|flood| flood.vtep);
+    let mut vteps: BTreeSet<IpAddr> = known.chain(flooded).filter(|vtep| !vtep.is_multicast()).collect();
+    let v4 = vteps.first().is_some_and(IpAddr::is_ipv4);
+    vteps.retain(|vtep| vtep.is_ipv4() == v4);
+    vteps
+}
+
+/// Sentences about VTEPs that the kernel sends to from another address than to most.
+fn other_sources(mirror: &Mirror, sources: &Sources) -> Vec<String> {
+    let own = mirror.underlay.address;
+    let vteps = mirror.cluster.remotes.values().map(|node| node.vtep);
+    let others = vteps.filter_map(|vtep| Some((vtep, *sources.get(&vtep)?))).filter(|(_, from)| *from != own);
+    let sentence =
+        |(vtep, from)| format!("the VTEP {vtep}: the kernel sends to it from {from}, and to most from {own}");
+    shorten(others.map(sentence).collect(), "VTEPs")
+}
+
+/// The first sentences, and how many more there are.
+fn shorten(mut sentences: Vec<String>, what: &str) -> Vec<String> {
+    let more = sentences.len().saturating_sub(MOST);
+    sentences.truncate(MOST);
+    sentences.extend((more > 0).then(|| format!("{more} more {what}")));
+    sentences
+}
+
+/// Whether a short cut can be taken beside the vxlan device `link` at all.
+///
+/// # Errors
+/// One sentence: why the kernel has to do all of it.
+pub fn check(tables: &Tables, link: &Link) -> Result<(), String> {
+    Device::check(tables, link).map(drop)
 }
 
 /// A device whose bridge has frames for it.
@@ -77,10 +138,8 @@ fn bridged(tables: &Tables, device: Device, node: &str) -> Mirror {
 /// A device that packets are routed through.
 fn routed(tables: &Tables, device: Device, node: &str) -> Mirror {
     let vteps = vteps(tables, &device);
-    let Routes { to_vteps, local, holes, mut left } = Routes::find(tables, &device, &vteps);
-    let count = left.len();
-    left.truncate(MOST);
-    left.extend(count.checked_sub(MOST).filter(|more| *more > 0).map(|more| format!("{more} more routes")));
+    let Routes { to_vteps, local, holes, left } = Routes::find(tables, &device, &vteps);
+    let left = shorten(left, "routes");
     let mut remotes = BTreeMap::<IpAddr, Node>::new();
     for (mac, vtep) in &vteps {
         let subnets = to_vteps.get(mac).cloned().unwrap_or_default();

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use super::carve::without;
 use super::device::Device;
-use crate::kernel::{Kind, Leads, Link, MAIN, Odd, Path, Tables};
+use super::lookup::{Lookup, Met};
+use crate::kernel::{Kind, Leads, Link, Odd, Path, Tables};
 use crate::net::{IfIndex, Mac, is_host, is_link_local};
 
-/// What the main table says.
+/// What the routing tables say.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     /// Prefixes by the MAC of the VTEP that they lead to.
@@ -32,17 +34,20 @@ struct Search<'a> {
     macs: BTreeMap<IpAddr, Mac>,
     /// What leads neither to a VTEP nor to a pod.
     elsewhere: Vec<IpNetwork>,
+    /// All prefixes of one IP version that packets meet.
+    routed: BTreeSet<IpNetwork>,
 }
 
 impl Routes {
     /// Finds where packets are routed, if the MACs in `vteps` are those of VTEPs.
     pub(super) fn find(tables: &Tables, device: &Device, vteps: &BTreeMap<Mac, IpAddr>) -> Self {
-        let (found, macs, elsewhere) = (Self::default(), BTreeMap::new(), vec![]);
-        let mut search = Search { tables, device, vteps, found, macs, elsewhere };
+        let (found, macs, elsewhere, routed) = (Self::default(), BTreeMap::new(), vec![], BTreeSet::new());
+        let mut search = Search { tables, device, vteps, found, macs, elsewhere, routed };
         for v6 in [false, true] {
             search.look(v6);
         }
-        search.look_beside();
+        search.carve();
+        search.elsewhere.extend(tables.addresses.iter().map(|address| IpNetwork::from(address.ip)));
         search.finish()
     }
 }
@@ -50,21 +55,36 @@ impl Routes {
 impl Search<'_> {
     /// Takes in the routes of one IP version.
     fn look(&mut self, v6: bool) {
-        let routes: Vec<&Path> = best(self.tables).filter(|path| path.to.is_ipv6() == v6).collect();
-        let through = routes.iter().any(|path| self.is_through(path));
-        if through && self.tables.rules.iter().any(|rule| rule.v6 == v6 && rule.diverts) {
-            let version = if v6 { "IPv6" } else { "IPv4" };
-            self.leave(format!("{version}: a routing rule leads packets past the main table"));
-            return;
-        }
-        for path in routes {
-            if self.is_through(path) {
-                self.take(path);
-            } else if is_to_pods(self.tables, self.device, path) {
+        let lookup = Lookup::new(self.tables, v6);
+        self.routed = lookup.routes.iter().map(|met| met.path.to).collect();
+        self.name_tables(&lookup, v6);
+        for Met { path, certain } in lookup.routes {
+            if !certain {
+                self.elsewhere.push(path.to);
+            } else if self.is_through(&path) {
+                self.take(&path);
+            } else if is_to_pods(self.tables, self.device, &path) {
                 self.found.local.push(path.to);
             } else {
                 self.elsewhere.push(path.to);
             }
+        }
+    }
+
+    /// Says what rules keep from the short cut, if any route leads through the device.
+    fn name_tables(&mut self, lookup: &Lookup<'_>, v6: bool) {
+        let of_version = self.tables.paths.iter().filter(|path| path.to.is_ipv6() == v6);
+        let through = of_version.filter(|path| self.is_through(&self.tables.resolved(path)));
+        let tables: BTreeSet<u32> = through.map(|path| path.table).collect();
+        if tables.is_empty() {
+            return;
+        }
+        self.found.left.extend(lookup.left.iter().cloned());
+        let version = if v6 { "IPv6" } else { "IPv4" };
+        for table in tables.difference(&lookup.tables) {
+            self.leave(format!(
+                "{version}: the routes in table {table}, which rules lead to by marks, or not at all"
+            ));
         }
     }
 
@@ -104,6 +124,7 @@ impl Search<'_> {
             leads: Leads::Plainly { via: None },
             legs: vec![],
             src: None,
+            object: None,
             ..path.clone()
         };
         self.tables.paths.range(from..).take_while(|other| other.to == path.to).filter(same).count() > 1
@@ -141,9 +162,8 @@ impl Search<'_> {
             .filter(|((_, ip), neighbour)| neighbour.lasting && to.contains(*ip))
             .map(|((_, ip), _)| *ip)
             .collect::<Vec<_>>();
-        let routed: BTreeSet<IpNetwork> = best(self.tables).map(|path| path.to).collect();
         for ip in on_link {
-            let nearest = covering(ip.into(), |prefix| routed.contains(prefix)).last();
+            let nearest = covering(ip.into(), |prefix| self.routed.contains(prefix)).last();
             if nearest == Some(to)
                 && let Err(reason) = self.lead(ip.into(), ip)
             {
@@ -155,19 +175,16 @@ impl Search<'_> {
         ));
     }
 
-    /// Routes of other tables, and the node's own addresses.
-    fn look_beside(&mut self) {
-        let through = self.tables.paths.iter().filter(|path| path.table != MAIN && self.is_through(path));
-        let tables: BTreeSet<u32> = through.map(|path| path.table).collect();
-        for table in tables {
-            self.leave(format!("the routes in table {table}: packets get there by rules"));
-        }
-        let own = self.tables.addresses.iter().map(|address| IpNetwork::from(address.ip));
-        self.elsewhere.extend(own);
-    }
-
     fn leave(&mut self, reason: String) {
         self.found.left.push(reason);
+    }
+
+    /// Takes out of the pods' prefixes what leads elsewhere, or to VTEPs: what arrives for that is the kernel's.
+    fn carve(&mut self) {
+        let to_vteps = self.found.to_vteps.values().flatten();
+        let others: Vec<IpNetwork> = self.elsewhere.iter().chain(to_vteps).copied().collect();
+        let local = std::mem::take(&mut self.found.local);
+        self.found.local = local.into_iter().flat_map(|prefix| without(prefix, &others)).collect();
     }
 
     /// Of what leads elsewhere, that counts which lies inside of what does not.
@@ -182,15 +199,11 @@ impl Search<'_> {
     }
 }
 
-/// The routes of the main table that packets take: of several to the same prefix the one with the lowest metric.
-fn best(tables: &Tables) -> impl Iterator<Item = &Path> {
-    let mut before = None;
-    let main = tables.paths.iter().filter(|path| path.table == MAIN);
-    main.filter(move |path| before.replace(path.to) != Some(path.to))
-}
-
 /// Prefixes that cover `to`, itself among them, and are wanted: the longest comes last.
-fn covering(to: IpNetwork, wanted: impl Fn(&IpNetwork) -> bool) -> impl Iterator<Item = IpNetwork> {
+pub(super) fn covering(
+    to: IpNetwork,
+    wanted: impl Fn(&IpNetwork) -> bool,
+) -> impl Iterator<Item = IpNetwork> {
     let of_length = move |length| {
         let prefix = IpNetwork::new(to.ip(), length).ok()?;
         IpNetwork::new(prefix.network(), length).ok()

@@ -1,5 +1,7 @@
+mod rules;
+
 use super::*;
-use crate::kernel::{Address, Flood, Kind, Leads, Link, MAIN, Neighbour, Odd, Path, Remote, Rule, Vxlan};
+use crate::kernel::{Address, Flood, Kind, Leads, Link, MAIN, Neighbour, Object, Odd, Path, Remote, Vxlan};
 use crate::net::Mtu;
 
 const DEVICE: IfIndex = IfIndex(9);
@@ -57,7 +59,7 @@ fn tables() -> Tables {
 
 fn path(to: &str, leg: IfIndex, via: Option<&str>) -> Path {
     let leads = Leads::Plainly { via: via.map(ip) };
-    Path { table: MAIN, to: net(to), priority: 0, leads, legs: vec![leg], src: None }
+    Path { table: MAIN, to: net(to), priority: 0, leads, legs: vec![leg], src: None, object: None }
 }
 
 /// Node `n`, as flannel enters it.
@@ -69,8 +71,12 @@ fn add_node(tables: &mut Tables, n: u8) {
     tables.paths.insert(path(&format!("10.{n}.0.0/24"), DEVICE, Some(&gateway)));
 }
 
+fn sought(tables: &Tables, held: Option<IfIndex>) -> Result<Mirror, String> {
+    mirror(tables, &Sought { device: "flannel.1", held, node: "a" }, &Sources::new())
+}
+
 fn seen(tables: &Tables) -> Mirror {
-    mirror(tables, "flannel.1", None, "a").expect("a device")
+    sought(tables, None).expect("a device")
 }
 
 fn subnets(mirror: &Mirror) -> Vec<(String, String)> {
@@ -104,7 +110,7 @@ fn a_route_that_a_short_cut_cannot_do_is_left_alone_and_so_is_what_lies_inside()
         tables.paths.insert(inside);
         seen(&tables)
     };
-    for reason in [Odd::Several, Odd::Nowhere, Odd::Encapsulates, Odd::Object, Odd::Choosy, Odd::Mtu] {
+    for reason in [Odd::Several, Odd::Nowhere, Odd::Encapsulates, Odd::Choosy, Odd::Mtu] {
         let mirror = odd(Leads::Oddly(reason));
         assert_eq!(mirror.left, [format!("the route to 10.2.0.128/25: {reason}")]);
         assert_eq!(mirror.holes, [net("10.2.0.128/25")].into());
@@ -132,6 +138,17 @@ fn what_leads_elsewhere_is_cut_out() {
     assert_eq!(subnets(&seen(&tables)).len(), 1);
     tables.paths.insert(path("10.2.0.0/24", UNDERLAY, Some("192.0.2.9")));
     assert_eq!(subnets(&seen(&tables)), []);
+}
+
+#[test]
+fn what_leads_elsewhere_is_no_pods_address() {
+    let mut tables = tables();
+    add_node(&mut tables, 2);
+    let nowhere =
+        Path { leads: Leads::Oddly(Odd::Nowhere), legs: vec![], ..path("10.1.0.0/25", DEVICE, None) };
+    tables.paths.insert(nowhere);
+    tables.paths.insert(path("10.1.0.192/26", DEVICE, Some("10.2.0.0")));
+    assert_eq!(seen(&tables).cluster.own.subnets, [net("10.1.0.128/26")]);
 }
 
 #[test]
@@ -179,9 +196,9 @@ fn neighbours_on_the_link_are_led_to_one_by_one() {
 fn a_device_that_is_renamed_is_the_same() {
     let mut tables = tables();
     tables.links.get_mut(&DEVICE).expect("there").name = "renamed".into();
-    let followed = mirror(&tables, "flannel.1", Some(DEVICE), "a").expect("followed");
+    let followed = sought(&tables, Some(DEVICE)).expect("followed");
     assert_eq!(followed.device, DEVICE);
-    assert!(mirror(&tables, "flannel.1", Some(UNDERLAY), "a").is_err(), "no vxlan device");
+    assert!(sought(&tables, Some(UNDERLAY)).is_err(), "no vxlan device");
 }
 
 #[test]
@@ -195,18 +212,24 @@ fn a_vtep_has_one_mac() {
 }
 
 #[test]
-fn rules_and_other_tables_are_the_kernels() {
+fn a_route_may_refer_to_a_next_hop_object() {
     let mut tables = tables();
     add_node(&mut tables, 2);
-    let mut other = path("10.4.0.0/24", DEVICE, Some("10.2.0.0"));
-    other.table = 100;
-    tables.paths.insert(other);
+    let before = tables.paths.take(&path("10.2.0.0/24", DEVICE, Some("10.2.0.0"))).expect("there");
+    tables.paths.insert(Path {
+        object: Some(7),
+        legs: vec![],
+        leads: Leads::Plainly { via: None },
+        ..before
+    });
+    assert_eq!(subnets(&seen(&tables)), [], "nobody knows the object");
+    let object = |leads, members| Object { leads, leg: Some(DEVICE), members };
+    tables.next_hops.insert(7, object(Leads::Plainly { via: Some(ip("10.2.0.0")) }, vec![]));
+    assert_eq!(subnets(&seen(&tables)), [("10.2.0.0/24".to_owned(), "192.0.2.2".to_owned())]);
+    tables.next_hops.insert(8, object(Leads::Plainly { via: None }, vec![]));
+    tables.next_hops.insert(7, Object { leg: None, ..object(Leads::Oddly(Odd::Group), vec![8]) });
     let mirror = seen(&tables);
-    assert_eq!((subnets(&mirror).len(), mirror.left.len()), (1, 1), "{:?}", mirror.left);
-    tables.rules = vec![Rule { diverts: true, ..Rule::default() }];
-    let mirror = seen(&tables);
-    assert!(subnets(&mirror).is_empty() && mirror.left.len() == 2, "{:?}", mirror.left);
-    assert_eq!(mirror.cluster.remotes.len(), 1, "what the host has routed is led by its MAC");
+    assert!(subnets(&mirror).is_empty() && mirror.left[0].contains("a group of next hop"), "{mirror:?}");
 }
 
 #[test]
@@ -258,7 +281,7 @@ fn a_device_that_only_the_kernel_can_serve_is_left_alone_and_says_why() {
         if link.kind != Kind::Other {
             link.kind = Kind::Vxlan(vxlan);
         }
-        mirror(&tables, "flannel.1", None, "a").expect_err("refused")
+        sought(&tables, None).expect_err("refused")
     };
     let cases: [(&Change, &str); 8] = [
         (&|link, _| link.name = "vxlan1".into(), "there is no interface flannel.1"),
@@ -274,4 +297,22 @@ fn a_device_that_only_the_kernel_can_serve_is_left_alone_and_says_why() {
         let reason = refused(change);
         assert!(reason.contains(words), "{reason}");
     }
+}
+
+#[test]
+fn a_device_without_an_address_sends_from_what_the_kernel_takes() {
+    let mut tables = tables();
+    (2..5).for_each(|n| add_node(&mut tables, n));
+    let link = tables.links.get_mut(&DEVICE).expect("there");
+    let Kind::Vxlan(vxlan) = &mut link.kind else { panic!("a vxlan device") };
+    vxlan.local = None;
+    assert!(check(&tables, &tables.links[&DEVICE]).is_ok(), "once there are VTEPs");
+    assert_eq!(destinations(&tables, DEVICE), [2, 3, 4].map(vtep).into());
+    let other = ip("198.51.100.1");
+    let sources: Sources = [(vtep(2), vtep(1)), (vtep(3), other), (vtep(4), vtep(1))].into();
+    let sought = Sought { device: "flannel.1", held: None, node: "a" };
+    let mirror = mirror(&tables, &sought, &sources).expect("a device");
+    assert_eq!((mirror.underlay.address, mirror.cluster.remotes.len()), (vtep(1), 3));
+    let expected = "the VTEP 192.0.2.3: the kernel sends to it from 198.51.100.1, and to most from 192.0.2.1";
+    assert_eq!(mirror.left, [expected]);
 }

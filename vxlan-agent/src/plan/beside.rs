@@ -1,6 +1,6 @@
 //! The fast path beside a device that somebody else manages.
 
-use vxlan_ebpf_common::maps::{KERNEL_VTEP, Mode, PARTIAL};
+use vxlan_ebpf_common::maps::{KERNEL_VTEP, Mode, PARTIAL, local};
 
 use super::{BridgeFilters, Desired, Input, SegmentInput};
 use crate::config::{Fastpath, Flood, Segment};
@@ -10,7 +10,17 @@ use crate::mirror::Mirror;
 const NOT_TAKEN_BACK: &str = "TCP connections meet the host stack, because conntrack would not take them back: \
                               set net.netfilter.nf_conntrack_tcp_be_liberal to 1, which only you may";
 
+/// Programs can add a checksum to what has one inside, and that is no aggregate.
+const WRITES_CHECKSUMS: &str = "aggregates of TCP, and datagrams without a checksum, because the device writes UDP \
+                                checksums over IPv4: checksum = false in the configuration leaves them out";
+
 impl Input<'_> {
+    /// Whether outer packets over IPv4 get checksums.
+    fn sums(&self) -> bool {
+        let v4 = self.sides.iter().filter(|side| side.underlay.address.is_ipv4());
+        v4.into_iter().any(|side| self.header_flags(side) & local::CHECKSUM != 0)
+    }
+
     /// As [`Input::plan`], for a device that somebody else manages: nothing is desired of the kernel. `mirror` is
     /// what the device does, or why nothing of it can be done here.
     pub fn plan_beside(&self, mirror: &Result<Mirror, String>, filters: BridgeFilters) -> Desired {
@@ -36,6 +46,7 @@ impl Input<'_> {
                     && self.config.network.fastpath == Fastpath::Verified
                     && !(self.takes_back || self.by_address);
                 desired.left.extend(gaps.then(|| NOT_TAKEN_BACK.to_owned()));
+                desired.left.extend(self.sums().then(|| WRITES_CHECKSUMS.to_owned()));
             }
             Err(reason) => {
                 path.vnis.clear();
@@ -64,8 +75,10 @@ mod tests {
     use vxlan_ebpf_common::maps::LOCAL_VTEP;
 
     use super::*;
-    use crate::kernel::Tables;
+    use crate::config::{Kind, NetworkConfig, View};
+    use crate::kernel::{Link, NextHop, Tables};
     use crate::net::{IfIndex, Mtu, Vni};
+    use crate::plan::Side;
     use crate::plan::tests::{World, cluster};
     use crate::underlay::Underlay;
 
@@ -120,5 +133,44 @@ mod tests {
         // The world's conntrack takes connections back.
         assert!(plan(Fastpath::Verified, &Ok(mirror(&[]))).left.is_empty());
         assert!(plan(Fastpath::Off, &Err("it is gone".into())).left.is_empty(), "nobody asks for it");
+    }
+
+    /// Plans with the world's side as `change` makes it, and the way to node 2 as it is from `source`.
+    fn plan_side(change: impl Fn(&mut Side), source: Option<IpAddr>) -> Desired {
+        let (vtep, mut tables) = (IpAddr::from([192, 0, 2, 2]), Tables::default());
+        let link = Link { index: IfIndex(2), up: true, sends_ethernet: true, ..Link::default() };
+        tables.links.insert(link.index, link);
+        let plan = |input: &Input<'_>| {
+            let mut side = input.sides[0].clone();
+            change(&mut side);
+            let hop = NextHop { source, ..NextHop::new(IfIndex(2), vtep) };
+            let ways = [(side.asked, [(vtep, Some(hop))].into())].into();
+            let network = NetworkConfig { kind: Kind::Accelerate, ..input.config.network.clone() };
+            let config = View { network, ..input.config.clone() };
+            let input = Input { sides: &[side], ways: &ways, config: &config, ..*input };
+            input.plan_beside(&Ok(mirror(&[])), BridgeFilters::default())
+        };
+        World::new(Fastpath::Direct).with_input(&tables, &cluster(&[2].into()), plan)
+    }
+
+    #[test]
+    fn a_vtep_that_the_kernel_sends_to_from_another_address_is_its_own() {
+        let any = |side: &mut Side| side.asked.source = IpAddr::from([0; 4]);
+        let way =
+            |desired: Desired| desired.datapath.vteps.values().map(|vtep| vtep.ifindex).collect::<Vec<_>>();
+        let (own, other) = (Some(IpAddr::from([192, 0, 2, 1])), Some(IpAddr::from([192, 0, 2, 9])));
+        assert_eq!((way(plan_side(any, own)), way(plan_side(any, other))), (vec![2], vec![0]));
+        assert_eq!(way(plan_side(|_| (), other)), [2], "who asks from an address sends from it");
+    }
+
+    #[test]
+    fn a_device_that_writes_checksums_says_what_that_costs() {
+        let sums = plan_side(|side| side.headers.checksum = true, None);
+        let flags = |desired: &Desired| {
+            desired.datapath.networks.values().map(|n| n.local4.flags).collect::<Vec<_>>()
+        };
+        assert!(flags(&sums)[0] & local::CHECKSUM != 0 && sums.left == [WRITES_CHECKSUMS], "{:?}", sums.left);
+        let none = plan_side(|side| side.headers.checksum = false, None);
+        assert!(flags(&none)[0] & local::CHECKSUM == 0 && none.left.is_empty(), "{:?}", none.left);
     }
 }

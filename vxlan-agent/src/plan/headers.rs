@@ -50,11 +50,14 @@ impl Input<'_> {
 
     /// Those of [`local`]'s bits that say how the device on `side` makes headers.
     ///
-    /// Checksums over IPv4 come only if the configuration asks for them: a device that an agent of before has made
-    /// writes them, and its fast path did not. Receivers take both (RFC 7348 section 5).
+    /// Of our own networks, checksums over IPv4 come only if the configuration asks for them: a device that an agent of
+    /// before has made writes them, and its fast path did not. Receivers take both (RFC 7348 section 5). Beside a device
+    /// of somebody else's they come if that writes them.
     pub(super) fn header_flags(&self, side: &Side) -> u32 {
         let v6 = side.underlay.address.is_ipv6();
-        let checksum = self.config.network.headers.checksum.unwrap_or(v6 && side.headers.checksum);
+        let as_device = v6 || self.config.network.is_accelerated();
+        let wanted = self.config.network.headers.checksum;
+        let checksum = wanted.unwrap_or(as_device && side.headers.checksum);
         let accepts = self.device(side).is_some_and(|device| device.accepts_no_checksum6);
         let label = self.device(side).is_some_and(|device| device.label_inherit);
         flag(side.headers.ttl == Field::Inherit, local::TTL_INSIDE)

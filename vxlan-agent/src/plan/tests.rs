@@ -22,6 +22,7 @@ pub(super) fn config(fastpath: Fastpath) -> View {
         attach: crate::config::Attach::Auto,
         xdp: crate::config::Xdp::Auto,
         healthz: None,
+        metrics: None,
     };
     let network = NetworkConfig {
         name: "pods".into(),
@@ -148,6 +149,7 @@ impl World {
             takes_back: true,
             ruleset,
             by_address: *by_address,
+            hands_over: true,
             patience: &Patience::default(),
             previous,
         })
@@ -425,6 +427,7 @@ fn a_network_over_both_ip_versions_has_a_device_for_each_and_one_fast_path() {
         takes_back: true,
         ruleset: &world.ruleset,
         by_address: world.by_address,
+        hands_over: true,
         patience: &Patience::default(),
         previous: &world.previous,
     };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Snapshot, Source};
+use super::{Contact, Snapshot, Source};
 use crate::cluster::Viewer;
 use shared::Content;
 
@@ -29,6 +29,10 @@ impl FileSource {
 }
 
 impl Source for FileSource {
+    fn contact(&self) -> Contact {
+        Contact::made()
+    }
+
     fn watch(self: Box<Self>) -> anyhow::Result<watch::Receiver<Snapshot>> {
         let mut contents = shared::follow(&self.path)?;
         let viewer = Arc::new(self.viewer);

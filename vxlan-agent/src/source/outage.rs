@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::Contact;
+
 /// The first pause that is one.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -13,17 +15,19 @@ pub(super) struct Outage {
     /// Who answers.
     of: &'static str,
     since: Option<Instant>,
+    contact: Contact,
 }
 
 impl Outage {
-    /// None so far, of `of`.
-    pub(super) const fn of(of: &'static str) -> Self {
-        Self { of, since: None }
+    /// None so far, of `of`; `contact` is told of all.
+    pub(super) const fn of(of: &'static str, contact: Contact) -> Self {
+        Self { of, since: None, contact }
     }
 
     /// Says so once.
     pub(super) fn failed(&mut self, failure: &impl Display) {
         let of = self.of;
+        self.contact.set(false);
         if self.since.is_none() {
             self.since = Some(Instant::now());
             tracing::warn!("cannot follow {of}, the overlay goes on as it is: {failure}");
@@ -34,6 +38,7 @@ impl Outage {
 
     /// Says that it is over, if there was one.
     pub(super) fn answered(&mut self) {
+        self.contact.set(true);
         if let Some(since) = self.since.take() {
             tracing::info!(seconds = since.elapsed().as_secs(), "following {} again", self.of);
         }

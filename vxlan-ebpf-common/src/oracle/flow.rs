@@ -24,11 +24,13 @@ use std::vec::Vec;
 use super::connection::{ACK, Connection, SYN, Side};
 use super::{check, std};
 use crate::counters::{Disposition, Hook, Reason};
-use crate::maps::{BY_ADDRESS, FlowKey, Mode, Network};
+use crate::maps::{BY_ADDRESS, FlowKey, Mode, Network, Vtep, moment};
 use crate::model::{Frame, Maps};
 use crate::testbed;
 
 const SECOND: u64 = 1_000_000_000;
+/// Of [`Step::fate`]: the stack has just let in what VTEPs send.
+const HEARD: u8 = 4;
 /// Steps that count; a longer script would say nothing new.
 const STEPS: usize = 64;
 
@@ -41,7 +43,8 @@ pub struct Step {
     pub which: u8,
     /// Byte 2: TCP flags, or the time.
     pub flags: u8,
-    /// Byte 3: what the stack does: pass, drop, translate, pass, modulo 4.
+    /// Byte 3: what the stack does: pass, drop, translate, pass, modulo 4; with 4 added, it has just let in what
+    /// VTEPs send.
     pub fate: u8,
 }
 
@@ -173,6 +176,10 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
         }
         let key = (self.key(connection, Side::Pod), Way::Ingress);
         let (tunnelled, bare) = connection.received(step.flags);
+        if step.fate & HEARD != 0 {
+            let (heard, generation) = (moment(self.maps.now), self.maps.generation);
+            self.maps.vteps.values_mut().for_each(|vtep| *vtep = Vtep { heard, generation, ..*vtep });
+        }
         if single && bypasses(self.at(Hook::UnderlayIngress, &tunnelled))
             || bypasses(self.at(Hook::TunnelIngress, &bare))
         {
@@ -219,6 +226,7 @@ impl<F: FnMut(Hook, &Frame, &mut Maps) -> Reason> World<F> {
         let fine = match hook {
             Hook::TunnelEgress => reason == Reason::Encapsulated,
             Hook::PodIngress => reason == Reason::Passed,
+            Hook::UnderlayIngress if reason == Reason::HandedOver => true,
             _ => bypasses(reason) || reason == Reason::Unverified,
         };
         assert!(fine, "{}: {reason:?}", hook.label());

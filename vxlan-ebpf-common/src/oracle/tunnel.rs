@@ -5,7 +5,9 @@ use core::net::IpAddr;
 use super::view::{self, IP, View};
 use super::{Step, local as pods, profile};
 use crate::counters::Hook;
-use crate::maps::{Addr, Endpoint, Key6, LOCAL_VTEP, LocalVtep, MacKey, Network, Vtep, VtepId, local};
+use crate::maps::{
+    Addr, Endpoint, Key6, LOCAL_VTEP, LocalVtep, MacKey, Mode, NO_HANDOVER, Network, Vtep, VtepId, local,
+};
 
 /// VXLAN header and inner Ethernet header.
 const INNER_IP: usize = 8 + IP;
@@ -97,6 +99,33 @@ fn outer_headers<'a>(step: &Step<'_>, outer: &View<'a>, network: &Network, vtep:
 
 /// `step` was decapsulated for the pod `to`.
 pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
+    let (outer, inner, tunnel) = accepted(step);
+    assert_eq!(view::endpoint(step.maps, inner.destination), Some(to), "for somebody else");
+    assert!(inner.len() <= u32::from(to.mtu), "too big");
+
+    pods::readdressed(step.after, to);
+    let expected = view::after_hops(&tunnel[INNER_IP..], 1, tos(&outer, &inner));
+    assert_eq!(view::without_checksum(&step.after[IP..]), expected, "inner packet");
+}
+
+/// `step` was decapsulated for the host stack, as if it came out of the device of `local`.
+pub(super) fn handed_over(step: &Step<'_>, local: &LocalVtep) {
+    let (outer, inner, tunnel) = accepted(step);
+    let network = step.maps.network();
+    assert_eq!((network.mode, network.flags & NO_HANDOVER), (Mode::Verified as u8, 0));
+    assert_eq!(end(&network, outer.destination), *local, "another device");
+    let from = Addr::from(outer.source);
+    let mut senders = step.maps.vteps.values().filter(|vtep| vtep.addr == from);
+    let heard = |vtep: &Vtep| vtep.is_heard(step.maps.now, step.maps.generation);
+    assert!(senders.any(heard), "the stack has not let in what {} sends", outer.source);
+
+    assert_eq!(step.after[..14], tunnel[8..22], "inner Ethernet header");
+    let expected = view::after_hops(&tunnel[INNER_IP..], 0, tos(&outer, &inner));
+    assert_eq!(view::without_checksum(&step.after[IP..]), expected, "inner packet");
+}
+
+/// Checks who sent what `step` took out of a tunnel: outer and inner packet, and all behind the outer UDP header.
+fn accepted<'a>(step: &Step<'a>) -> (View<'a>, View<'a>, &'a [u8]) {
     assert_eq!(step.hook, Hook::UnderlayIngress);
     assert!(!step.frame.rigid && step.frame.segment_size == 0, "room, or an aggregate");
     assert!(!step.frame.stray, "for another host");
@@ -114,13 +143,8 @@ pub(super) fn decapsulated(step: &Step<'_>, to: &Endpoint) {
         // Linux drops what carries one (`ip6_rcv_core`, v6.18), and the tables take it for IPv4.
         assert_eq!(IpAddr::from(Addr::from(source)), source, "a mapped IPv4 address");
     }
-    assert_eq!(view::endpoint(step.maps, inner.destination), Some(to), "for somebody else");
-    assert!(inner.len() <= u32::from(to.mtu), "too big");
     assert!(inner.ttl > 1, "TTL {}", inner.ttl);
-
-    pods::readdressed(step.after, to);
-    let expected = view::after_hops(&tunnel[INNER_IP..], 1, tos(&outer, &inner));
-    assert_eq!(view::without_checksum(&step.after[IP..]), expected, "inner packet");
+    (outer, inner, tunnel)
 }
 
 /// The TOS or traffic class with which a packet leaves its tunnel.

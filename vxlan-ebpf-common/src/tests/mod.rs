@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod arrivals;
 mod decap;
 mod encap;
 mod flows;

@@ -52,7 +52,7 @@ pub(crate) struct KernelArgs {
     #[arg(long)]
     list: bool,
     /// Only tests whose names contain one of these, for example programs::; without, all but those of
-    /// Kubernetes, etcd, FRR, networkd and reading rules, which are the same on every kernel
+    /// Kubernetes, etcd, Prometheus, FRR, networkd and reading rules, which are the same on every kernel
     filter: Vec<String>,
 }
 
@@ -60,9 +60,16 @@ pub(crate) struct KernelArgs {
 const BELOW_FLOOR: &str = "::floor::";
 
 /// What is left out unless it is asked for: what the agent has of a cluster's API is the same on every
-/// kernel, and so is what it makes of rules, many of which want a module each, and of what FRR and networkd write.
-const NOT_THE_KERNELS: &[&str] =
-    &["e2e::kubernetes::", "e2e::etcd::", "e2e::ruleset::", "segment::evpn::", "segment::networkd::"];
+/// kernel, and so are what Prometheus makes of metrics, what the agent makes of rules, many of which want a module each,
+/// and what FRR and networkd write.
+const NOT_THE_KERNELS: &[&str] = &[
+    "e2e::kubernetes::",
+    "e2e::etcd::",
+    "e2e::ruleset::",
+    "e2e::metrics::prometheus::",
+    "segment::evpn::",
+    "segment::networkd::",
+];
 
 /// Runs the suite on kernels of other ages and prints what each has and can.
 ///

@@ -31,7 +31,7 @@ fn seen(lab: &Lab, underlay: Family, inner: Family, ping: Ping) -> (Vec<u8>, boo
 }
 
 /// Sends by the fast path and by the device, and compares.
-fn assert_as_the_device(lab: &Lab, underlay: Family, set: &str) {
+pub(super) fn assert_as_the_device(lab: &Lab, underlay: Family, set: &str) {
     let agent = lab.agent(1).expect("an agent");
     for inner in [Family::V4, Family::V6] {
         for ping in pings() {

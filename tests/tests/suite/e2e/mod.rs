@@ -18,6 +18,7 @@ mod hostile;
 mod interop;
 mod kubernetes;
 mod limits;
+mod metrics;
 mod networks;
 mod notrack;
 mod onward;

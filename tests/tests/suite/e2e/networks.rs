@@ -14,6 +14,8 @@ use vxlan_tests::lab::{
 
 use super::change::under_traffic;
 use super::guard::forged;
+use super::metrics::scrape::scrape;
+use super::metrics::{metered, says};
 use super::{assert_answered, assert_took, build, counted, pair, warm_up};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -298,7 +300,12 @@ fn a_wrong_snippet_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_network_without_its_state_waits_and_keeps_no_other_from_running() {
-    let mut lab = build(&pair());
+    let mut lab = build(&LabSpec::pair(metered("direct"), Overlay::agent()));
+    let ready = |lab: &Lab, value: f64| {
+        says(lab, 1, "vxlan_agent_network_ready", &[("network", SECOND)], value);
+        // Once, whatever is there under one name.
+        scrape(lab.node(1)).expect("metrics").value("vxlan_agent_network_ready", &[("network", SECOND)]);
+    };
     for n in [1, 2] {
         lab.agent_mut(n).and_then(|agent| agent.stop()).expect("a stop");
     }
@@ -310,16 +317,22 @@ fn a_network_without_its_state_waits_and_keeps_no_other_from_running() {
     assert_first_runs(&lab);
     let pending = status(&lab)["networks"][1]["pending"].as_str().unwrap_or_default().to_owned();
     assert!(pending.contains("second.toml") && pending.contains("cannot be read"), "{pending}");
+    ready(&lab, 0.0);
     write_state(&lab);
     soon(&lab, "the second network is there", || is_there(&lab));
     assert_eq!(status(&lab)["networks"][1]["pending"], Value::Null);
     assert_second_runs(&lab);
+    ready(&lab, 1.0);
+    let labels = [("network", SECOND), ("hook", "tunnel_egress"), ("reason", "encapsulated")];
+    let scraped = scrape(lab.node(1)).expect("metrics");
+    assert!(scraped.value("vxlan_agent_packets_total", &labels) >= 5.0, "{}", scraped.text);
 
     // So does a network whose source is to be another one.
     let elsewhere = snippet(&lab, VNI + 1).replace("second.toml", "elsewhere.toml");
     lab.agent(1).and_then(|agent| agent.add_snippet(SECOND, &elsewhere)).expect("a snippet");
     soon(&lab, "it waits", || status(&lab)["networks"][1]["pending"].is_string());
     assert_second_runs(&lab);
+    ready(&lab, 0.0);
     assert_eq!(status(&lab)["networks"][1]["nodes"][0]["name"], "n2", "the cluster of before");
     state(&lab).write(&lab.run_dir().join("elsewhere.toml")).expect("a state file");
     soon(&lab, "it runs", || status(&lab)["networks"][1]["pending"].is_null());

@@ -122,6 +122,90 @@ fn rules_that_count_are_found_wherever_packets_come_by() {
     }
 }
 
+/// What may tell a tunnel's packets apart after `program` was fed `rules`.
+fn tunnel_meters(node: &Netns, program: &[&str], rules: &str) -> Vec<String> {
+    node.feed(program[0], &program[1..], rules).unwrap_or_else(|error| panic!("{error:#}\n{rules}"));
+    let found = read(node).tunnel_meters.iter().map(ToString::to_string).collect();
+    node.sh("nft flush ruleset").expect("no rules");
+    found
+}
+
+#[test]
+fn rules_that_tell_a_tunnels_packets_apart_are_found_in_front_of_its_port() {
+    let lab = node();
+    let node = lab.node(1);
+    let at = |hook: &str, rule: &str| {
+        let table = format!(
+            "table inet t {{\n chain deep {{ limit rate 5/second drop; }}\n \
+             chain c {{ type filter hook {hook} priority 0;\n{rule}\n }}\n}}"
+        );
+        tunnel_meters(node, &["nft", "-f", "-"], &table)
+    };
+    for (rule, what) in [
+        ("udp dport 8472 @th,64,32 1 drop", "payload"),
+        ("udp sport 1-1000 drop", "payload"),
+        ("udp length > 1000 drop", "payload"),
+        ("ip dscp 3 accept", "payload"),
+        ("meta length > 1000 drop", "meta length"),
+        ("meta l4proto udp limit rate 5/second accept", "limit"),
+        ("udp dport 8472 jump deep", "limit"),
+        ("jhash udp dport mod 2 1 drop", "hash"),
+        ("udp dport 8472 meta mark set 7", "a mark"),
+    ] {
+        for hook in ["prerouting", "input"] {
+            let found = at(hook, rule);
+            let [found] = found.as_slice() else { panic!("{rule}: {found:?}") };
+            assert!(found.starts_with(&format!("{what} in chain inet t ")), "{rule}: {found}");
+        }
+        assert!(at("forward", rule).is_empty() && at("output", rule).is_empty(), "{rule}");
+    }
+    for rule in [
+        "ip saddr 192.0.2.9 udp dport 8472 drop",
+        "ip6 saddr 2001:db8::9 udp dport { 4789, 8472 } drop",
+        "iifname eth0 udp dport 8472 accept\ndrop",
+        "ct state new udp dport 8472 accept\nct state established accept\nmeta mark 7 drop",
+        "meta nftrace set 1\nmeta l4proto tcp meta mark set 1",
+        "tcp dport 22 limit rate over 5/minute drop\ntcp sport 1-1000 drop",
+        "tcp dport 22 jump deep",
+        "limit rate 5/minute log",
+        "fib daddr type local accept",
+        "udp dport vmap { 53 : accept, 8472 : drop }",
+    ] {
+        assert_eq!(at("input", rule), [""; 0], "{rule}");
+    }
+    let nat =
+        "table ip t { chain c { type nat hook prerouting priority dstnat; numgen random mod 2 0 drop; }\n}";
+    assert_eq!(
+        tunnel_meters(node, &["nft", "-f", "-"], nat),
+        [""; 0],
+        "what translates sees the first alone"
+    );
+    let iptables = |rule: &str| {
+        let rules = format!("*filter\n-A INPUT {rule}\nCOMMIT\n");
+        tunnel_meters(node, &["iptables-nft-restore"], &rules)
+    };
+    for (rule, what) in [
+        ("-p udp --sport 1:1000 -j DROP", "udp"),
+        ("-p udp -m multiport --ports 8472 -j DROP", "multiport"),
+        ("-m length --length 1000: -j DROP", "length"),
+        ("-p udp -m u32 --u32 \"0&0xff=1\" -j DROP", "u32"),
+        ("-p udp -m limit --limit 5/second -j ACCEPT", "limit"),
+        ("-p udp -j CONNMARK --restore-mark", "a mark"),
+    ] {
+        let found = iptables(rule);
+        let [found] = found.as_slice() else { panic!("{rule}: {found:?}") };
+        assert!(found.ends_with(" in chain ip filter INPUT"), "{rule}: {what}: {found}");
+    }
+    for rule in [
+        "-p udp --dport 8472 -s 192.0.2.9 -j DROP",
+        "-p udp -m multiport --dports 53,8472 -j ACCEPT",
+        "-p tcp --dport 22 -m limit --limit 5/minute -j ACCEPT",
+        "-m conntrack --ctstate ESTABLISHED -j ACCEPT",
+    ] {
+        assert_eq!(iptables(rule), [""; 0], "{rule}");
+    }
+}
+
 #[test]
 fn rules_that_count_are_found_through_jumps_and_maps() {
     let lab = node();

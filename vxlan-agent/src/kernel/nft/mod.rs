@@ -77,6 +77,8 @@ pub mod nfta {
     pub const DYNSET_EXPRESSIONS: u16 = 10;
     pub const OBJREF_IMM_TYPE: u16 = 1;
     pub const OBJREF_SET_NAME: u16 = 4;
+    pub const CMP_OP: u16 = 2;
+    pub const CMP_DATA: u16 = 3;
     pub const CT_KEY: u16 = 2;
     pub const CT_SREG: u16 = 4;
     pub const META_KEY: u16 = 2;

@@ -3,6 +3,7 @@
 //! kube-proxy rewrites thousands of rules at a time, some of them every few seconds. So reading waits
 //! until it is quiet, happens on a thread of its own, and gets a twentieth of a CPU at most.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +62,12 @@ async fn keep_current(mut bell: Bell, sender: Sender) {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the rules of nf_tables: any of them may count packets");
-                Arc::new(Ruleset { meters: [Meter::unreadable()].into(), ..Ruleset::default() })
+                let unreadable: BTreeSet<_> = [Meter::unreadable()].into();
+                Arc::new(Ruleset {
+                    meters: unreadable.clone(),
+                    tunnel_meters: unreadable,
+                    ..Ruleset::default()
+                })
             }
         };
         sender.send_if_modified(|now| {

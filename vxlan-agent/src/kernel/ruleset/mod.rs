@@ -5,6 +5,7 @@ mod follow;
 mod meter;
 mod reach;
 mod rule;
+mod tunnel;
 mod xtables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,8 @@ use super::nft::{ANY, Attributes, Reader, nfta};
 pub use devices::{DeviceChain, DeviceHook};
 pub use follow::follow;
 pub use meter::Meter;
-use reach::TableKey;
+use reach::{Entrances, TableKey};
+use rule::Packets;
 
 /// `NFT_TABLE_F_DORMANT`: no chain of the table is hooked up.
 const DORMANT: u32 = 1;
@@ -34,6 +36,8 @@ pub struct Ruleset {
     pub device_chains: BTreeSet<DeviceChain>,
     /// Rules that have to see every packet.
     pub meters: BTreeSet<Meter>,
+    /// Rules in front of the tunnel's port that may tell one packet of a VTEP from another.
+    pub tunnel_meters: BTreeSet<Meter>,
     /// Chains that see what bridges forward, whatever their rules say: family, table and chain, as `nft list
     /// chain` takes them. The tables of `ebtables` are among them where it is made for nf_tables; for the
     /// others there is [`has_legacy_ebtables`].
@@ -96,6 +100,7 @@ fn read_unless_known(known: Option<Reading>) -> io::Result<Reading> {
                 if let Some(known) = known.as_ref().filter(|_| !whole) {
                     ruleset.device_chains.extend(known.ruleset.device_chains.iter().cloned());
                     ruleset.meters.extend(known.ruleset.meters.iter().cloned());
+                    ruleset.tunnel_meters.extend(known.ruleset.tunnel_meters.iter().cloned());
                     ruleset.bridge_chains.extend(known.ruleset.bridge_chains.iter().cloned());
                     ruleset.chains.extend(known.ruleset.chains.iter().cloned());
                 }
@@ -122,18 +127,25 @@ fn open() -> io::Result<Option<(Reader, u32)>> {
 
 fn read_from(reader: &mut Reader) -> io::Result<Ruleset> {
     let awake = Awake::read(reader)?;
-    let (mut ruleset, mut entrances) = (Ruleset::default(), BTreeMap::<TableKey, Vec<String>>::new());
+    let (mut ruleset, mut entrances) = (Ruleset::default(), BTreeMap::<TableKey, Entrances>::new());
     reader.dump(libc::NFT_MSG_GETCHAIN, ANY, Attributes::default(), |family, chain| {
         if find_string(chain, nfta::CHAIN_TABLE).is_some_and(|table| awake.is(&(family, table))) {
             ruleset.device_chains.extend(devices::device_chains(family, chain));
             ruleset.bridge_chains.extend(reach::bridge_chain(family, chain));
             ruleset.chains.extend(reach::routed_chain(family, chain));
         }
-        if let Some((table, chain)) = reach::entrance(family, chain) {
-            entrances.entry(table).or_default().push(chain);
+        for packets in [Packets::Pods, Packets::Tunnels] {
+            if let Some((table, chain)) = reach::entrance(packets, family, chain) {
+                entrances.entry(table).or_default().push((packets, chain));
+            }
         }
     })?;
-    ruleset.meters = reach::meters(reader, &entrances, &awake)?;
+    for (packets, meter) in reach::meters(reader, &entrances, &awake)? {
+        match packets {
+            Packets::Pods => ruleset.meters.insert(meter),
+            Packets::Tunnels => ruleset.tunnel_meters.insert(meter),
+        };
+    }
     Ok(ruleset)
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::meter::Meter;
-use super::rule::{self, Chain, Effect, Set, Sets};
+use super::rule::{self, Chain, Effect, Packets, Set, Sets};
 use super::{Awake, family_name};
 use crate::kernel::nft::attributes::{find, find_number, find_string, list};
 use crate::kernel::nft::{Attributes, INET, Reader, nfta};
@@ -21,13 +21,20 @@ const ROUTED: [i32; 3] = [libc::NF_INET_PRE_ROUTING, libc::NF_INET_FORWARD, libc
 
 /// A family and a table.
 pub(super) type TableKey = (u8, String);
-/// The chains of a table that packets between pods can come by.
+/// Chains of a table at hooks, and which packets enter there.
+pub(super) type Entrances = Vec<(Packets, String)>;
+/// The chains of a table that packets can come by.
 type Chains = BTreeMap<String, Chain>;
 
-/// The chain of a dump's message, if packets between pods enter it at a hook. What translates addresses
-/// sees a connection's first packet alone, and the stack gets that one.
-pub(super) fn entrance(family: u8, chain: &[u8]) -> Option<(TableKey, String)> {
+/// The chain of a dump's message, if `packets` enter it at a hook. What translates addresses
+/// sees a connection's first packet alone, and the stack gets that one. An agent's own rules for tunnels say what
+/// its programs say.
+pub(super) fn entrance(packets: Packets, family: u8, chain: &[u8]) -> Option<(TableKey, String)> {
     let hooks: &[i32] = match family {
+        INET | IPV4 | IPV6 if packets == Packets::Tunnels => {
+            &[libc::NF_INET_PRE_ROUTING, libc::NF_INET_LOCAL_IN]
+        }
+        _ if packets == Packets::Tunnels => return None,
         // What is switched goes through `forward`; what is routed is delivered to the bridge, and sent by it.
         BRIDGE => &[
             libc::NF_INET_PRE_ROUTING,
@@ -44,6 +51,9 @@ pub(super) fn entrance(family: u8, chain: &[u8]) -> Option<(TableKey, String)> {
         return None;
     }
     let (table, name) = names(chain)?;
+    if packets == Packets::Tunnels && is_nft_table(&table) {
+        return None;
+    }
     Some(((family, table), name))
 }
 
@@ -75,30 +85,73 @@ pub(super) fn bridge_chain(family: u8, chain: &[u8]) -> Option<String> {
 /// Rules that have to see every packet, in `entrances` and what they lead to.
 pub(super) fn meters(
     reader: &mut Reader,
-    entrances: &BTreeMap<TableKey, Vec<String>>,
+    entrances: &BTreeMap<TableKey, Entrances>,
     awake: &Awake,
-) -> io::Result<BTreeSet<Meter>> {
-    let mut meters = BTreeSet::new();
+) -> io::Result<Vec<(Packets, Meter)>> {
+    let mut meters = vec![];
     for (key, entrances) in entrances.iter().filter(|(key, _)| awake.is(key)) {
-        let mut chains = Chains::new();
-        let sets = sets(reader, key)?;
-        let mut next = entrances.clone();
-        while let Some(name) = next.pop() {
-            if chains.contains_key(&name) {
-                continue;
-            }
-            let mut chain = chain(reader, key, &name, &sets)?;
-            for map in std::mem::take(&mut chain.maps) {
-                chain.targets.extend(map_targets(reader, key, &map)?);
-            }
-            next.extend(chain.targets.iter().cloned());
-            chains.insert(name, chain);
+        let table = Table::read(reader, key, entrances)?;
+        for packets in [Packets::Pods, Packets::Tunnels] {
+            let entered = entrances.iter().filter(|(by, _)| *by == packets).map(|(_, name)| name);
+            let found = needed(&reachable(table.chains(packets), entered));
+            let (family, table) = (family_name(key.0), &key.1);
+            let meter = |(what, chain): (String, String)| Meter::new(what, family, table, &chain);
+            meters.extend(found.into_iter().map(|found| (packets, meter(found))));
         }
-        let found = needed(&chains);
-        let (family, table) = (family_name(key.0), &key.1);
-        meters.extend(found.into_iter().map(|(what, chain)| Meter::new(what, family, table, &chain)));
     }
     Ok(meters)
+}
+
+/// The chains of a table that packets of either kind can come by, as they are to each.
+#[derive(Default)]
+struct Table {
+    pods: Chains,
+    tunnels: Chains,
+}
+
+impl Table {
+    fn read(reader: &mut Reader, key: &TableKey, entrances: &Entrances) -> io::Result<Self> {
+        let (mut table, mut maps) = (Self::default(), BTreeMap::new());
+        let sets = sets(reader, key)?;
+        let mut next: Vec<String> = entrances.iter().map(|(_, name)| name.clone()).collect();
+        while let Some(name) = next.pop() {
+            if table.pods.contains_key(&name) {
+                continue;
+            }
+            let [mut pods, mut tunnels] = chain(reader, key, &name, &sets)?;
+            for chain in [&mut pods, &mut tunnels] {
+                for map in std::mem::take(&mut chain.maps) {
+                    if !maps.contains_key(&map) {
+                        maps.insert(map.clone(), map_targets(reader, key, &map)?);
+                    }
+                    chain.targets.extend(maps.get(&map).into_iter().flatten().cloned());
+                }
+                next.extend(chain.targets.iter().cloned());
+            }
+            table.pods.insert(name.clone(), pods);
+            table.tunnels.insert(name, tunnels);
+        }
+        Ok(table)
+    }
+
+    const fn chains(&self, packets: Packets) -> &Chains {
+        match packets {
+            Packets::Pods => &self.pods,
+            Packets::Tunnels => &self.tunnels,
+        }
+    }
+}
+
+/// Those of `chains` that `entrances` lead to, and themselves.
+fn reachable<'a>(chains: &Chains, entrances: impl Iterator<Item = &'a String>) -> Chains {
+    let (mut reached, mut next) = (Chains::new(), entrances.cloned().collect::<Vec<_>>());
+    while let Some(name) = next.pop() {
+        if let Some(chain) = chains.get(&name).filter(|_| !reached.contains_key(&name)) {
+            next.extend(chain.targets.iter().cloned());
+            reached.insert(name, chain.clone());
+        }
+    }
+    reached
 }
 
 /// What has to see every packet, and the chain that it is in. A chain that says something about packets and
@@ -131,20 +184,22 @@ fn acting(chains: &BTreeMap<String, Chain>) -> BTreeSet<&str> {
     acting
 }
 
-/// The rules of a chain.
-fn chain(reader: &mut Reader, key: &TableKey, name: &str, sets: &Sets) -> io::Result<Chain> {
+/// The rules of a chain, as they are to packets between pods and to tunnels.
+fn chain(reader: &mut Reader, key: &TableKey, name: &str, sets: &Sets) -> io::Result<[Chain; 2]> {
     let asked = Attributes::default().string(nfta::RULE_TABLE, &key.1).string(nfta::RULE_CHAIN, name);
-    let mut chain = Chain::default();
+    let [mut pods, mut tunnels] = [Chain::default(), Chain::default()];
     reader.dump(libc::NFT_MSG_GETRULE, key.0, asked, |_, rule| {
         let is = |kind, text: &str| {
             find(rule, kind).and_then(|name| name.strip_suffix(b"\0")) == Some(text.as_bytes())
         };
         // Kernels before 5.16 dump all rules if the chain is gone.
         if is(nfta::RULE_TABLE, &key.1) && is(nfta::RULE_CHAIN, name) {
-            chain.add(find(rule, nfta::RULE_EXPRESSIONS).unwrap_or_default(), sets);
+            let expressions = find(rule, nfta::RULE_EXPRESSIONS).unwrap_or_default();
+            pods.add(Packets::Pods, expressions, sets);
+            tunnels.add(Packets::Tunnels, expressions, sets);
         }
     })?;
-    Ok(chain)
+    Ok([pods, tunnels])
 }
 
 /// The sets of a table.

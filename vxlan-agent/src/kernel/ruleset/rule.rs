@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nix::libc;
 
-use super::xtables;
+use super::{tunnel, xtables};
 use crate::kernel::nft::attributes::{find, find_number, find_string, list};
 use crate::kernel::nft::nfta;
 
@@ -36,6 +36,25 @@ pub(super) enum Effect {
     Verdicts(String),
 }
 
+/// Packets that rules are looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packets {
+    /// What goes from pod to pod, out of its tunnel.
+    Pods,
+    /// What is in a tunnel, and comes to this node.
+    Tunnels,
+}
+
+impl Packets {
+    /// What an expression does to them, in order.
+    fn effects(self, expression: &[u8], sets: &Sets) -> Vec<Effect> {
+        match tunnel::effect(expression).filter(|_| self == Self::Tunnels) {
+            Some(effect) => vec![effect],
+            None => effects(expression, sets),
+        }
+    }
+}
+
 /// What there is to know of a set.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Set {
@@ -62,9 +81,12 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// Adds a rule of these `expressions`.
-    pub(super) fn add(&mut self, expressions: &[u8], sets: &Sets) {
-        self.add_effects(list(expressions).flat_map(|(_, expression)| effects(expression, sets)));
+    /// Adds what a rule of these `expressions` does to `packets`.
+    pub(super) fn add(&mut self, packets: Packets, expressions: &[u8], sets: &Sets) {
+        if packets == Packets::Tunnels && tunnel::is_about_others(expressions) {
+            return;
+        }
+        self.add_effects(list(expressions).flat_map(|(_, expression)| packets.effects(expression, sets)));
     }
 
     /// Adds a rule whose expressions have these effects, in order.

@@ -114,6 +114,34 @@ pub(super) fn of_match(name: &str, revision: u32, info: &[u8]) -> Effect {
     if pure { Effect::None } else { Effect::Meters(format!("match {name}")) }
 }
 
+/// Whether a target writes beside a packet what stays there.
+pub(super) fn marks(name: &str) -> bool {
+    ["CLASSIFY", "CONNMARK", "CONNSECMARK", "HMARK", "MARK", "SECMARK", "TPROXY"].contains(&name)
+}
+
+/// Whether a match looks at what differs among the packets of one VTEP.
+pub(super) fn looks_inside(name: &str, info: &[u8]) -> bool {
+    // Pairs of 16-bit numbers: source ports, destination ports (`struct xt_udp`).
+    const ALL_PORTS: [u8; 4] = [0, 0, 0xff, 0xff];
+    // `XT_MULTIPORT_DESTINATION`.
+    const DESTINATION: u8 = 1;
+    match name {
+        "bpf" | "cpu" | "dscp" | "ecn" | "length" | "string" | "tos" | "u32" => true,
+        "udp" => info.get(..4) != Some(&ALL_PORTS),
+        "multiport" => info.first() != Some(&DESTINATION),
+        "set" => compares_source_ports(info),
+        _ => false,
+    }
+}
+
+/// Whether a match may look at source ports in an IP set, which are never the first part of its entries: `struct
+/// xt_set_info` is an index of 16 bits, the number of parts, and the parts that are the source's from bit 1 on.
+fn compares_source_ports(info: &[u8]) -> bool {
+    const BEHIND_FIRST: u8 = !0b11;
+    let [_, _, parts, sources] = info.first_chunk().copied().unwrap_or([0, 0, u8::MAX, u8::MAX]);
+    parts > 1 && sources & BEHIND_FIRST != 0
+}
+
 /// A target that is no verdict.
 pub(super) fn of_target(name: &str) -> Effect {
     match name {

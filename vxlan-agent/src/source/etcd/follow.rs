@@ -15,6 +15,7 @@ use super::claim::{Claimant, Lease, OwnKey, Step, TTL};
 use super::layout::{Attributes, Entries, Subnets};
 use super::range::Network;
 use crate::local::Local;
+use crate::source::Contact;
 use crate::source::Snapshot;
 use crate::source::kubernetes::assemble::{LeftOut, Mirror, Own, assemble};
 use crate::source::kubernetes::node::Side;
@@ -63,12 +64,13 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Sends snapshots to `out`; `previous` is what this node had before.
+    /// Sends snapshots to `out`, and tells `contact` whether etcd answers; `previous` is what this node had before.
     pub(super) fn new(
         members: Members,
         settings: Settings,
         previous: Option<Subnets>,
         local: latest::Receiver<Local>,
+        contact: Contact,
         out: latest::Sender<Snapshot>,
     ) -> Self {
         let (addresses, network) = (local.borrow().addresses(), settings.network.clone());
@@ -90,7 +92,7 @@ impl Follower {
             collect: COLLECT_LEAST,
             left_out: LeftOut::new(),
             trouble: None,
-            outage: Outage::of("etcd"),
+            outage: Outage::of("etcd", contact),
             pause: Pause::up_to(LONGEST_PAUSE),
         }
     }

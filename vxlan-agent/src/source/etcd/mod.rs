@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::watch as latest;
 
-use super::{Snapshot, Source, Waits};
+use super::{Contact, Snapshot, Source, Waits};
 use crate::cluster::Viewer;
 use crate::local::Local;
 pub use api::Access;
@@ -85,6 +85,7 @@ pub struct EtcdSource {
     settings: Settings,
     previous: Option<Subnets>,
     local: latest::Receiver<Local>,
+    contact: Contact,
 }
 
 impl EtcdSource {
@@ -101,15 +102,19 @@ impl EtcdSource {
     ) -> anyhow::Result<Self> {
         let previous = std::fs::read_to_string(subnet_file).ok();
         let previous = previous.and_then(|content| layout::subnet_file(&content));
-        Ok(Self { members: Members::new(access)?, settings, previous, local })
+        Ok(Self { members: Members::new(access)?, settings, previous, local, contact: Contact::default() })
     }
 }
 
 impl Source for EtcdSource {
     fn watch(self: Box<Self>) -> anyhow::Result<latest::Receiver<Snapshot>> {
-        let Self { members, settings, previous, local } = *self;
+        let Self { members, settings, previous, local, contact } = *self;
         let (out, receiver) = latest::channel(Err("etcd has not answered yet".to_owned()));
-        tokio::spawn(Follower::new(members, settings, previous, local, out).run());
+        tokio::spawn(Follower::new(members, settings, previous, local, contact, out).run());
         Ok(receiver)
+    }
+
+    fn contact(&self) -> Contact {
+        self.contact.clone()
     }
 }

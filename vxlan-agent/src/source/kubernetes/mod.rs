@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch as latest};
 use vxlan_ebpf_common::maps::Family;
 
-use super::{Snapshot, Source, Waits};
+use super::{Contact, Snapshot, Source, Waits};
 use crate::cluster::Viewer;
 use crate::local::Local;
 use annotations::Names;
@@ -79,6 +79,7 @@ pub struct KubernetesSource {
     api: Api,
     settings: Settings,
     local: latest::Receiver<Local>,
+    contact: Contact,
 }
 
 impl KubernetesSource {
@@ -92,7 +93,7 @@ impl KubernetesSource {
         settings: Settings,
         local: latest::Receiver<Local>,
     ) -> anyhow::Result<Self> {
-        Ok(Self { api: Api::new(kubeconfig).await?, settings, local })
+        Ok(Self { api: Api::new(kubeconfig).await?, settings, local, contact: Contact::default() })
     }
 }
 
@@ -125,12 +126,16 @@ pub async fn node_of(
 
 impl Source for KubernetesSource {
     fn watch(self: Box<Self>) -> anyhow::Result<latest::Receiver<Snapshot>> {
-        let Self { api, settings, local } = *self;
+        let Self { api, settings, local, contact } = *self;
         let (news, incoming) = mpsc::channel(BACKLOG);
         let (out, receiver) = latest::channel(Err("the Kubernetes API has not answered yet".to_owned()));
-        tokio::spawn(Watcher::new(api.clone(), settings.clone(), news).run());
+        tokio::spawn(Watcher::new(api.clone(), settings.clone(), contact, news).run());
         let rules = settings.follow_rules.then(|| rules::count(&api));
         tokio::spawn(Follower::new(api, settings, local, rules, out).run(incoming));
         Ok(receiver)
+    }
+
+    fn contact(&self) -> Contact {
+        self.contact.clone()
     }
 }

@@ -14,6 +14,7 @@ use super::Settings;
 use super::api::{Api, Event, Events, Failure, WATCH_FOR};
 use super::assemble::Mirror;
 use super::node::{NodeObject, Peer};
+use crate::source::Contact;
 use crate::source::outage::{Outage, Pause};
 
 /// Longest time between two of the nodes that a streaming list begins with, and for all of them. A
@@ -73,13 +74,13 @@ impl From<Closed> for End {
 }
 
 impl Watcher {
-    /// Sends news to `out`.
-    pub(super) fn new(api: Api, settings: Settings, out: mpsc::Sender<News>) -> Self {
+    /// Sends news to `out`, and tells `contact` whether the API answers.
+    pub(super) fn new(api: Api, settings: Settings, contact: Contact, out: mpsc::Sender<News>) -> Self {
         Self {
             api,
             settings,
             out,
-            outage: Outage::of("the Kubernetes API"),
+            outage: Outage::of("the Kubernetes API", contact),
             pause: Pause::up_to(LONGEST_PAUSE),
         }
     }

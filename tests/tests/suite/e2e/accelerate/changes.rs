@@ -11,14 +11,14 @@ use super::{SOON, is_fast, kernels, left, wait_fast};
 use crate::e2e::{assert_answered, build, counters};
 
 /// Three nodes of which the first one accelerates.
-fn three() -> Lab {
+pub(super) fn three() -> Lab {
     let mut lab = build(&LabSpec::of(vec![Overlay::KernelVxlan; 3]));
     lab.add_agent(1, &AgentOptions::beside("direct", DEVICE)).expect("an agent");
     lab.agent_mut(1).and_then(|agent| agent.start()).expect("started");
     lab
 }
 
-fn reaches(lab: &Lab, ip: impl Into<IpAddr>) -> bool {
+pub(super) fn reaches(lab: &Lab, ip: impl Into<IpAddr>) -> bool {
     let once = Ping { timeout: Duration::from_millis(200), ..Ping::default() };
     ping(lab.pod(1, 1), ip, once).is_ok_and(|report| report.all_answered())
 }

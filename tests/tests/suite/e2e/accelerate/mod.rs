@@ -1,10 +1,13 @@
 //! Devices that somebody else manages, here with what flannel and Calico would enter: the short cut is taken beside
 //! them, and nothing of theirs is touched.
 
+mod all;
 mod calico;
 mod changes;
 pub(crate) mod dump;
 mod flannel;
+mod outer;
+mod routes;
 
 use std::time::Duration;
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use vxlan_tests::lab::kubernetes::{ADDRESS, flannel};
-use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, UNDERLAY};
+use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, NETWORK, Overlay, UNDERLAY};
 
+use super::super::metrics::scrape::scrape;
 use super::super::pods::ask;
 use super::super::verified::nft;
 use super::{
@@ -48,7 +49,7 @@ fn an_api_server_that_is_away_is_missed_once_and_greeted_once() {
 
 #[test]
 fn an_agent_that_starts_without_an_api_server_leaves_everything_as_it_is() {
-    let node = "healthz = \"127.0.0.1:9475\"".to_owned();
+    let node = "healthz = \"127.0.0.1:9475\"\nmetrics = \"127.0.0.1:9469\"".to_owned();
     let options = AgentOptions { node, ..AgentOptions::default() };
     let spec = LabSpec::of(vec![Overlay::Agent(options), Overlay::KernelVxlan, off()]);
     let mut lab = build(&spec.kubernetes());
@@ -61,9 +62,16 @@ fn an_agent_that_starts_without_an_api_server_leaves_everything_as_it_is() {
     soon(&lab, "the agent says what it waits for", || ask(lab.node(1), "/readyz").is_some_and(waits));
     let (live, _) = ask(lab.node(1), "/healthz").expect("an answer");
     assert!(live.contains("200"), "{live}");
+    let connected = |lab: &Lab, value: f64| {
+        let source = [("network", NETWORK), ("source", "kubernetes")];
+        scrape(lab.node(1))
+            .is_some_and(|scraped| scraped.value("vxlan_agent_source_connected", &source) == value)
+    };
+    soon(&lab, "metrics say so", || connected(&lab, 0.0));
     assert_all_reach_all(&lab);
     lab.kubernetes_mut().resume().expect("it comes back");
     lab.agent(1).and_then(|agent| agent.wait_ready()).expect("ready");
+    soon(&lab, "metrics say that it answers", || connected(&lab, 1.0));
     a_new_node_is_known(&lab, 50);
     assert_all_reach_all(&lab);
 }

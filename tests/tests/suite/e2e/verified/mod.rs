@@ -1,5 +1,6 @@
 //! Bypass next to NAT and packet filters, written the way kube-proxy and policies write them.
 
+mod arrivals;
 mod bypass;
 mod closing;
 mod crowd;
