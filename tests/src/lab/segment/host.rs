@@ -87,16 +87,26 @@ impl Host {
         self.wait_up(new)
     }
 
-    /// Waits until its link to `node` is up at both ends: what it sends before is lost.
+    /// Waits until its link to `node` is up at both ends: what it sends before is lost. And until it listens to who asks
+    /// for its IPv6 address, which the kernel leaves to a worker (`addrconf_dad_work`, v6.18).
     pub(super) fn wait_up(&self, node: &SegmentNode) -> Result<()> {
         // A tap has no state of its own.
         let is_up = |shown: String| shown.contains(" state UP ") || self.cable.is_some();
+        let group = solicited(self.ip6).to_string();
+        let listens = |shown: String| shown.split_whitespace().any(|word| word == group);
         let forwards = || node.sh(&format!("ip -d -o link show dev {}", self.port));
         wait_until(&format!("the link of {} is up", self.name), Duration::from_secs(5), || {
             self.sh("ip -o link show dev eth0").is_ok_and(is_up)
                 && forwards().is_ok_and(|shown| shown.contains("bridge_slave state forwarding"))
+                && self.sh("ip -6 maddr show dev eth0").is_ok_and(listens)
         })
     }
+}
+
+/// The group that neighbours of `ip` ask for it (RFC 4291, 2.7.1).
+fn solicited(ip: Ipv6Addr) -> Ipv6Addr {
+    let [.., high, low] = ip.segments();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (high & 0xff), low)
 }
 
 /// How many TCX programs look at what comes in by an interface.
