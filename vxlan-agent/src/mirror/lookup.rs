@@ -103,7 +103,8 @@ impl<'t> Lookup<'t> {
         let (mut found, mut hiding) = (vec![], vec![]);
         for path in best(tables, number, v6).filter(is_long) {
             hiding.push(path.to);
-            if covering(path.to, |prefix| self.before.contains(prefix)).next().is_none() {
+            let hidden = || covering(path.to, |prefix| self.before.contains(prefix)).next().is_some();
+            if self.before.is_empty() || !hidden() {
                 found.push(Met { path: tables.resolved(path), certain });
             }
         }

@@ -191,8 +191,12 @@ impl Search<'_> {
     fn finish(self) -> Routes {
         let Self { mut found, elsewhere, .. } = self;
         let taken: BTreeSet<IpNetwork> = found.to_vteps.values().flatten().copied().collect();
+        // Of the addresses of hosts with many devices, most are not even of a length that could matter.
+        let lengths: BTreeSet<(bool, u8)> = taken.iter().map(|to| (to.is_ipv6(), to.prefix())).collect();
         let inside = |to: &IpNetwork| {
-            !taken.contains(to) && covering(*to, |prefix| taken.contains(prefix)).next().is_some()
+            let mut shorter = lengths.range((to.is_ipv6(), 0)..(to.is_ipv6(), to.prefix()));
+            shorter.any(|(_, length)| shortened(*to, *length).is_some_and(|prefix| taken.contains(&prefix)))
+                && !taken.contains(to)
         };
         found.holes = elsewhere.into_iter().filter(inside).collect();
         found
@@ -204,11 +208,13 @@ pub(super) fn covering(
     to: IpNetwork,
     wanted: impl Fn(&IpNetwork) -> bool,
 ) -> impl Iterator<Item = IpNetwork> {
-    let of_length = move |length| {
-        let prefix = IpNetwork::new(to.ip(), length).ok()?;
-        IpNetwork::new(prefix.network(), length).ok()
-    };
-    (0..=to.prefix()).filter_map(of_length).filter(move |prefix| wanted(prefix))
+    (0..=to.prefix()).filter_map(move |length| shortened(to, length)).filter(move |prefix| wanted(prefix))
+}
+
+/// The prefix of this length that covers `to`.
+fn shortened(to: IpNetwork, length: u8) -> Option<IpNetwork> {
+    let prefix = IpNetwork::new(to.ip(), length).ok()?;
+    IpNetwork::new(prefix.network(), length).ok()
 }
 
 /// Whether a route leads to pods of this node: to a bridge that has some, or to the only one behind a veth.
