@@ -28,7 +28,9 @@ fn rules() -> Vec<Value> {
 fn agents_are_scraped_where_they_answer() {
     let address = base_configuration().node.metrics.expect("metrics");
     assert!(address.ip().is_unspecified(), "Prometheus is elsewhere");
-    assert_eq!(configuration("flannel-cni").node.metrics, Some(address));
+    for variant in ["flannel-cni", "accelerate"] {
+        assert_eq!(configuration(variant).node.metrics, Some(address), "{variant}");
+    }
     let port = agent()["ports"][0].clone();
     assert_eq!(port["containerPort"], address.port());
     let monitor = one("podmonitor.yaml");
