@@ -148,7 +148,8 @@ fn hand_over<'t, P: Packet, T: Tables, U: Underlay, H: Inner>(
     (old, new): (&H, &H),
 ) -> Result<&'t LocalVtep, Reason> {
     let end = network.local(U::FAMILY);
-    if network.flags & NO_HANDOVER != 0 || end.device == 0 {
+    // Rules that come while no agent looks might tell its packets apart.
+    if network.flags & NO_HANDOVER != 0 || end.device == 0 || !t.is_watched() {
         return Err(Reason::Unverified);
     }
     if !sender.is_heard(t.now(), t.generation(network.id)) {

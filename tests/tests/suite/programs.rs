@@ -101,13 +101,12 @@ fn kernel_and_model_forward_the_same_bytes() {
 
 #[test]
 fn kernel_and_model_hand_the_same_bytes_to_the_stack() {
-    let mut kernel = Kernel::load();
-    let now = testrun::now();
-    for (flags, heard, hands_over) in
-        [(0, moment(now), true), (NO_HANDOVER, moment(now), false), (0, 0, false)]
-    {
-        let mut maps = Maps { now, ..testbed::maps() };
-        maps.vteps.values_mut().for_each(|vtep| vtep.heard = heard);
+    for (flags, heard, hands_over) in [(0, true, true), (NO_HANDOVER, true, false), (0, false, false)] {
+        // No flow is known yet.
+        let mut kernel = Kernel::load();
+        let now = testrun::now();
+        let mut maps = Maps { now, watched: true, ..testbed::maps() };
+        maps.vteps.values_mut().for_each(|vtep| vtep.heard = if heard { moment(now) } else { 0 });
         let network = maps.network_mut().expect("the network");
         (network.mode, network.flags) = (Mode::Verified as u8, flags);
         kernel.fill(&maps);
@@ -343,8 +342,7 @@ fn kernel_and_model_keep_the_same_flows() {
 fn keep_the_same_flows(kernel: &mut Kernel, filters: Filters, flags: u32) {
     let maps = testbed::maps();
     let network = Network { mode: Mode::Verified as u8, flags, ..maps.network() };
-    let watched = filters == Filters::None;
-    kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), watched, ..maps });
+    kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), watched: true, ..maps });
     let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let kernel = std::cell::RefCell::new((kernel, 0));

@@ -100,8 +100,8 @@ pub fn play_flows(
     let maps = testbed::maps();
     let flags = if filters == Filters::None { BY_ADDRESS } else { 0 };
     let network = Network { mode: Mode::Verified as u8, flags, ..maps.network() };
-    let watched = filters == Filters::None;
-    let maps = Maps { networks: [(testbed::NETWORK, network)].into(), now: 1000 * SECOND, watched, ..maps };
+    let maps =
+        Maps { networks: [(testbed::NETWORK, network)].into(), now: 1000 * SECOND, watched: true, ..maps };
     let mut world = World { at, maps, filters, ledger: Ledger::default(), reasons: Vec::new() };
     steps.into_iter().for_each(|step| world.play(step));
     world.reasons

@@ -113,6 +113,7 @@ pub(super) fn handed_over(step: &Step<'_>, local: &LocalVtep) {
     let (outer, inner, tunnel) = accepted(step);
     let network = step.maps.network();
     assert_eq!((network.mode, network.flags & NO_HANDOVER), (Mode::Verified as u8, 0));
+    assert!(step.maps.watched, "nobody looks whether rules tell packets apart");
     assert_eq!(end(&network, outer.destination), *local, "another device");
     let from = Addr::from(outer.source);
     let mut senders = step.maps.vteps.values().filter(|vtep| vtep.addr == from);

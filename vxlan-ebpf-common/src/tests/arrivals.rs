@@ -8,7 +8,7 @@ use crate::testbed::*;
 
 /// Tables in which the stack has just let in what VTEPs send.
 fn heard() -> Maps {
-    let mut maps = verified();
+    let mut maps = Maps { watched: true, ..verified() };
     let heard = moment(maps.now);
     maps.vteps.values_mut().for_each(|vtep| vtep.heard = heard);
     maps
@@ -53,7 +53,8 @@ fn the_stack_is_given_a_tunnels_packet_again_after_a_second_a_flush_or_where_it_
         assert_eq!(after.bytes == tunnelled.bytes, reason == Reason::Unverified);
     };
     expect(&heard(), Reason::HandedOver, false);
-    expect(&verified(), Reason::Unverified, true);
+    expect(&Maps { watched: true, ..verified() }, Reason::Unverified, true);
+    expect(&Maps { watched: false, ..heard() }, Reason::Unverified, false);
     let later = |time: u64| Maps { now: heard().now + time, ..heard() };
     expect(&later(SECOND * 8 / 10), Reason::HandedOver, false);
     expect(&later(SECOND * 12 / 10), Reason::Unverified, true);
@@ -73,7 +74,7 @@ fn the_stack_is_given_a_tunnels_packet_again_after_a_second_a_flush_or_where_it_
 fn the_note_of_somebody_else_stays() {
     let (tunnelled, _) = arriving(Payload::Tcp, SYN, 100);
     let noted = Frame { note: 7, ..tunnelled };
-    let (reason, after) = run_with(underlay_ingress, &noted, &verified());
+    let (reason, after) = run_with(underlay_ingress, &noted, &Maps { watched: true, ..verified() });
     assert_eq!((reason, after.note), (Reason::Unverified, 7));
     let (_, bare) = arriving(Payload::Tcp, SYN, 100);
     let maps = verified();
@@ -84,7 +85,7 @@ fn the_note_of_somebody_else_stays() {
 #[test]
 fn a_packet_that_comes_out_of_the_device_with_its_note_says_that_the_stack_lets_its_vtep_in() {
     let (tunnelled, bare) = arriving(Payload::Tcp, SYN, 100);
-    let maps = verified();
+    let maps = Maps { watched: true, ..verified() };
     let (_, left) = run_with(underlay_ingress, &tunnelled, &maps);
     let (reason, after) = run_with(tunnel_ingress, &Frame { note: left.note, ..bare.clone() }, &maps);
     assert_eq!((reason, after.note), (Reason::Unverified, 0));

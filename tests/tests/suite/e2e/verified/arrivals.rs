@@ -68,6 +68,22 @@ fn connections_begin_and_end_past_the_nodes_own_tracking_of_the_tunnel() {
     }
 }
 
+/// Rules that come then nobody reads.
+#[test]
+fn an_agent_that_is_dead_hands_nothing_over() {
+    let mut lab = guarded(&verified());
+    let port = listener(&lab);
+    let handed_over = |lab: &Lab| {
+        let [_, node] = counted(lab, || assert!((0..5).all(|_| connects(lab, &port)), "no connection"));
+        node.packets("underlay_ingress", "handed_over")
+    };
+    handed_over(&lab);
+    assert_ne!(handed_over(&lab), 0);
+    lab.agent_mut(2).and_then(|agent| agent.kill9()).expect("a kill");
+    wait_until("nothing is handed over", Duration::from_secs(10), || handed_over(&lab) == 0)
+        .expect("in time");
+}
+
 #[test]
 fn a_rule_against_the_tunnel_counts_within_a_second_or_so() {
     let labs = [tracking(&Overlay::KernelVxlan), tracking(&Overlay::verified())];
@@ -79,7 +95,9 @@ fn a_rule_against_the_tunnel_counts_within_a_second_or_so() {
             2,
             "table inet no {\n chain i {\n  type filter hook input priority 0; udp dport 8472 drop\n }\n}\n",
         );
-        wait_until("the rule counts", Duration::from_secs(5), || !connects(lab, &port)).expect("it does");
+        // An attempt may fail on a busy machine; by the end of four, what was known before is too old.
+        let counts = || (0..4).all(|_| !connects(lab, &port));
+        wait_until("the rule counts", Duration::from_secs(10), counts).expect("it does");
         assert!((0..5).all(|_| !connects(lab, &port)), "the stack does not let the tunnel in");
         lab.node(2).sh("nft delete table inet no").expect("the table goes");
         wait_until("the tunnel is let in", Duration::from_secs(5), || connects(lab, &port)).expect("it is");
