@@ -182,7 +182,7 @@ pub(crate) fn hear<P: Packet, T: Tables, H: Inner>(p: &mut P, t: &T, network: &N
 /// Takes the inner packet out of the tunnel, with this Ethernet header. TTL or hop limit falls where the packet
 /// is routed.
 #[inline(always)]
-fn uncover<P: Packet, U: Underlay, H: Inner>(
+pub(crate) fn uncover<P: Packet, U: Underlay, H: Inner>(
     p: &mut P,
     eth: &Eth,
     (old, new): (&H, &H),

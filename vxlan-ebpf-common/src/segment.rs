@@ -176,11 +176,7 @@ fn extract<P: Packet, U: Underlay, H: Inner>(
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
     underlay::check_sum::<P, U>(p, network.local(U::FAMILY), || inner::sum(p, &ip, U::INNER_IP, len))?;
-    p.remove_room(U::FAMILY, H::FAMILY).ok_or(Reason::NoRoom)?;
-    p.store(0, eth).ok_or(Reason::WriteFailed)?;
-    if tos != ip.tos() {
-        ip.replace(&ip.with_tos(tos), p, ETH_LEN).ok_or(Reason::WriteFailed)?;
-    }
+    decap::uncover::<P, U, H>(p, eth, (&ip, &ip.with_tos(tos)))?;
     address_to(p, receiver);
     Ok(())
 }

@@ -11,9 +11,6 @@ use crate::kernel::{Kind, Link, Tables};
 use crate::net::IfIndex;
 use crate::{mirror, ownership};
 
-/// Sentences about devices, beyond which they are only counted.
-const MOST: usize = 8;
-
 /// Which devices have a network because all have one.
 #[derive(Debug, Default)]
 pub(super) struct Every {
@@ -50,7 +47,7 @@ impl Every {
                 self.names.insert(link.index, name);
             }
         }
-        shorten(&mut self.left);
+        self.left = mirror::shorten(std::mem::take(&mut self.left), "devices");
         self.left.extend(beyond.first().map(|first| {
             format!("{} devices beyond the {room} that have a network, from {first} on", beyond.len())
         }));
@@ -92,13 +89,6 @@ fn candidates<'t>(
 fn free_name(link: &Link, names: &BTreeSet<String>) -> String {
     let name = name_after(&link.name);
     if names.contains(&name) { format!("{name}-{}", link.index) } else { name }
-}
-
-/// Leaves the first sentences and the number of the others.
-fn shorten(left: &mut Vec<String>) {
-    let more = left.len().saturating_sub(MOST);
-    left.truncate(MOST);
-    left.extend((more > 0).then(|| format!("{more} more devices")));
 }
 
 impl Agent {

@@ -64,10 +64,8 @@ pub(super) struct Machine {
     /// What packet filters do that the fast path would skip.
     pub(super) ruleset: Arc<Ruleset>,
     /// A packet filter of which no notice is given, and whether there is a BPF program that is one.
-    unannounced: Option<String>,
+    unannounced: filters::Unannounced,
     has_program: bool,
-    /// Tables of legacy iptables that look at packets one by one.
-    legacy: Option<String>,
     pub(super) datapath: Option<Datapath>,
     /// Tells when pins of it are removed.
     pins: PinWatch,
@@ -109,9 +107,11 @@ impl Machine {
             pins,
             xdp: None,
             secret: secret()?,
-            unannounced: Some("filters that have not been looked for yet".into()),
+            unannounced: filters::Unannounced {
+                between_pods: Some("filters that have not been looked for yet".into()),
+                of_tunnels: None,
+            },
             has_program: false,
-            legacy: None,
             takes_back: false,
             filters: BridgeFilters::default(),
             tunnels: Tunnels::default(),
@@ -331,14 +331,14 @@ impl Machine {
             (self.tables.rules_look_past_addresses(), "routing rules about ports or protocols"),
         ];
         let other = others.into_iter().find(|(is_there, _)| *is_there).map(|(_, name)| name.to_owned());
-        chain.or_else(|| self.unannounced.clone()).or(other)
+        chain.or_else(|| self.unannounced.between_pods.clone()).or(other)
     }
 
     /// What may tell one of the tunnel's packets from another of the same VTEP in front of the tunnel's port, the first
     /// that is known. Without any, one packet says what becomes of all.
     pub(super) fn tells_tunnels_apart(&self) -> Option<String> {
         let rule = self.ruleset.tunnel_meters.first().map(ToString::to_string);
-        rule.or_else(|| self.legacy.clone())
+        rule.or_else(|| self.unannounced.of_tunnels.clone())
             .or_else(|| self.has_program.then(|| "a BPF program at a hook of netfilter".to_owned()))
     }
 
@@ -348,8 +348,7 @@ impl Machine {
         let has_program = if programs { filters::has_netfilter_program() } else { self.has_program };
         let before = std::mem::replace(&mut self.unannounced, filters::unannounced());
         let had_program = std::mem::replace(&mut self.has_program, has_program);
-        let legacy = std::mem::replace(&mut self.legacy, filters::legacy_of_packets());
-        (before, had_program, legacy) != (self.unannounced.clone(), self.has_program, self.legacy.clone())
+        before != self.unannounced || had_program != self.has_program
     }
 
     /// Has the programs know for another moment that somebody looks out for filters. When nobody does any more, they

@@ -12,7 +12,7 @@ use super::pending::Pending;
 use super::report::Counts;
 use crate::config::{Fastpath, View};
 use crate::datapath::DatapathState;
-use crate::report::{self, Facts, MOST_NETWORKS, NetworkFacts, mode, source};
+use crate::report::{self, Facts, MOST_NETWORKS, NetworkFacts, source};
 use crate::source::Contact;
 
 impl Agent {
@@ -100,7 +100,7 @@ fn configured(view: &View) -> NetworkFacts {
     NetworkFacts {
         name: network.name.clone(),
         kind: network.kind.word(),
-        mode: mode(network.fastpath),
+        mode: network.fastpath.word(),
         vni: (!network.is_accelerated()).then_some(network.vni.into()),
         device: network.device.clone(),
         source: source(&view.state),

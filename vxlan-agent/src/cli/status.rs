@@ -279,11 +279,7 @@ fn meters_text(network: &NetworkStatus) -> String {
 }
 
 fn fastpath_text(network: &NetworkStatus, fastpath: &FastpathReport) -> String {
-    let mode = match network.mode {
-        Fastpath::Off => "off",
-        Fastpath::Direct => "direct",
-        Fastpath::Verified => "verified",
-    };
+    let mode = network.mode.word();
     let attach = network.attach.as_deref().unwrap_or("not loaded");
     if let Some(error) = &fastpath.error {
         return format!("{mode}, {attach}: {error}");

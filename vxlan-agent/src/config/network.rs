@@ -95,6 +95,17 @@ pub enum Fastpath {
     Verified,
 }
 
+impl Fastpath {
+    /// As it is written.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Direct => "direct",
+            Self::Verified => "verified",
+        }
+    }
+}
+
 /// What becomes of packets that fail a source check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -16,23 +16,26 @@ const IPVS_HEAD: usize = 3;
 /// File systems that are there only while the security module is at work.
 const MODULES: [(&str, &str); 2] = [("selinuxfs", "SELinux"), ("smackfs", "Smack")];
 
-/// What may judge packets by more than their addresses, or change them: the first that is found of legacy
-/// iptables and ebtables, services of IPVS, conntrack and security modules. What cannot be read may be anything.
-pub fn unannounced() -> Option<String> {
-    let ebtables = || has_legacy_ebtables().then(|| "legacy ebtables".to_owned());
-    LEGACY
-        .into_iter()
-        .find_map(|list| legacy(list, |_| true))
-        .or_else(ebtables)
-        .or_else(ipvs)
-        .or_else(conntrack)
-        .or_else(security_module)
+/// What of packet filters may be at work of which no notice is given: the first that is found. What cannot be read may
+/// be anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unannounced {
+    /// What may judge packets between pods by more than their addresses, or change them: of legacy iptables and
+    /// ebtables, services of IPVS, conntrack and security modules.
+    pub between_pods: Option<String>,
+    /// What of legacy iptables may look at packets in front of the tunnel's port one by one. NAT looks at the first
+    /// of a connection alone.
+    pub of_tunnels: Option<String>,
 }
 
-/// What legacy iptables may do to packets in front of the tunnel's port, one by one: NAT looks at the first of a
-/// connection alone.
-pub fn legacy_of_packets() -> Option<String> {
-    LEGACY.into_iter().find_map(|list| legacy(list, |table| table != "nat"))
+/// Looks for all of that.
+pub fn unannounced() -> Unannounced {
+    let lists = LEGACY.map(|(list, name)| (name, read(&format!("/proc/thread-self/net/{list}"))));
+    let first = |counts: fn(&str) -> bool| lists.iter().find_map(|(name, list)| legacy(name, list, counts));
+    let ebtables = || has_legacy_ebtables().then(|| "legacy ebtables".to_owned());
+    let between_pods =
+        first(|_| true).or_else(ebtables).or_else(ipvs).or_else(conntrack).or_else(security_module);
+    Unannounced { between_pods, of_tunnels: first(|table| table != "nat") }
 }
 
 /// Conntrack, once it follows connections in this network namespace: then it should see all there are.
@@ -42,12 +45,14 @@ fn conntrack() -> Option<String> {
     follows.then(|| "connections that conntrack follows".to_owned())
 }
 
-fn legacy((list, name): (&str, &str), counts: impl Fn(&str) -> bool) -> Option<String> {
-    let tables = read(&format!("/proc/thread-self/net/{list}"));
-    tables.map_or_else(
-        |error| Some(format!("{name}, of which the kernel does not tell: {error}")),
-        |tables| Some(format!("the table {} of legacy {name}", tables.lines().find(|table| counts(table))?)),
-    )
+/// The first table that counts in a list of those of `name`.
+fn legacy(name: &str, list: &Result<String, std::io::Error>, counts: fn(&str) -> bool) -> Option<String> {
+    match list {
+        Err(error) => Some(format!("{name}, of which the kernel does not tell: {error}")),
+        Ok(tables) => {
+            Some(format!("the table {} of legacy {name}", tables.lines().find(|table| counts(table))?))
+        }
+    }
 }
 
 fn ipvs() -> Option<String> {

@@ -38,6 +38,14 @@ pub struct Path {
     pub object: Option<u32>,
 }
 
+impl Path {
+    /// The one that stands in front of all others of `table` to `to`: it leads nowhere yet.
+    pub const fn first(table: u32, to: IpNetwork) -> Self {
+        let leads = Leads::Plainly { via: None };
+        Self { table, to, priority: 0, leads, legs: vec![], src: None, object: None }
+    }
+}
+
 /// How a route leads to where it leads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Leads {
@@ -84,15 +92,7 @@ impl fmt::Display for Odd {
 /// host's own addresses.
 pub(super) fn path(message: &RouteMessage) -> Option<Path> {
     let header = &message.header;
-    let mut path = Path {
-        table: u32::from(header.table),
-        to: decode::destination(message)?,
-        priority: 0,
-        leads: Leads::Plainly { via: None },
-        legs: vec![],
-        src: None,
-        object: None,
-    };
+    let mut path = Path::first(u32::from(header.table), decode::destination(message)?);
     let mut odd = None;
     for attribute in &message.attributes {
         match attribute {

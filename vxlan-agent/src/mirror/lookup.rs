@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::routes::covering;
-use crate::kernel::{LOCAL, Leads, MAIN, Path, Rule, Selects, Tables, Verdict};
+use crate::kernel::{LOCAL, MAIN, Path, Rule, Selects, Tables, Verdict};
 
 /// A route that packets meet.
 pub(super) struct Met<'t> {
@@ -130,7 +130,5 @@ fn best(tables: &Tables, table: u32, v6: bool) -> impl Iterator<Item = &Path> {
 fn of_table(tables: &Tables, table: u32) -> impl Iterator<Item = &Path> {
     let to = IpNetwork::from(IpAddr::from([0; 4]));
     let to = IpNetwork::new(to.ip(), 0).unwrap_or(to);
-    let (leads, legs) = (Leads::Plainly { via: None }, vec![]);
-    let first = Path { table, to, priority: 0, leads, legs, src: None, object: None };
-    tables.paths.range(first..).take_while(move |path| path.table == table)
+    tables.paths.range(Path::first(table, to)..).take_while(move |path| path.table == table)
 }

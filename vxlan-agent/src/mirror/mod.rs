@@ -19,7 +19,7 @@ use crate::underlay::Underlay;
 use device::Device;
 use routes::Routes;
 
-/// Sentences about single routes, beyond which they are only counted.
+/// Sentences about single routes or devices, beyond which they are only counted.
 const MOST: usize = 8;
 
 /// A device, seen as a network.
@@ -100,7 +100,7 @@ fn other_sources(mirror: &Mirror, sources: &Sources) -> Vec<String> {
 }
 
 /// The first sentences, and how many more there are.
-fn shorten(mut sentences: Vec<String>, what: &str) -> Vec<String> {
+pub fn shorten(mut sentences: Vec<String>, what: &str) -> Vec<String> {
     let more = sentences.len().saturating_sub(MOST);
     sentences.truncate(MOST);
     sentences.extend((more > 0).then(|| format!("{more} more {what}")));

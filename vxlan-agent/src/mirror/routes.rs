@@ -119,14 +119,7 @@ impl Search<'_> {
     /// IPv4 keeps routes of one metric side by side, and takes the first.
     fn is_one_of_several(&self, path: &Path) -> bool {
         let same = |other: &&Path| (other.to, other.priority) == (path.to, path.priority);
-        let from = Path {
-            priority: 0,
-            leads: Leads::Plainly { via: None },
-            legs: vec![],
-            src: None,
-            object: None,
-            ..path.clone()
-        };
+        let from = Path::first(path.table, path.to);
         self.tables.paths.range(from..).take_while(|other| other.to == path.to).filter(same).count() > 1
     }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use vxlan_ebpf_common::maps;
 
-use crate::config::{Fastpath, StateConfig};
+use crate::config::StateConfig;
 use crate::source::Contact;
 
 /// What the agent knew after its last round.
@@ -65,15 +65,6 @@ pub(crate) struct NetworkFacts {
     pub(crate) foreign: usize,
     /// Its entry in NETWORKS.
     pub(crate) entry: Option<maps::Network>,
-}
-
-/// The word for a mode.
-pub(crate) const fn mode(mode: Fastpath) -> &'static str {
-    match mode {
-        Fastpath::Verified => "verified",
-        Fastpath::Direct => "direct",
-        Fastpath::Off => "off",
-    }
 }
 
 /// The word for a source.

@@ -1,6 +1,7 @@
 //! Metrics whose values are known when they are asked for.
 
 use std::fmt::Error;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::TypedMetric;
@@ -51,4 +52,9 @@ pub(super) fn flag(is_set: bool) -> ConstGauge<u64> {
 /// A counter.
 pub(super) fn counter(count: u64) -> ConstCounter<u64> {
     ConstCounter::new(count)
+}
+
+/// A time in seconds since 1970, as Prometheus has times.
+pub(super) fn since_1970(time: SystemTime) -> Option<f64> {
+    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
 }

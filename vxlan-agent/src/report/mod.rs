@@ -26,7 +26,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::datapath::Meter;
-pub(crate) use facts::{Facts, NetworkFacts, mode, source};
+pub(crate) use facts::{Facts, NetworkFacts, source};
 use http::Answer;
 pub(crate) use pulse::Pulse;
 

@@ -1,14 +1,13 @@
 //! The agent, its networks and their sources.
 
 use std::fmt::Error;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::gauge::ConstGauge;
 use vxlan_ebpf_common::maps::LAYOUT_VERSION;
 
 use super::facts::{Facts, NetworkFacts};
-use super::family::{Labels, family, flag, number, single};
+use super::family::{Labels, family, flag, number, since_1970, single};
 use crate::datapath::Meter;
 
 pub(super) fn encode(
@@ -120,10 +119,6 @@ fn sources(e: &mut DescriptorEncoder<'_>, facts: &Facts) -> Result<(), Error> {
         "When the cluster state in force came from the source, in seconds since 1970",
         all().filter_map(|network| Some((of(network), ConstGauge::new(since_1970(network.snapshot?)?)))),
     )
-}
-
-fn since_1970(time: SystemTime) -> Option<f64> {
-    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
 }
 
 /// The label that says which network.

@@ -1,12 +1,14 @@
 //! How the agent's loop is doing.
 
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use super::family::since_1970;
 
 /// From a millisecond to 16 seconds.
 const BUCKETS: (f64, f64, u16) = (0.001, 4.0, 8);
@@ -92,5 +94,5 @@ impl Pulse {
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
+    since_1970(SystemTime::now()).unwrap_or_default()
 }

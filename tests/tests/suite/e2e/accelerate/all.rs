@@ -4,7 +4,7 @@ use vxlan_tests::lab::addr::underlay4;
 use vxlan_tests::lab::traffic::Ping;
 use vxlan_tests::lab::{AgentOptions, Beside, DEVICE, Lab, UNDERLAY, wait_until};
 
-use super::{SOON, kernels, wait_fast};
+use super::{SOON, accelerated, kernels, wait_fast};
 use crate::e2e::{assert_answered, build, programs_on};
 
 /// Names of the networks on node 1, each with its device.
@@ -91,10 +91,7 @@ fn every_device_has_a_network_that_comes_and_goes_with_it() {
 
 #[test]
 fn all_devices_are_a_configuration_that_may_change() {
-    let mut lab = build(&kernels());
-    lab.add_agent(1, &AgentOptions::beside("direct", DEVICE)).expect("an agent");
-    lab.agent_mut(1).and_then(|agent| agent.start()).expect("started");
-    wait_fast(&lab, 1, 2);
+    let lab = accelerated();
     let local = underlay4(1);
     lab.node(1)
         .ip(&format!("link add v2 type vxlan id 72 dstport 4789 local {local}\nlink set v2 up\n"))

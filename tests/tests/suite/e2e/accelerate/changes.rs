@@ -7,7 +7,7 @@ use vxlan_tests::lab::addr::{inner4, inner6, underlay4, vtep_mac};
 use vxlan_tests::lab::traffic::{Ping, ping};
 use vxlan_tests::lab::{AgentOptions, DEVICE, Lab, LabSpec, Overlay, wait_until};
 
-use super::{SOON, is_fast, kernels, left, wait_fast};
+use super::{SOON, accelerated, is_fast, kernels, left, wait_fast};
 use crate::e2e::{assert_answered, build, counters};
 
 /// Three nodes of which the first one accelerates.
@@ -68,10 +68,7 @@ fn nodes_come_and_go_and_move() {
 
 #[test]
 fn a_device_that_is_made_anew_or_renamed_is_followed() {
-    let mut lab = build(&kernels());
-    lab.add_agent(1, &AgentOptions::beside("direct", DEVICE)).expect("an agent");
-    lab.agent_mut(1).and_then(|agent| agent.start()).expect("started");
-    wait_fast(&lab, 1, 2);
+    let lab = accelerated();
     let node = lab.node(1);
     node.ip(&format!("link set {DEVICE} down\nlink set {DEVICE} name renamed\nlink set renamed up\n"))
         .expect("renamed");

@@ -12,9 +12,9 @@ mod routes;
 use std::time::Duration;
 
 use vxlan_tests::lab::traffic::{Ping, ping};
-use vxlan_tests::lab::{Counters, Lab, LabSpec, Overlay, wait_until};
+use vxlan_tests::lab::{AgentOptions, Counters, DEVICE, Lab, LabSpec, Overlay, wait_until};
 
-use super::counters;
+use super::{build, counters};
 
 /// More than an agent needs to follow, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -22,6 +22,15 @@ const SOON: Duration = Duration::from_secs(10);
 /// Two nodes with kernel devices, which know each other.
 fn kernels() -> LabSpec {
     LabSpec::pair(Overlay::KernelVxlan, Overlay::KernelVxlan)
+}
+
+/// The same, with an agent on node 1 that accelerates the device.
+fn accelerated() -> Lab {
+    let mut lab = build(&kernels());
+    lab.add_agent(1, &AgentOptions::beside("direct", DEVICE)).expect("an agent");
+    lab.agent_mut(1).and_then(|agent| agent.start()).expect("started");
+    wait_fast(&lab, 1, 2);
+    lab
 }
 
 /// What node `n` counted while its pod and one of node `other` ping each other over both IP versions, `count` times

@@ -1,12 +1,12 @@
 //! What outer packets are like: from which address they come, and their headers.
 
 use vxlan_tests::lab::traffic::Ping;
-use vxlan_tests::lab::{AgentOptions, DEVICE, Family, UNDERLAY, wait_until};
+use vxlan_tests::lab::{DEVICE, Family, UNDERLAY, wait_until};
 
 use super::changes::three;
-use super::{SOON, is_fast, kernels, left, wait_fast};
+use super::{SOON, accelerated, is_fast, left, wait_fast};
 use crate::e2e::headers::assert_as_the_device;
-use crate::e2e::{assert_answered, build, counters};
+use crate::e2e::{assert_answered, counters};
 
 #[test]
 fn a_device_without_an_address_sends_from_what_the_kernel_takes() {
@@ -36,10 +36,7 @@ fn a_device_without_an_address_sends_from_what_the_kernel_takes() {
 
 #[test]
 fn checksums_are_written_where_the_device_writes_them() {
-    let mut lab = build(&kernels());
-    lab.add_agent(1, &AgentOptions::beside("direct", DEVICE)).expect("an agent");
-    lab.agent_mut(1).and_then(|agent| agent.start()).expect("started");
-    wait_fast(&lab, 1, 2);
+    let lab = accelerated();
     assert!(left(&lab, 1).contains("writes UDP checksums"), "{}", left(&lab, 1));
     assert_as_the_device(&lab, Family::V4, "as its owner made it");
 }

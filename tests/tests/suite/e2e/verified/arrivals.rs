@@ -5,21 +5,11 @@ use std::time::Duration;
 
 use vxlan_tests::lab::{Lab, LabSpec, Overlay, wait_until};
 
-use super::super::{assert_nothing_dropped, build, counted, warm_up};
-use super::{FILTER, conntrack, exchange, from_port, guarded, nft, verified};
+use super::super::{assert_nothing_dropped, counted};
+use super::{conntrack, exchange, from_port, guarded, nft, verified};
 
 /// How long an attempt to connect may take.
 const IMPATIENCE: Duration = Duration::from_millis(300);
-
-/// Two nodes that track connections; of ours or, as the referee, of the kernel's.
-fn tracking(overlay: &Overlay) -> Lab {
-    let lab = build(&LabSpec::pair(overlay.clone(), overlay.clone()));
-    for n in [1, 2] {
-        nft(&lab, n, FILTER);
-    }
-    warm_up(&lab);
-    lab
-}
 
 /// Whether a new connection from the pod of node 1 comes about.
 fn connects(lab: &Lab, to: &TcpListener) -> bool {
@@ -86,7 +76,8 @@ fn an_agent_that_is_dead_hands_nothing_over() {
 
 #[test]
 fn a_rule_against_the_tunnel_counts_within_a_second_or_so() {
-    let labs = [tracking(&Overlay::KernelVxlan), tracking(&Overlay::verified())];
+    let labs = [Overlay::KernelVxlan, Overlay::verified()]
+        .map(|overlay| guarded(&LabSpec::pair(overlay.clone(), overlay)));
     for lab in &labs {
         let port = listener(lab);
         assert!((0..20).all(|_| connects(lab, &port)), "no rule");
@@ -107,7 +98,8 @@ fn a_rule_against_the_tunnel_counts_within_a_second_or_so() {
 
 #[test]
 fn a_rule_about_what_is_in_the_tunnel_is_met_by_all_that_the_stack_has_to_see() {
-    let labs = [tracking(&Overlay::KernelVxlan), tracking(&Overlay::verified())];
+    let labs = [Overlay::KernelVxlan, Overlay::verified()]
+        .map(|overlay| guarded(&LabSpec::pair(overlay.clone(), overlay)));
     for lab in &labs {
         let [denied, allowed] = [listener(lab), listener(lab)];
         // Behind UDP's, VXLAN's, Ethernet's and IP's headers.
