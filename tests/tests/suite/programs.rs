@@ -288,47 +288,53 @@ fn agree_on(seeds: Vec<(Hook, Frame)>, tables: impl Strategy<Value = Maps>, case
             Ok(())
         })
         .expect("kernel and model agree");
-    assert!(forwarded > cases / 12, "only {forwarded} of {cases} frames were forwarded: the test tests too little");
+    assert!(
+        forwarded > cases / 12,
+        "only {forwarded} of {cases} frames were forwarded: the test tests too little"
+    );
 }
 
 /// The tables of a segment with some entries missing or changed.
 fn segment_tables() -> impl Strategy<Value = Maps> {
     let station = (0usize..4, 0u32..4, 0u32..4, any::<u8>(), 0u8..3, any::<bool>());
-    (proptest::collection::vec(station, 0..3), any::<u8>(), any::<u16>()).prop_map(|(changes, missing, seed)| {
-        let now = testrun::now();
-        let mut maps = testbed::segment(now);
-        let keys: Vec<_> = maps.stations.keys().copied().collect();
-        for (which, vtep, ifindex, flags, moved, known) in changes {
-            let Some(at) = maps.stations.get_mut(&keys[which]) else { continue };
-            (at.flags, at.moved) = (flags & (station::PEER | station::HOOKED_IN | station::HOOKED_OUT), moved);
-            match flags >> 4 {
-                0 => at.confirmed = 0,
-                1 => (at.vtep, at.ifindex) = (vtep, ifindex),
-                2 => at.mtu = 60 + u16::from(flags),
-                _ => {}
+    (proptest::collection::vec(station, 0..3), any::<u8>(), any::<u16>()).prop_map(
+        |(changes, missing, seed)| {
+            let now = testrun::now();
+            let mut maps = testbed::segment(now);
+            let keys: Vec<_> = maps.stations.keys().copied().collect();
+            for (which, vtep, ifindex, flags, moved, known) in changes {
+                let Some(at) = maps.stations.get_mut(&keys[which]) else { continue };
+                (at.flags, at.moved) =
+                    (flags & (station::PEER | station::HOOKED_IN | station::HOOKED_OUT), moved);
+                match flags >> 4 {
+                    0 => at.confirmed = 0,
+                    1 => (at.vtep, at.ifindex) = (vtep, ifindex),
+                    2 => at.mtu = 60 + u16::from(flags),
+                    _ => {}
+                }
+                if !known {
+                    maps.stations.remove(&keys[which]);
+                }
             }
-            if !known {
-                maps.stations.remove(&keys[which]);
+            if missing & 1 << 0 != 0 {
+                maps.vteps.remove(&REMOTE4);
             }
-        }
-        if missing & 1 << 0 != 0 {
-            maps.vteps.remove(&REMOTE4);
-        }
-        if missing & 1 << 1 != 0 {
-            maps.vtep_ids.retain(|_, id| *id != REMOTE6);
-        }
-        if missing & 1 << 2 != 0 {
-            // Interface and VNI say which network it is.
-            maps.node.only = NO_NETWORK;
-        }
-        if let Some(network) = maps.network_mut() {
-            let tolerated = TOLERATE_VIOLATIONS | DROP_MALFORMED | DROP_OTHER_VNI;
-            network.flags = u32::from(seed) & tolerated;
-            network.mode = if seed >> 12 == 0 { Mode::Off as u8 } else { network.mode };
-            network.local4.mtu = if seed >> 12 == 1 { 128 } else { network.local4.mtu };
-        }
-        maps
-    })
+            if missing & 1 << 1 != 0 {
+                maps.vtep_ids.retain(|_, id| *id != REMOTE6);
+            }
+            if missing & 1 << 2 != 0 {
+                // Interface and VNI say which network it is.
+                maps.node.only = NO_NETWORK;
+            }
+            if let Some(network) = maps.network_mut() {
+                let tolerated = TOLERATE_VIOLATIONS | DROP_MALFORMED | DROP_OTHER_VNI;
+                network.flags = u32::from(seed) & tolerated;
+                network.mode = if seed >> 12 == 0 { Mode::Off as u8 } else { network.mode };
+                network.local4.mtu = if seed >> 12 == 1 { 128 } else { network.local4.mtu };
+            }
+            maps
+        },
+    )
 }
 
 #[test]
