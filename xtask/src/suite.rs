@@ -15,7 +15,7 @@ const CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "-p", 
 
 /// Tests that have nothing to do with where on the underlay packets are taken out of the tunnel: the
 /// sources of state, how soon a pod's veth has its program, what rules mean, whose address it is
-/// within a node, what metrics say of all that, and what owners of devices change, beside which no XDP is used.
+/// within a node, what metrics and `monitor` say of all that, and what owners of devices change, beside which no XDP is used.
 pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::kubernetes::",
     "e2e::etcd::",
@@ -24,6 +24,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::verified::arrivals::a_rule",
     "e2e::accelerate::calico::",
     "e2e::accelerate::changes::",
+    "e2e::listen::an_operator_is_told_of_flows",
     "e2e::metrics::metrics_say",
     "e2e::metrics::prometheus::",
     "e2e::owner::a_neighbour",
