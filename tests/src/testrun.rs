@@ -74,6 +74,11 @@ impl Kernel {
         Self { pin_dir, dir, datapath, pins }
     }
 
+    /// Where its pins are.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// Makes the maps say what `maps` says.
     pub fn fill(&mut self, maps: &Maps) {
         let mut desired = state(maps);

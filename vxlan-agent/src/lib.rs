@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod kernel;
+mod listen;
 pub mod local;
 pub mod mirror;
 pub mod net;

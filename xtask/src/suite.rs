@@ -27,6 +27,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::floor::",
     "e2e::foreign::",
     "e2e::limits::",
+    "e2e::listen::an_operator_is_told_of_flows",
     "e2e::metrics::",
     "e2e::notrack::",
     "e2e::owner::",

@@ -1,17 +1,19 @@
 //! Host model and kernel program must agree: on the verdict, on every byte and on the counters.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proptest::prelude::*;
-use vxlan_agent::datapath::KernelFeatures;
+use vxlan_agent::datapath::{KernelFeatures, Listener, Wanted};
 use vxlan_ebpf_common::headers::{Be16, Eth};
+use vxlan_ebpf_common::listen::Filter;
 use vxlan_ebpf_common::maps::{
-    BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Kind, Mode, NO_HANDOVER, NO_NETWORK,
-    Network, TOLERATE_VIOLATIONS, local, moment, station,
+    Addr, BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Kind, Mode, NO_HANDOVER,
+    NO_NETWORK, Network, TOLERATE_VIOLATIONS, local, moment, station,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, Filters, FlowStep};
-use vxlan_ebpf_common::testbed::{self, Inner, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
+use vxlan_ebpf_common::testbed::{self, Inner, NETWORK, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
 use vxlan_ebpf_common::{Disposition, Hook, Reason, hooks};
 use vxlan_tests::testrun::{self, Kernel, Verdict};
 
@@ -186,6 +188,65 @@ fn what_is_written_to_the_maps_is_read_from_them() {
     assert_eq!(read.endpoints.len(), 6);
     kernel.fill(&Maps::default());
     assert_eq!(kernel.read(), Default::default());
+}
+
+#[test]
+fn whoever_listens_hears_of_every_packet_before_and_after() {
+    let mut kernel = Kernel::load();
+    let maps = testbed::maps();
+    kernel.fill(&maps);
+    let wanted =
+        Wanted { filter: Filter::default(), before: 2048, after: 2048, untouched: 2048, sample: 1, rate: 0 };
+    let mut listener = Listener::start(kernel.dir(), &wanted).expect("nobody else listens");
+    let spoofed = Inner { from: pod4(1, 2).into(), ..Inner::from_pod(pod4(2, 9).into()) }.frame();
+    for (hook, frame) in testbed::seeds().into_iter().chain([(Hook::PodEgress, spoofed)]) {
+        let reason = compare(&kernel, &maps, hook, &frame);
+        // As it was run just now, but heard of.
+        listener.read();
+        let left = kernel.run(hook, &frame);
+        let [report] = listener.read().try_into().expect("one report");
+        let event = report.event;
+        assert_eq!((event.hook(), event.reason(), event.network), (Some(hook), Some(reason), NETWORK));
+        assert_eq!(event.dropped != 0, reason == Reason::PodSpoofed);
+        assert_eq!((&report.before, event.length as usize), (&frame.bytes, frame.bytes.len()), "{hook:?}");
+        assert_eq!((&report.after, event.length_after as usize), (&left.bytes, left.bytes.len()), "{hook:?}");
+    }
+    drop(listener);
+    assert!(Listener::start(kernel.dir(), &wanted).is_ok());
+}
+
+#[test]
+fn who_listens_hears_of_what_the_filter_takes() {
+    let mut kernel = Kernel::load();
+    kernel.fill(&testbed::maps());
+    let (to4, to6) = (pod4(2, 9).into(), pod6(2, 9).into());
+    let address =
+        Filter { address: Addr::from(IpAddr::from(pod4(2, 0))), mask: slash24(), ..Filter::default() };
+    let hook = Filter { hooks: Filter::hook(Hook::TunnelEgress), ..Filter::default() };
+    let remote = testbed::maps().vteps[&REMOTE4].addr;
+    let node = Filter { vteps: [remote; 2], ..Filter::default() };
+    let dropped = Filter { reasons: Filter::reason(Reason::PodSpoofed), ..Filter::default() };
+    for (filter, heard) in [
+        (Filter::default(), [true; 2]),
+        (address, [true, false]),
+        (hook, [false; 2]),
+        (node, [true; 2]),
+        (dropped, [false; 2]),
+    ] {
+        let wanted = Wanted { filter, before: 192, after: 0, untouched: 192, sample: 1, rate: 0 };
+        let mut listener = Listener::start(kernel.dir(), &wanted).expect("nobody else listens");
+        for (to, heard) in [to4, to6].into_iter().zip(heard) {
+            kernel.run(Hook::PodEgress, &Inner::from_pod(to).frame());
+            assert_eq!(!listener.read().is_empty(), heard, "{filter:?} {to}");
+        }
+    }
+}
+
+/// The mask of 24 bits of an IPv4 address.
+fn slash24() -> Addr {
+    let mut mask = [0xff; 16];
+    mask[15] = 0;
+    Addr(mask)
 }
 
 #[test]
@@ -411,7 +472,7 @@ fn kernel_and_model_keep_the_same_flows() {
 fn keep_the_same_flows(kernel: &mut Kernel, filters: Filters, flags: u32) {
     let maps = testbed::maps();
     let network = Network { mode: Mode::Verified as u8, flags, ..maps.network() };
-    kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), watched: true, ..maps });
+    kernel.fill(&Maps { networks: [(NETWORK, network)].into(), watched: true, ..maps });
     let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let kernel = std::cell::RefCell::new((kernel, 0));

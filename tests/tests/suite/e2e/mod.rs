@@ -18,6 +18,7 @@ mod hostile;
 mod interop;
 mod kubernetes;
 mod limits;
+mod listen;
 mod metrics;
 mod networks;
 mod notrack;
