@@ -25,6 +25,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::accelerate::calico::",
     "e2e::accelerate::changes::",
     "e2e::metrics::metrics_say",
+    "e2e::operate::",
     "e2e::metrics::prometheus::",
     "e2e::owner::a_neighbour",
     "e2e::owner::an_address",

@@ -15,6 +15,7 @@
 mod attach;
 mod features;
 mod filter;
+pub mod flows;
 mod link;
 mod maps;
 mod meter;
@@ -30,7 +31,7 @@ mod xdp;
 pub use attach::FIRST_PRIORITY;
 pub use features::KernelFeatures;
 pub use meter::{Meter, Runs};
-pub use open::{Datapath, Features, Options, check_pin_dir, detach};
+pub use open::{Datapath, Features, Options, check_pin_dir, detach, ensure_bpffs};
 pub use pins::Pins;
 pub use sizes::Sizes;
 pub use state::{Attachment, Change, DatapathState, diff};
