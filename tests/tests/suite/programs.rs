@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use vxlan_agent::datapath::KernelFeatures;
 use vxlan_ebpf_common::maps::{
     BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_HANDOVER, NO_NETWORK, Network,
-    TOLERATE_VIOLATIONS, local, moment,
+    TOLERATE_VIOLATIONS, local, moment, station,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, Filters, FlowStep};
@@ -254,13 +254,17 @@ fn tables() -> impl Strategy<Value = Maps> {
 
 #[test]
 fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
+    agree_on(testbed::seeds(), tables(), 6000);
+}
+
+/// Runs `cases` frames, made of `seeds`, on `tables` through both.
+fn agree_on(seeds: Vec<(Hook, Frame)>, tables: impl Strategy<Value = Maps>, cases: u32) {
     let mut kernel = Kernel::load();
-    let seeds = testbed::seeds();
     let changes = proptest::collection::vec((0usize..160, any::<u8>()), 0..4);
     let cut = prop_oneof![4 => Just(usize::MAX), 1 => Kernel::SHORTEST..200];
     let segment_size = prop_oneof![6 => Just(0u32), 1 => 1u32..0x10000];
-    let strategy = (tables(), 0..seeds.len(), 0..Hook::ALL.len() * 4, changes, cut, segment_size);
-    let config = ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
+    let strategy = (tables, 0..seeds.len(), 0..Hook::ALL.len() * 4, changes, cut, segment_size);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let mut forwarded = 0;
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let kernel = std::cell::RefCell::new((&mut kernel, &mut forwarded));
@@ -284,7 +288,62 @@ fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
             Ok(())
         })
         .expect("kernel and model agree");
-    assert!(forwarded > 500, "only {forwarded} of 6000 frames were forwarded: the test tests too little");
+    assert!(
+        forwarded > cases / 12,
+        "only {forwarded} of {cases} frames were forwarded: the test tests too little"
+    );
+}
+
+/// The tables of a segment with some entries missing or changed.
+fn segment_tables() -> impl Strategy<Value = Maps> {
+    let station = (0usize..4, 0u32..4, 0u32..4, any::<u8>(), 0u8..3, any::<bool>());
+    (proptest::collection::vec(station, 0..3), any::<u8>(), any::<u16>()).prop_map(
+        |(changes, missing, seed)| {
+            let now = testrun::now();
+            let mut maps = testbed::segment(now);
+            let keys: Vec<_> = maps.stations.keys().copied().collect();
+            for (which, vtep, ifindex, flags, moved, known) in changes {
+                let Some(at) = maps.stations.get_mut(&keys[which]) else { continue };
+                (at.flags, at.moved) =
+                    (flags & (station::PEER | station::HOOKED_IN | station::HOOKED_OUT), moved);
+                match flags >> 4 {
+                    0 => at.confirmed = 0,
+                    1 => (at.vtep, at.ifindex) = (vtep, ifindex),
+                    2 => at.mtu = 60 + u16::from(flags),
+                    _ => {}
+                }
+                if !known {
+                    maps.stations.remove(&keys[which]);
+                }
+            }
+            if missing & 1 << 0 != 0 {
+                maps.vteps.remove(&REMOTE4);
+            }
+            if missing & 1 << 1 != 0 {
+                maps.vtep_ids.retain(|_, id| *id != REMOTE6);
+            }
+            if missing & 1 << 2 != 0 {
+                // Interface and VNI say which network it is.
+                maps.node.only = NO_NETWORK;
+            }
+            if let Some(network) = maps.network_mut() {
+                let tolerated = TOLERATE_VIOLATIONS | DROP_MALFORMED | DROP_OTHER_VNI;
+                network.flags = u32::from(seed) & tolerated;
+                network.mode = if seed >> 12 == 0 { Mode::Off as u8 } else { network.mode };
+                network.local4.mtu = if seed >> 12 == 1 { 128 } else { network.local4.mtu };
+            }
+            maps
+        },
+    )
+}
+
+#[test]
+fn kernel_and_model_agree_on_random_segments_and_damaged_frames() {
+    let mut seeds = testbed::segment_seeds();
+    let to_all = Inner { to_mac: [0xff; 6], ..testbed::frame_to([0; 6], false) }.frame();
+    let to_nobody = Inner { to_mac: testbed::station_mac(9), ..testbed::frame_to([0; 6], false) }.frame();
+    seeds.extend([to_all, to_nobody].map(|frame| (Hook::PortIngress, frame)));
+    agree_on(seeds, segment_tables(), 3000);
 }
 
 /// What of a flow does not depend on when it was and on the kernel's hash.
