@@ -138,7 +138,8 @@ impl NodeConfig {
 
 /// Where pins and status lie, in a text that is no TOML in other places, or whose section is wrong elsewhere.
 fn salvage(text: &Text) -> Option<NodeConfig> {
-    let (table, _) = DeTable::parse_recoverable(text.content());
+    let section = section(text.content());
+    let (table, _) = DeTable::parse_recoverable(section.as_deref().unwrap_or_else(|| text.content()));
     let section = table.get_ref().get("node").and_then(|node| node.get_ref().as_table());
     let mut node = NodeConfig::default();
     for (key, place) in [("pin_dir", &mut node.pin_dir), ("run_dir", &mut node.run_dir)] {
@@ -151,6 +152,17 @@ fn salvage(text: &Text) -> Option<NodeConfig> {
         }
     }
     node.complete(text, &hostname).ok()
+}
+
+/// The section `[node]`, if there is one, without what is before and behind it: a heading that is none takes what follows
+/// with it.
+fn section(text: &str) -> Option<String> {
+    let is_heading = |line: &&str| line.trim_start().starts_with('[');
+    let mut lines =
+        text.lines().skip_while(|line| line.split('#').next().is_none_or(|l| l.trim() != "[node]"));
+    let first = lines.next()?;
+    let rest = lines.take_while(|line| !is_heading(line));
+    Some(std::iter::once(first).chain(rest).map(|line| format!("{line}\n")).collect())
 }
 
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
