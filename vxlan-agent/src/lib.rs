@@ -12,6 +12,7 @@
 //! only ever speed.
 
 pub mod agent;
+mod archive;
 pub mod cli;
 pub mod cluster;
 pub mod config;
@@ -29,8 +30,11 @@ pub mod plan;
 pub mod pods;
 pub mod preflight;
 mod report;
+pub mod rights;
 pub mod source;
 pub mod status;
+mod terminal;
 pub mod text;
+mod top;
 pub mod underlay;
 pub mod xdp;

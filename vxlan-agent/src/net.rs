@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use vxlan_ebpf_common::maps::Family;
+use vxlan_ebpf_common::maps::{Family, NextHop};
 
 /// A VXLAN network identifier: 24 bits, not zero (RFC 7348 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +65,22 @@ pub const fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
+/// Name of an interface, or its index where it has none (any more, or in this namespace).
+pub fn interface_name(ifindex: u32) -> String {
+    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| format!("#{ifindex}"))
+}
+
+/// The address of a next hop, if there is one.
+pub fn address_of(hop: &NextHop) -> Option<IpAddr> {
+    let [a, b, c, d, ..] = hop.addr;
+    match i32::try_from(hop.family) {
+        Ok(nix::libc::AF_INET) => Some(IpAddr::from([a, b, c, d])),
+        Ok(nix::libc::AF_INET6) => Some(IpAddr::from(hop.addr)),
+        _ => None,
+    }
+}
+
 impl Mtu {
     /// What is left inside the tunnel when the underlay has this MTU: 50 bytes less over IPv4
     /// (20 IP + 8 UDP + 8 VXLAN + 14 Ethernet), 70 less over IPv6.
@@ -116,12 +132,6 @@ pub fn is_host(prefix: &IpNetwork) -> bool {
 /// Whether there is an address in both.
 pub fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
     a.contains(b.network()) || b.contains(a.network())
-}
-
-/// Name of an interface, or its index where it has none (any more, or in this namespace).
-pub fn interface_name(ifindex: u32) -> String {
-    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
-    name.unwrap_or_else(|| format!("#{ifindex}"))
 }
 
 /// An Ethernet address in transmission order.

@@ -44,6 +44,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("tshark", "tshark"),
+    ("tmux", "tmux"),
 ];
 
 /// Makes the machine ready for a lab: checks what must be there, installs and mounts the rest.

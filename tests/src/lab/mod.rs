@@ -49,7 +49,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 
 pub use addr::Family;
-pub use agent::{Agent, AgentOptions, Beside, NETWORK, XDP, xdp};
+pub use agent::{Agent, AgentOptions, Beside, NETWORK, XDP, agent_binary, xdp};
 pub use cmd::{run, wait_until};
 pub use cni::Cni;
 pub use counters::{Count, Counters};

@@ -43,6 +43,7 @@ use crate::kernel::{Events, Netlink, Touched};
 use crate::ownership;
 use crate::preflight;
 use crate::report::{Facts, Pulse};
+use crate::rights;
 use crate::status::{Lock, StatusFile};
 use every::Every;
 use leaving::Leaving;
@@ -101,6 +102,8 @@ pub struct Agent {
     started: u64,
     kernel: String,
     features: KernelFeatures,
+    /// Capabilities that it has kept.
+    rights: Vec<String>,
     status: StatusFile,
     /// What whoever asks for metrics gets to know, if anybody may ask.
     metrics: Option<latest::Sender<Arc<Facts>>>,
@@ -118,6 +121,8 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         preflight::check_kernel()?;
     }
     datapath::check_pin_dir(&node.pin_dir)?;
+    // Before there is a thread that would keep more.
+    let rights = rights::give_up(&node, config.is_fast())?;
     let _lock = Lock::wait(&node.run_dir, PREDECESSOR).await?;
     let health = node.healthz.map(health::serve).transpose()?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -133,7 +138,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         Some(path) => watch::follow(path, config.clone()),
         None => mpsc::channel(1).1,
     };
-    let mut agent = Agent::new(config, machine, told, features)?;
+    let mut agent = Agent::new(config, machine, told, features, rights)?;
     agent.serve_metrics()?;
     // A bypass is not opened before it is known that it may be.
     tokio::select! {
@@ -200,7 +205,13 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
 }
 
 impl Agent {
-    fn new(config: Config, machine: Machine, told: Told, features: KernelFeatures) -> anyhow::Result<Self> {
+    fn new(
+        config: Config,
+        machine: Machine,
+        told: Told,
+        features: KernelFeatures,
+        rights: Vec<String>,
+    ) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let pulse = Pulse::new(machine.retries.attempts.clone());
         let follows_rules = config.is_fast();
@@ -222,6 +233,7 @@ impl Agent {
             started: now.map_or(0, |elapsed| elapsed.as_secs()),
             kernel: preflight::kernel_release()?,
             features,
+            rights,
             status: StatusFile::new(&config.node.run_dir),
             metrics: None,
             pulse,

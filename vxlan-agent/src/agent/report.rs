@@ -48,9 +48,11 @@ impl Agent {
             config_error: self.config_error.clone(),
             error: self.error.clone(),
             retrying: self.machine.retries.status(),
+            rights: self.rights.clone(),
+            errors: vec![],
         };
         self.tell_metrics(counts.as_ref());
-        self.status.write(&status)
+        self.status.write(status)
     }
 }
 
@@ -74,6 +76,7 @@ impl Pending {
             mtu: None,
             underlay: None,
             address: None,
+            underlay_mtu: None,
             bridge: network.segment().map(|segment| BridgeStatus {
                 name: segment.bridge.clone(),
                 ours: false,
@@ -141,6 +144,7 @@ impl Network {
             mtu: underlay.map(|u| u.inner_mtu),
             underlay: underlay.map(|u| u.name.clone()),
             address: underlay.map(|u| u.address),
+            underlay_mtu: underlay.and_then(|u| machine.tables.links.get(&u.ifindex)).map(|link| link.mtu),
             bridge: self.bridge_name().map(|name| BridgeStatus {
                 name: name.to_owned(),
                 ours: self.bridge.is_some(),

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use vxlan_ebpf_common::maps::{
-    Counter, Endpoint, KERNEL_VTEP, LOCAL_VTEP, MacKey, NO_NETWORK, NetworkId, NextHop, Station, Vtep, VtepId,
+    Counter, Endpoint, KERNEL_VTEP, LOCAL_VTEP, MacKey, NO_NETWORK, NetworkId, Station, Vtep, VtepId,
 };
 use vxlan_ebpf_common::{Disposition, Hook, Reason};
 
-use super::{Of, Subject, What, print_rows};
+use super::{Of, Subject, What, print, rows_text};
 use crate::datapath::{DatapathState, Pins};
-use crate::net::{Mac, interface_name as name};
+use crate::net::{Mac, address_of, interface_name};
 
 #[derive(Serialize)]
 struct RouteRow {
@@ -66,6 +66,11 @@ struct CounterRow {
 }
 
 pub(super) fn show(subject: &Subject, what: What, json: bool) -> anyhow::Result<()> {
+    print(&text(subject, what, json)?)
+}
+
+/// What the maps hold, as a table or as JSON.
+pub(super) fn text(subject: &Subject, what: What, json: bool) -> anyhow::Result<String> {
     let pins = subject.pins()?;
     match what {
         What::Routes => routes(subject, &pins, json),
@@ -90,7 +95,7 @@ fn rows<R>(
     Ok(rows)
 }
 
-fn routes(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+fn routes(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<String> {
     let of = |state: &DatapathState| {
         let row = |((_, to), id): (&(NetworkId, IpNetwork), &VtepId)| RouteRow {
             to: *to,
@@ -100,7 +105,7 @@ fn routes(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
         };
         state.routes.iter().map(row).collect()
     };
-    print_rows(subject, json, &rows(subject, pins, of)?, ["to", "vtep"], |r| {
+    rows_text(subject, json, &rows(subject, pins, of)?, ["to", "vtep"], |r| {
         let unknown = || match r.vtep_id {
             _ if r.local => "this node".to_owned(),
             KERNEL_VTEP => "the kernel".to_owned(),
@@ -110,26 +115,26 @@ fn routes(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
     })
 }
 
-fn vteps(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+fn vteps(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<String> {
     let of = |state: &DatapathState| {
         let row = |(id, vtep): (&VtepId, &Vtep)| VtepRow {
             id: *id,
             address: vtep.addr.into(),
             mac: Mac(vtep.mac),
-            interface: name(vtep.ifindex),
+            interface: interface_name(vtep.ifindex),
             ifindex: vtep.ifindex,
-            next_hop: next_hop(&vtep.next_hop),
+            next_hop: address_of(&vtep.next_hop),
         };
         state.vteps.iter().map(row).collect()
     };
     let head = ["id", "address", "mac", "interface", "next hop"];
-    print_rows(subject, json, &rows(subject, pins, of)?, head, |r| {
+    rows_text(subject, json, &rows(subject, pins, of)?, head, |r| {
         let hop = r.next_hop.map_or_else(|| "kernel".to_owned(), |hop| hop.to_string());
         [r.id.to_string(), r.address.to_string(), r.mac.to_string(), r.interface.clone(), hop]
     })
 }
 
-fn stations(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+fn stations(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<String> {
     let of = |state: &DatapathState| {
         let vni = |id: NetworkId| state.networks.get(&id).map_or(0, |network| network.vni);
         let row = |(key, station): (&MacKey, &Station)| StationRow {
@@ -137,32 +142,32 @@ fn stations(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
             mac: Mac(key.mac),
             vtep_id: station.vtep,
             vtep: state.vteps.get(&station.vtep).map(|vtep| vtep.addr.into()),
-            port: (station.ifindex != 0).then(|| name(station.ifindex)),
+            port: (station.ifindex != 0).then(|| interface_name(station.ifindex)),
         };
         state.stations.iter().map(row).collect()
     };
-    print_rows(subject, json, &rows(subject, pins, of)?, ["vni", "mac", "behind"], |r| {
+    rows_text(subject, json, &rows(subject, pins, of)?, ["vni", "mac", "behind"], |r| {
         let vtep = || r.vtep.map_or_else(|| format!("VTEP {}", r.vtep_id), |vtep| vtep.to_string());
         [r.vni.to_string(), r.mac.to_string(), r.port.clone().unwrap_or_else(vtep)]
     })
 }
 
-fn endpoints(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+fn endpoints(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<String> {
     let of = |state: &DatapathState| {
         let row = |((_, address), e): (&(NetworkId, IpAddr), &Endpoint)| EndpointRow {
             address: *address,
-            interface: name(e.ifindex),
+            interface: interface_name(e.ifindex),
             ifindex: e.ifindex,
             mac: Mac(e.mac),
             gateway_mac: Mac(e.gateway_mac),
-            bridge: (e.bridge != 0).then(|| name(e.bridge)),
+            bridge: (e.bridge != 0).then(|| interface_name(e.bridge)),
             mtu: e.mtu,
             kernel: left_to_kernel(e.flags),
         };
         state.endpoints.iter().map(row).collect()
     };
     let head = ["address", "interface", "mac", "gateway", "bridge", "mtu", "kernel's"];
-    print_rows(subject, json, &rows(subject, pins, of)?, head, |r| {
+    rows_text(subject, json, &rows(subject, pins, of)?, head, |r| {
         let bridge = r.bridge.clone().unwrap_or_else(|| "-".to_owned());
         let macs = [r.mac, r.gateway_mac].map(|mac| mac.to_string());
         let [mac, gateway] = macs;
@@ -178,7 +183,7 @@ fn left_to_kernel(flags: u8) -> Vec<&'static str> {
     names.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, name)| name).collect()
 }
 
-fn counters(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
+fn counters(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<String> {
     let row = |(hook, reason, counter): (Hook, Reason, Counter)| CounterRow {
         hook: hook.label(),
         reason: reason.label(),
@@ -197,7 +202,7 @@ fn counters(subject: &Subject, pins: &Pins, json: bool) -> anyhow::Result<()> {
         let counted = pins.counters(NO_NETWORK)?.into_iter();
         rows.extend(counted.map(|counter| Of { network: "-".to_owned(), row: row(counter) }));
     }
-    print_rows(subject, json, &rows, ["hook", "reason", "what", "packets", "bytes", "meaning"], |r| {
+    rows_text(subject, json, &rows, ["hook", "reason", "what", "packets", "bytes", "meaning"], |r| {
         let numbers = [r.packets, r.bytes].map(|n| n.to_string());
         let [packets, bytes] = numbers;
         [r.hook.into(), r.reason.into(), r.disposition.into(), packets, bytes, r.meaning.into()]
@@ -211,14 +216,5 @@ const fn disposition(disposition: Disposition) -> &'static str {
         Disposition::Malformed => "malformed",
         Disposition::Violation => "violation",
         Disposition::Dropped => "dropped",
-    }
-}
-
-fn next_hop(hop: &NextHop) -> Option<IpAddr> {
-    let [a, b, c, d, ..] = hop.addr;
-    match i32::try_from(hop.family) {
-        Ok(nix::libc::AF_INET) => Some(IpAddr::from([a, b, c, d])),
-        Ok(nix::libc::AF_INET6) => Some(IpAddr::from(hop.addr)),
-        _ => None,
     }
 }

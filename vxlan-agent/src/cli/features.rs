@@ -9,18 +9,20 @@ use crate::preflight;
 pub(super) fn show(json: bool) -> anyhow::Result<()> {
     preflight::check_privileges()?;
     let features = KernelFeatures::probe();
-    if json {
-        return print_json(&features);
-    }
+    if json { print_json(&features) } else { print(&text(&features)?) }
+}
+
+/// As a person reads it.
+pub(super) fn text(features: &KernelFeatures) -> anyhow::Result<String> {
     let mut out = format!("Linux {}\n", preflight::kernel_release()?);
     if let Err(refusal) = preflight::check_kernel() {
         let _ = writeln!(out, "{refusal}");
     }
-    out.push_str(&missing(&features));
+    out.push_str(&missing(features));
     if features.missing().is_empty() {
         out.push_str("nothing is missing\n");
     }
-    print(&out)
+    Ok(out)
 }
 
 /// A line for everything that is missing.

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use vxlan_ebpf_common::flow::{closing, seen};
+use vxlan_ebpf_common::flow::seen;
 use vxlan_ebpf_common::maps::{Flow, FlowKey};
 
-use super::{Of, Subject, print, print_json, print_rows};
+use super::{Of, Subject, print, print_json, rows_text};
+use crate::datapath::flows;
 
 #[derive(Serialize)]
 struct FlowRow {
@@ -31,6 +32,11 @@ struct FlowRow {
 }
 
 pub(super) fn list(subject: &Subject, json: bool) -> anyhow::Result<()> {
+    print(&text(subject, json)?)
+}
+
+/// Every flow that counts, as a table or as JSON.
+pub(super) fn text(subject: &Subject, json: bool) -> anyhow::Result<String> {
     let pins = subject.pins()?;
     let mut networks = BTreeMap::new();
     for (name, id) in subject.numbered(&pins)? {
@@ -43,12 +49,11 @@ pub(super) fn list(subject: &Subject, json: bool) -> anyhow::Result<()> {
         let row = || Of { network: (*name).to_owned(), row: row(&key, &flow, now) };
         (flow.generation == *generation).then(row)
     };
-    // What is over keeps its place until another needs it.
-    let is_listed = |of: &Of<FlowRow>| of.row.idle <= lifetime(of.row.state);
+    let is_listed = |of: &Of<FlowRow>| flows::is_current(of.row.state, of.row.idle);
     let mut rows: Vec<_> = pins.flows().into_iter().filter_map(current).filter(is_listed).collect();
     rows.sort_by_key(|of| std::cmp::Reverse(of.row.bytes));
     let head = ["proto", "local", "remote", "state", "out", "in", "age s", "idle s", "packets", "bytes"];
-    print_rows(subject, json, &rows, head, cells)
+    rows_text(subject, json, &rows, head, cells)
 }
 
 pub(super) fn flush(subject: &Subject, json: bool) -> anyhow::Result<()> {
@@ -65,29 +70,18 @@ pub(super) fn flush(subject: &Subject, json: bool) -> anyhow::Result<()> {
 fn row(key: &FlowKey, flow: &Flow, now: f64) -> FlowRow {
     let since = |time: u64| (now - time as f64 / 1e9).max(0.0);
     FlowRow {
-        protocol: protocol(key.protocol),
+        protocol: flows::protocol(key.protocol),
         local: key.local.into(),
         local_port: key.local_port.get(),
         remote: key.remote.into(),
         remote_port: key.remote_port.get(),
         egress: direction(flow.egress.state),
         ingress: direction(flow.ingress.state),
-        state: state(key.protocol, flow),
+        state: flows::state(key.protocol, flow),
         age: since(flow.since),
         idle: since(flow.last),
         packets: flow.packets,
         bytes: flow.bytes,
-    }
-}
-
-pub(super) fn protocol(number: u8) -> String {
-    match number {
-        0 => "any".to_owned(),
-        1 => "icmp".to_owned(),
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        other => other.to_string(),
     }
 }
 
@@ -96,27 +90,6 @@ const fn direction(state: u8) -> &'static str {
         seen::PENDING => "pending",
         seen::VERIFIED => "verified",
         _ => "-",
-    }
-}
-
-/// Whether packets bypass the stack.
-fn state(protocol: u8, flow: &Flow) -> &'static str {
-    let verified = [flow.egress, flow.ingress].map(|way| way.checked != 0);
-    let open = if protocol == 6 { verified == [true, true] } else { verified.contains(&true) };
-    match flow.closing() {
-        closing::CLOSED => "closed",
-        _ if !open => "host stack",
-        0 => "bypass",
-        _ => "closing",
-    }
-}
-
-/// How many seconds after its last packet a flow is listed.
-fn lifetime(state: &str) -> f64 {
-    match state {
-        "bypass" => 24.0 * 3600.0,
-        "closed" => 10.0,
-        _ => 60.0,
     }
 }
 

@@ -14,6 +14,7 @@ Examples:
   vxlan-agent features                       what this kernel lacks, if anything
   vxlan-agent run                            the agent, as a service manager runs it
   vxlan-agent status                         what runs here and what is wrong
+  vxlan-agent top                            what goes on, live
   vxlan-agent dump counters                  which way packets took, and why
   vxlan-agent flows list --network pods      what bypasses the host stack
   vxlan-agent monitor --drops                what is dropped now, and why
@@ -24,6 +25,64 @@ Exit status:
   0  it is done
   1  it failed; standard error says why
   2  the command line is wrong";
+
+/// What there is to read without a command.
+pub(super) const START: &str = "\
+vxlan-agent keeps a VXLAN overlay of the kernel, and short-cuts it by BPF. Where to begin:
+
+  A cluster with Kubernetes     kubectl apply -k deploy/base, or `vxlan-agent flannel` in flanneld's place
+  A device that is there        vxlan-agent accelerate flannel.1     somebody else's: nothing of it is changed
+  Hosts without a cluster       write /etc/vxlan-agent/config.toml, then: vxlan-agent run
+
+On a node where it runs:  vxlan-agent status  says whether it is well,  vxlan-agent top  shows what goes on.
+All commands:  vxlan-agent --help
+";
+
+pub(super) const RUN: &str = "\
+Examples:
+  vxlan-agent run
+  vxlan-agent run --config /etc/vxlan-agent/config.toml";
+
+pub(super) const FASTPATH: &str = "\
+Examples:
+  vxlan-agent fastpath off
+  vxlan-agent fastpath on --network pods";
+
+pub(super) const FLOWS: &str = "\
+Examples:
+  vxlan-agent flows list --network pods
+  vxlan-agent flows flush";
+
+pub(super) const FEATURES: &str = "\
+Examples:
+  vxlan-agent features
+  vxlan-agent features --json";
+
+pub(super) const DETACH: &str = "\
+Examples:
+  vxlan-agent detach
+  vxlan-agent detach --json";
+
+pub(super) const RELEASE: &str = "\
+Examples:
+  vxlan-agent release";
+
+pub(super) const STATUS: &str = "\
+Examples:
+  vxlan-agent status
+  vxlan-agent status --watch 5
+  vxlan-agent status --json --network pods";
+
+pub(super) const TOP: &str = "\
+Examples:
+  vxlan-agent top
+  vxlan-agent top --interval 5 --network pods
+  vxlan-agent top --json --count 1";
+
+pub(super) const REPORT: &str = "\
+Examples:
+  vxlan-agent report -o /tmp/node1.tar.gz
+  vxlan-agent report -o - > node1.tar.gz";
 
 pub(super) const DUMP: &str = "\
 Examples:
@@ -82,11 +141,30 @@ pub(super) fn pages(directory: &Path) -> anyhow::Result<()> {
 mod tests {
     use clap::{Parser as _, ValueEnum as _};
 
+    use crate::config::flannel::Flannel;
+
     use super::*;
 
     #[test]
     fn examples_are_valid() {
-        let all = [EXAMPLES, DUMP, MONITOR, CAPTURE, ACCELERATE, COMPLETIONS, MAN];
+        let all = [
+            EXAMPLES,
+            RUN,
+            STATUS,
+            TOP,
+            REPORT,
+            DUMP,
+            FASTPATH,
+            FLOWS,
+            MONITOR,
+            CAPTURE,
+            FEATURES,
+            DETACH,
+            RELEASE,
+            ACCELERATE,
+            COMPLETIONS,
+            MAN,
+        ];
         let lines = all.iter().flat_map(|text| text.lines()).map(str::trim_start);
         let mut count = 0;
         for line in lines.filter(|line| line.starts_with("vxlan-agent ")) {
@@ -99,7 +177,36 @@ mod tests {
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("refused"));
             count += 1;
         }
-        assert_eq!(count, 26);
+        assert_eq!(count, 35);
+    }
+
+    #[test]
+    fn every_command_s_help_has_an_example() {
+        let mut command = Cli::command();
+        command.build();
+        let mut count = 0;
+        for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let name = command.get_name().to_owned();
+            let help = match name.as_str() {
+                // It answers for itself.
+                "flannel" => Flannel::help(&["--help".to_owned()]).expect("a help"),
+                _ => command.render_long_help().to_string(),
+            };
+            assert!(help.contains(&format!("Examples:\n  vxlan-agent {name}")), "{name}: {help}");
+            count += 1;
+        }
+        assert!(count > 10, "{count}");
+    }
+
+    #[test]
+    fn where_to_begin_is_short_and_names_commands_that_exist() {
+        assert!(START.lines().count() < 12 && START.lines().all(|line| line.len() < 120), "{START}");
+        let names: Vec<_> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        for word in START.split("vxlan-agent ").skip(1).filter_map(|rest| rest.split([' ', '`', '\n']).next())
+        {
+            let is_known = names.iter().any(|name| name == word) || ["keeps", "--help"].contains(&word);
+            assert!(is_known, "{word}");
+        }
     }
 
     #[test]

@@ -9,32 +9,33 @@ mod features;
 mod flows;
 mod manual;
 mod monitor;
+mod report;
 mod status;
+mod subject;
 mod table;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
-use vxlan_ebpf_common::maps::NetworkId;
 
 use crate::agent;
-use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
-use crate::config::{Config, DEFAULT_PATH, Fastpath, NodeConfig};
-use crate::datapath::Pins;
+use crate::config::flannel::{Flannel, ThisMachine};
+use crate::config::{Config, Fastpath};
 use crate::listen::run::Summary;
-use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
+use subject::{Subject, configuration, file};
 
 /// VXLAN overlay of the kernel, short-cut by BPF.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = manual::EXAMPLES)]
+#[command(version, after_help = manual::EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -58,9 +59,15 @@ struct Common {
 #[derive(Subcommand)]
 enum Command {
     /// Run the agent in the foreground; on SIGTERM it ends and leaves everything in place.
+    #[command(after_help = manual::RUN)]
     Run,
     /// Show what is running and what is wrong; works without a running agent too.
-    Status,
+    #[command(after_help = manual::STATUS)]
+    Status {
+        /// Show it again and again until Ctrl-C, every so many seconds.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = pause)]
+        watch: Option<Duration>,
+    },
     /// Show what the BPF maps hold.
     #[command(after_help = manual::DUMP)]
     Dump {
@@ -68,11 +75,13 @@ enum Command {
         what: What,
     },
     /// Let the fast path run, or leave every packet to the kernel. No packet is lost either way.
+    #[command(after_help = manual::FASTPATH)]
     Fastpath {
         #[arg(value_enum)]
         to: OnOff,
     },
     /// Look at the flows that bypass the host stack in mode `verified`, or send all of them back.
+    #[command(after_help = manual::FLOWS)]
     Flows {
         #[command(subcommand)]
         what: Flows,
@@ -86,11 +95,14 @@ enum Command {
     #[command(after_help = manual::CAPTURE)]
     Capture(capture::Capture),
     /// Show what this kernel offers to the fast path; needs no configuration.
+    #[command(after_help = manual::FEATURES)]
     Features,
     /// Remove everything that is ours; stops the agent first if it runs.
+    #[command(after_help = manual::DETACH)]
     Detach,
     /// Take the fast path off and leave the overlay to flanneld, which goes on with it as it is;
     /// stops the agent first if it runs.
+    #[command(after_help = manual::RELEASE)]
     Release,
     /// Accelerate VXLAN devices that somebody else manages, in the foreground: packets take a short cut beside
     /// them, and nothing of theirs is touched. It needs no configuration file; of one that --config names, only what
@@ -106,6 +118,23 @@ enum Command {
         /// Names of the devices; one that is not there yet is waited for.
         #[arg(required_unless_present = "all", value_name = "DEVICE")]
         devices: Vec<String>,
+    },
+    /// Watch what goes on, live: networks, nodes, flows, why packets end where they do. It needs no running agent.
+    #[command(after_help = manual::TOP)]
+    Top {
+        /// Seconds from one look to the next.
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = pause)]
+        interval: Duration,
+        /// With --json: end after so many looks.
+        #[arg(long, value_name = "N", requires = "json")]
+        count: Option<u32>,
+    },
+    /// Write one archive (tar.gz) with all that somebody needs who is to find out what is wrong. Secrets are left out.
+    #[command(after_help = manual::REPORT)]
+    Report {
+        /// Where to write it; `-` is standard output.
+        #[arg(short, long, value_name = "FILE", default_value = "vxlan-agent-report.tar.gz")]
+        output: PathBuf,
     },
     /// Print what a shell needs to complete this command line.
     #[command(after_help = manual::COMPLETIONS)]
@@ -162,10 +191,20 @@ enum OnOff {
     Off,
 }
 
+/// A number of seconds between a tenth and a day.
+fn pause(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is no number of seconds"))?;
+    if !(0.1..=86_400.0).contains(&seconds) {
+        return Err(format!("{text} is not between 0.1 and 86400 seconds"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let done = match as_flanneld(std::env::args_os()) {
         Some(flags) => run_as_flannel(&flags, false),
+        None if std::env::args_os().len() < 2 => print(manual::START),
         None => dispatch(&Cli::parse()),
     };
     match done {
@@ -198,102 +237,16 @@ fn run_as_flannel(flags: &[String], json: bool) -> anyhow::Result<()> {
     run(flannel.config.into(), None)
 }
 
-/// The configuration that a command is about.
-fn configuration(given: Option<&Path>) -> anyhow::Result<Config> {
-    let ours = Path::new(DEFAULT_PATH);
-    if given.is_none() && !ours.exists() {
-        if let Some(config) = accelerate::running(None) {
-            return Ok(config);
-        }
-        let kubernetes = Path::new(NET_CONF).exists().then(|| "--kube-subnet-mgr".to_owned());
-        // In flannel's place without Kubernetes there is no file: that an agent has run has to do.
-        if kubernetes.is_some() || default_run_dir(Path::new(DEFAULT_PIN_DIR)).is_dir() {
-            return Ok(Flannel::translate(kubernetes, &ThisMachine)
-                .map_err(anyhow::Error::msg)?
-                .config
-                .into());
-        }
-    }
-    let path = given.unwrap_or(ours);
-    Config::read(path).or_else(|refused| accelerate::running(Some(path)).ok_or_else(|| refused.into()))
-}
-
-/// The file that [`configuration`] comes from, if it is one of ours.
-fn file(given: Option<&Path>) -> Option<PathBuf> {
-    let ours = Path::new(DEFAULT_PATH);
-    given.or_else(|| ours.exists().then_some(ours)).map(Path::to_owned)
-}
-
-/// What `status` is about. The agent goes on where a configuration is refused, and says why: this node is all
-/// that has to be known then.
-fn running(given: Option<&Path>, name: Option<&str>) -> anyhow::Result<Subject> {
-    let refused = match configuration(given) {
-        Ok(config) => return Subject::new(config, name),
-        Err(refused) => refused,
-    };
-    let node = file(given).and_then(|path| NodeConfig::read(&path).ok());
-    let has_run = |node: &NodeConfig| matches!(crate::status::read(&node.run_dir), Ok(Some(_)));
-    match node.filter(has_run) {
-        Some(node) if name.is_none() => {
-            Ok(Subject { config: Config { node: Arc::new(node), networks: vec![], all: None }, all: true })
-        }
-        _ => Err(refused),
-    }
-}
-
-/// What a command looks at: the configuration, and which of its networks.
-struct Subject {
-    config: Config,
-    /// Whether these are all.
-    all: bool,
-}
-
-impl Subject {
-    /// Leaves `name` alone of the networks in `config`, if there is a name.
-    fn new(config: Config, name: Option<&str>) -> anyhow::Result<Self> {
-        let mut config = accelerate::with_all(config);
-        let Some(name) = name else { return Ok(Self { config, all: true }) };
-        let known: Vec<String> = config.networks.iter().map(|view| view.network.name.clone()).collect();
-        config.networks.retain(|view| view.network.name == name);
-        if config.networks.is_empty() {
-            anyhow::bail!("there is no network '{name}' in the configuration: it has {}", known.join(", "));
-        }
-        Ok(Self { config, all: false })
-    }
-
-    fn pins(&self) -> anyhow::Result<Pins> {
-        Pins::open(&self.config.node.pins())
-    }
-
-    /// Its networks and their numbers in the maps. Of all of them, those that do not run yet are left out.
-    ///
-    /// # Errors
-    /// The maps know none of them.
-    fn numbered(&self, pins: &Pins) -> anyhow::Result<Vec<(&str, NetworkId)>> {
-        let (mut found, mut unknown) = (vec![], None);
-        for name in self.networks() {
-            match pins.network(name) {
-                Ok(id) => found.push((name, id)),
-                Err(error) => unknown = unknown.or(Some(error)),
-            }
-        }
-        unknown.filter(|_| found.is_empty()).map_or(Ok(found), Err)
-    }
-
-    fn networks(&self) -> impl Iterator<Item = &str> {
-        self.config.networks.iter().map(|view| view.network.name.as_str())
-    }
-}
-
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     let (json, name) = (cli.common.json, cli.common.network.as_deref());
-    let subject = || Subject::new(configuration(cli.common.config.as_deref())?, name);
+    let given = cli.common.config.as_deref();
+    let subject = || Subject::find(given, name).map(Subject::warned);
     // What one agent runs, it runs together.
     let whole = || match name {
         Some(_) => anyhow::bail!(
             "--network is for looking and switching: take a network out of the configuration to remove it"
         ),
-        None => configuration(cli.common.config.as_deref()),
+        None => Ok(given),
     };
     match &cli.command {
         Command::Flannel { flags } => run_as_flannel(flags, json),
@@ -302,7 +255,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Man { directory } => manual::pages(directory),
         Command::Run => {
             log_to_stderr(json);
-            run(whole()?, file(cli.common.config.as_deref()))
+            run(configuration(whole()?)?, file(given))
         }
         Command::Accelerate { fastpath, all, devices } => {
             log_to_stderr(json);
@@ -311,9 +264,12 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
                 Mode::Direct => Fastpath::Direct,
             };
             let devices = (!all).then_some(devices.as_slice());
-            run(accelerate::configuration(cli.common.config.as_deref(), devices, mode)?, None)
+            run(accelerate::configuration(given, devices, mode)?, None)
         }
-        Command::Status => status::show(&running(cli.common.config.as_deref(), name)?, json),
+        Command::Status { watch: None } => status::show(&subject()?, json),
+        Command::Status { watch: Some(pause) } => status::watch(|| Subject::find(given, name), json, *pause),
+        Command::Top { interval, count } => top::run(&subject()?, json, *interval, *count),
+        Command::Report { output } => report::write(subject(), given, output, json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),
         Command::Fastpath { to } => switch(&subject()?, *to, json),
         Command::Flows { what: Flows::List } => flows::list(&subject()?, json),
@@ -322,11 +278,11 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Capture(options) => capture::write(&subject()?, options, json),
         Command::Detach => {
             log_to_stderr(json);
-            runtime()?.block_on(detach::run(&whole()?, json))
+            runtime()?.block_on(detach::run(&subject::whole(whole()?)?, json))
         }
         Command::Release => {
             log_to_stderr(json);
-            runtime()?.block_on(detach::release(&whole()?, json))
+            runtime()?.block_on(detach::release(&subject::whole(whole()?)?, json))
         }
     }
 }
@@ -394,7 +350,11 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    print(&json_text(value)?)
+}
+
+fn json_text(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
 /// A row, and the network that it is about.
@@ -407,23 +367,23 @@ struct Of<R> {
 
 /// Rows of one kind: as JSON, or as a table of their cells. The table says which network a row is about if there
 /// are several.
-fn print_rows<R: Serialize, const N: usize>(
+fn rows_text<R: Serialize, const N: usize>(
     subject: &Subject,
     json: bool,
     rows: &[Of<R>],
     head: [&str; N],
     cells: impl Fn(&R) -> [String; N],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     if json {
-        return print_json(&rows);
+        return json_text(&rows);
     }
-    let several = subject.config.networks.len() > 1;
+    let several = subject.networks().count() > 1;
     let line = |row: &Of<R>| {
         let network = several.then(|| row.network.clone());
         network.into_iter().chain(cells(&row.row)).collect::<Vec<_>>()
     };
     let head: Vec<&str> = several.then_some("network").into_iter().chain(head).collect();
-    print(&table::table(&head, &rows.iter().map(line).collect::<Vec<_>>()))
+    Ok(table::table(&head, &rows.iter().map(line).collect::<Vec<_>>()))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

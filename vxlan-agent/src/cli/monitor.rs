@@ -11,7 +11,7 @@ use vxlan_ebpf_common::maps::{FlowKey, NO_NETWORK, NetworkId};
 use vxlan_ebpf_common::{Hook, Reason};
 
 use super::{Subject, clock::Clock};
-use crate::datapath::{Listener, Pins, Report, Wanted};
+use crate::datapath::{Listener, Pins, Report, Wanted, flows};
 use crate::listen::fate::{self, Verdict};
 use crate::listen::flows::{State, Tracker};
 use crate::listen::headers::{Headers, Outer};
@@ -161,7 +161,7 @@ impl<W: Write> Lines<'_, W> {
         let (local, remote) = (key.local.into(), key.remote.into());
         if !self.json {
             let time = self.clock.time_of_day(report.event.time);
-            let protocol = super::flows::protocol(key.protocol);
+            let protocol = flows::protocol(key.protocol);
             let (local, remote) =
                 (super::flows::end(local, local_port), super::flows::end(remote, remote_port));
             let network = network.unwrap_or("-");

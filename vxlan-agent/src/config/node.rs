@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
 
 use crate::ownership;
 use crate::text::{Refused, Text};
@@ -99,6 +100,15 @@ impl NodeConfig {
         node.complete(text, &hostname)
     }
 
+    /// As [`NodeConfig::read`], but of a wrong file what can be told of it all the same: where pins and status lie.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says where they lie in a way that cannot be told.
+    pub fn salvage(path: &Path) -> Result<Self, Refused> {
+        let text = Text::read(path)?;
+        Self::parse(&text).or_else(|refused| salvage(&text).ok_or(refused))
+    }
+
     /// Where the pins of all networks lie.
     pub fn pins(&self) -> PathBuf {
         ownership::node_pin_dir(&self.pin_dir)
@@ -124,6 +134,35 @@ impl NodeConfig {
         }
         Ok(self)
     }
+}
+
+/// Where pins and status lie, in a text that is no TOML in other places, or whose section is wrong elsewhere.
+fn salvage(text: &Text) -> Option<NodeConfig> {
+    let section = section(text.content());
+    let (table, _) = DeTable::parse_recoverable(section.as_deref().unwrap_or_else(|| text.content()));
+    let section = table.get_ref().get("node").and_then(|node| node.get_ref().as_table());
+    let mut node = NodeConfig::default();
+    for (key, place) in [("pin_dir", &mut node.pin_dir), ("run_dir", &mut node.run_dir)] {
+        let value = section.and_then(|node| node.get(key)).and_then(|value| value.get_ref().as_str());
+        match value {
+            Some(value) => *place = PathBuf::from(value),
+            // Named, but not understood: the default would be somebody else's.
+            None if text.content().contains(key) => return None,
+            None => {}
+        }
+    }
+    node.complete(text, &hostname).ok()
+}
+
+/// The section `[node]`, if there is one, without what is before and behind it: a heading that is none takes what follows
+/// with it.
+fn section(text: &str) -> Option<String> {
+    let is_heading = |line: &&str| line.trim_start().starts_with('[');
+    let mut lines =
+        text.lines().skip_while(|line| line.split('#').next().is_none_or(|l| l.trim() != "[node]"));
+    let first = lines.next()?;
+    let rest = lines.take_while(|line| !is_heading(line));
+    Some(std::iter::once(first).chain(rest).map(|line| format!("{line}\n")).collect())
 }
 
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -155,4 +194,28 @@ pub(super) fn hostname() -> Option<String> {
     }
     let full = nix::sys::utsname::uname().ok()?.nodename().to_str()?.to_owned();
     full.split('.').next().filter(|n| !n.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_pins_and_status_lie_is_told_of_a_wrong_file_too() {
+        let found = |text: &str| salvage(&Text::new("c.toml", text)).map(|node| (node.pin_dir, node.run_dir));
+        let places = Some((PathBuf::from("/sys/fs/bpf/a"), PathBuf::from("/run/a")));
+        let node = "[node]\npin_dir = \"/sys/fs/bpf/a\"\nrun_dir = \"/run/a\"\n";
+        assert_eq!(found(node), places);
+        assert_eq!(found(&format!("{node}nonsense = 1\n")), places, "a key that nobody knows");
+        assert_eq!(found(&format!("{node}\n[[network]\n")), places, "no TOML");
+        assert_eq!(found(&format!("[[network]\nvni = = 1\n{node}")), places, "no TOML before it");
+        let default = PathBuf::from(ownership::DEFAULT_PIN_DIR);
+        let run_dir = ownership::default_run_dir(&default);
+        assert_eq!(found("[[network]\n"), Some((default, run_dir)), "it does not say");
+        assert_eq!(
+            found("[node]\npin_dir = /sys/fs/bpf/a\n"),
+            None,
+            "it says so in a way that is not understood"
+        );
+    }
 }

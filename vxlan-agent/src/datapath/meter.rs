@@ -92,12 +92,21 @@ impl Meter {
     /// # Errors
     /// FLOWS cannot be read.
     pub fn flows(&self) -> Result<u64> {
+        Ok(self.some_flows(FLOWS_READ)?.1)
+    }
+
+    /// Flows, no more than `most`, and about how many there are.
+    ///
+    /// # Errors
+    /// FLOWS cannot be read.
+    pub fn some_flows(&self, most: usize) -> Result<(Vec<(FlowKey, Flow)>, u64)> {
         let places = self.flows.info().context("cannot read FLOWS")?.max_entries();
-        let mut keys = vec![FlowKey::default(); FLOWS_READ];
-        let mut values = vec![Flow::default(); FLOWS_READ];
+        let mut keys = vec![FlowKey::default(); most];
+        let mut values = vec![Flow::default(); most];
         let part =
             lookup_batch(self.flows.fd(), None, &mut keys, &mut values).context("cannot read FLOWS")?;
-        Ok(estimate(part.count, part.next, places))
+        let read = keys.into_iter().zip(values).take(part.count).collect();
+        Ok((read, estimate(part.count, part.next, places)))
     }
 
     /// How many places each map has.

@@ -15,6 +15,7 @@
 mod attach;
 mod features;
 mod filter;
+pub mod flows;
 mod link;
 mod listener;
 mod maps;
@@ -32,7 +33,7 @@ pub use attach::FIRST_PRIORITY;
 pub use features::KernelFeatures;
 pub use listener::{Listener, RENEW, Report, Wanted};
 pub use meter::{Meter, Runs};
-pub use open::{Datapath, Features, Options, check_pin_dir, detach};
+pub use open::{Datapath, Features, Options, check_pin_dir, detach, ensure_bpffs};
 pub use pins::Pins;
 pub use sizes::Sizes;
 pub use state::{Attachment, Change, DatapathState, diff};

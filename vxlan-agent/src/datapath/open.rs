@@ -288,7 +288,10 @@ pub fn check_pin_dir(dir: &Path) -> Result<()> {
 }
 
 /// Makes sure that `dir` will be on bpffs, mounting it at its usual place if nobody has.
-fn ensure_bpffs(dir: &Path) -> Result<()> {
+///
+/// # Errors
+/// It cannot be mounted, or is not where it belongs.
+pub fn ensure_bpffs(dir: &Path) -> Result<()> {
     let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     if is_on_bpffs(existing) {
         return Ok(());

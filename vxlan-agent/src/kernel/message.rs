@@ -472,17 +472,22 @@ pub(super) fn rules() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetRule(RuleMessage::default())
 }
 
+/// IPv4 and IPv6.
+pub(super) const IP_FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+/// Asks for all neighbours of a family; of bridges, for forwarding entries.
+pub(super) fn neighbours(family: AddressFamily) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family;
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
 /// Asks for everything that [`Tables`](super::Tables) holds, one dump each.
 pub(super) fn dumps() -> [RouteNetlinkMessage; 7] {
     let routes = |family| {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         RouteNetlinkMessage::GetRoute(message)
-    };
-    let neighbours = |family| {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family;
-        RouteNetlinkMessage::GetNeighbour(message)
     };
     [
         links(),

@@ -15,11 +15,11 @@ use crate::net::IfIndex;
 
 /// `RTM_NEWQDISC`, `_GETQDISC`, `_NEWTFILTER` and `_GETTFILTER`.
 const NEW_QDISC: u16 = 36;
-const GET_QDISC: u16 = 38;
+pub(super) const GET_QDISC: u16 = 38;
 const NEW_FILTER: u16 = 44;
-const GET_FILTER: u16 = 46;
+pub(super) const GET_FILTER: u16 = 46;
 /// `struct tcmsg`.
-const HEADER: usize = 20;
+pub(super) const HEADER: usize = 20;
 /// `TCA_KIND`, `TCA_OPTIONS`, `TCA_INGRESS_BLOCK`, `TCA_EGRESS_BLOCK`, and `TCA_BPF_NAME` among options.
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
@@ -29,8 +29,8 @@ const BPF_NAME: u16 = 7;
 /// `TC_H_ROOT`.
 const ROOT: u32 = u32::MAX;
 /// `TC_H_CLSACT` with `TC_H_MIN_INGRESS` and `TC_H_MIN_EGRESS`; the first is the `ingress` discipline's, too.
-const ENTRY: u32 = 0xffff_fff2;
-const EXIT: u32 = 0xffff_fff3;
+pub(super) const ENTRY: u32 = 0xffff_fff2;
+pub(super) const EXIT: u32 = 0xffff_fff3;
 
 /// The filters of ours: the name that a program has, and the priorities that it may have.
 #[derive(Clone, Copy)]
@@ -93,19 +93,19 @@ async fn filters(
 
 /// A message about a queueing discipline or a filter, as far as it matters here.
 #[derive(Debug, Default)]
-struct Message {
-    ifindex: IfIndex,
+pub(super) struct Message {
+    pub(super) ifindex: IfIndex,
     handle: u32,
     parent: u32,
     /// Of a filter, its priority in the upper half.
     info: u32,
-    kind: String,
+    pub(super) kind: String,
     program: Option<String>,
     blocks: [bool; 2],
 }
 
 impl Message {
-    fn read(content: &[u8]) -> Option<Self> {
+    pub(super) fn read(content: &[u8]) -> Option<Self> {
         let header = content.first_chunk::<HEADER>()?;
         let word =
             |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);

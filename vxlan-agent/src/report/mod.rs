@@ -7,6 +7,7 @@
 
 mod facts;
 mod family;
+pub(crate) mod fate;
 mod fill;
 pub(crate) mod http;
 mod node;

@@ -69,6 +69,7 @@ const NOT_THE_KERNELS: &[&str] = &[
     "e2e::etcd::",
     "e2e::ruleset::",
     "e2e::metrics::prometheus::",
+    "e2e::operate::top::",
     "segment::evpn::",
     "segment::networkd::",
 ];

@@ -23,6 +23,7 @@ mod metrics;
 mod networks;
 mod notrack;
 mod onward;
+mod operate;
 mod outlive;
 mod owner;
 mod pods;

@@ -85,7 +85,7 @@ pub(super) fn help() -> String {
         };
         text.push_str(&format!("  --{name}{value}{used}\n"));
     }
-    text
+    text + "\nExamples:\n  vxlan-agent flannel --ip-masq --kube-subnet-mgr\n  vxlan-agent flannel --etcd-endpoints=https://192.0.2.1:2379 --iface=eth0\n"
 }
 
 /// Flags as they were given, by name.

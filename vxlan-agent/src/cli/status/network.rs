@@ -1,157 +1,20 @@
-//! `status`: the agent's status file, its lock, and the pins.
+//! What `status` says of a network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
-use std::path::Path;
 
-use serde::Serialize;
-use vxlan_ebpf_common::maps::endpoint;
-
-use super::table::table;
-use super::{Subject, print, print_json};
+use super::fastpath::{FastpathReport, Share};
+use crate::cli::table::table;
 use crate::config::Fastpath;
-use crate::datapath::{DatapathState, Pins};
-use crate::status::{self, ACCELERATE, NetworkStatus, Status};
+use crate::status::{ACCELERATE, NetworkStatus};
 
 /// How many rules are listed that have to see every packet.
 const MOST_METERS: usize = 5;
+/// How many interfaces are listed that a program is on.
+const MOST_INTERFACES: usize = 8;
 
-#[derive(Serialize)]
-struct Report {
-    /// Whether the agent lives.
-    running: bool,
-    /// Its process id as seen from here; JSON has the one that the agent wrote down.
-    #[serde(skip)]
-    pid: Option<i32>,
-    /// What it last wrote; absent if it never ran.
-    #[serde(flatten)]
-    status: Option<Status>,
-    /// The fast path as it is now, of all networks together.
-    fastpath: FastpathReport,
-    /// The same of each network.
-    fastpath_of: BTreeMap<String, FastpathReport>,
-}
-
-#[derive(Serialize)]
-struct FastpathReport {
-    /// Whether anything is pinned.
-    pinned: bool,
-    /// Why the pins cannot be read.
-    error: Option<String>,
-    /// As set by `fastpath on|off`.
-    switched_on: Option<bool>,
-    /// Programs on interfaces.
-    attachments: Vec<AttachmentReport>,
-    routes: usize,
-    vteps: usize,
-    endpoints: usize,
-    /// Addresses that more than one pod claims.
-    disputed: Vec<IpAddr>,
-}
-
-#[derive(Serialize)]
-struct AttachmentReport {
-    hook: &'static str,
-    ifindex: u32,
-}
-
-pub(super) fn show(subject: &Subject, json: bool) -> anyhow::Result<()> {
-    let node = &subject.config.node;
-    let holder = status::holder(&node.run_dir)?;
-    let mut status = status::read(&node.run_dir)?;
-    let is_asked_for = |name: &str| subject.all || subject.networks().any(|network| network == name);
-    if let Some(status) = &mut status {
-        status.networks.retain(|network| is_asked_for(&network.name));
-        status.every.take_if(|_| !subject.all);
-    }
-    let (fastpath, mut fastpath_of) = fastpath(&node.pins());
-    fastpath_of.retain(|name, _| is_asked_for(name));
-    let pid = holder.as_ref().and_then(|holder| holder.pid);
-    let report = Report { running: holder.is_some(), pid, status, fastpath, fastpath_of };
-    if json { print_json(&report) } else { print(&text(&node.run_dir, &report)) }
-}
-
-/// Pins that cannot be read are something to report, not a reason to report nothing.
-fn fastpath(dir: &Path) -> (FastpathReport, BTreeMap<String, FastpathReport>) {
-    if !dir.is_dir() {
-        return (report(None, &DatapathState::default()), BTreeMap::new());
-    }
-    let read = || {
-        let pins = Pins::open(dir)?;
-        let (state, mut each, mut all_on) = (pins.state()?, BTreeMap::new(), true);
-        for (id, network) in &state.networks {
-            let on = pins.switched_on(*id)?;
-            all_on &= on;
-            each.insert(network.name().unwrap_or_default().to_owned(), report(Some(on), &state.of(*id)));
-        }
-        anyhow::Ok((report(Some(all_on), &state), each))
-    };
-    read().unwrap_or_else(|error| {
-        let unreadable = report(None, &DatapathState::default());
-        let error = Some(format!("{error:#}"));
-        (FastpathReport { pinned: true, error, ..unreadable }, BTreeMap::new())
-    })
-}
-
-fn report(switched_on: Option<bool>, state: &DatapathState) -> FastpathReport {
-    let attachment =
-        |a: &crate::datapath::Attachment| AttachmentReport { hook: a.hook.label(), ifindex: a.ifindex };
-    let disputed = state.endpoints.iter().filter(|(_, pod)| pod.flags & endpoint::DISPUTED != 0);
-    FastpathReport {
-        pinned: switched_on.is_some(),
-        error: None,
-        switched_on,
-        attachments: state.attachments.iter().map(attachment).collect(),
-        routes: state.routes.len(),
-        vteps: state.vteps.len(),
-        endpoints: state.endpoints.len(),
-        disputed: disputed.map(|((_, address), _)| *address).collect(),
-    }
-}
-
-fn text(run_dir: &Path, report: &Report) -> String {
-    let mut out = String::new();
-    let agent = match report.pid {
-        Some(pid) => format!("running, pid {pid}"),
-        None if report.running => "running, in a container".to_owned(),
-        None => "not running; what it set up goes on as it is".to_owned(),
-    };
-    let _ = writeln!(out, "agent      {agent}");
-    let Some(status) = &report.status else {
-        let _ = writeln!(out, "           no status in {}", run_dir.display());
-        return out;
-    };
-    let _ = writeln!(out, "node       {}, Linux {}", status.node, status.kernel);
-    let fast = |network: &NetworkStatus| network.mode != Fastpath::Off;
-    if status.networks.iter().any(fast) {
-        out.push_str(&super::features::missing(&status.features));
-    }
-    for network in &status.networks {
-        // One that is not there yet is as good as none.
-        let fastpath = report.fastpath_of.get(&network.name).unwrap_or(&report.fastpath);
-        network_text(&mut out, network, fastpath);
-    }
-    if let Some(every) = &status.every {
-        let _ = writeln!(
-            out,
-            "devices    each that somebody else manages has a network, which is named after it"
-        );
-        every.left.iter().for_each(|reason| _ = writeln!(out, "kernel's   {reason}"));
-    }
-    if let Some(error) = &status.config_error {
-        let _ = writeln!(out, "refused    the configuration, the one before is in force: {error}");
-    }
-    if let Some(error) = &status.error {
-        let _ = writeln!(out, "stuck      {error}");
-    }
-    for retry in &status.retrying {
-        let _ = writeln!(out, "retrying   {} ({} attempts): {}", retry.change, retry.attempts, retry.error);
-    }
-    out
-}
-
-fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathReport) {
+/// Everything about a network.
+pub(super) fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathReport) {
     let unknown = || "?".to_owned();
     let mtu = network.mtu.map_or_else(unknown, |mtu| mtu.to_string());
     let underlay = network.underlay.clone().unwrap_or_else(unknown);
@@ -161,7 +24,8 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
     let _ = writeln!(out, "network    {}, VNI {vni}, UDP port {port}", network.name);
     let whose = if is_accelerated(network) { ", somebody else's: accelerated" } else { "" };
     let _ = writeln!(out, "device     {}, MTU {mtu}, MAC {}{whose}", network.device, network.mac);
-    let _ = writeln!(out, "underlay   {underlay}, address {address}");
+    let below = network.underlay_mtu.map_or_else(unknown, |mtu| mtu.to_string());
+    let _ = writeln!(out, "underlay   {underlay}, MTU {below}, address {address}");
     match &network.bridge {
         Some(bridge) => {
             let whose = if bridge.ours { "made by the agent" } else { "an operator's" };
@@ -173,6 +37,8 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
         }
     }
     let _ = writeln!(out, "fast path  {}", fastpath_text(network, fastpath));
+    out.push_str(&attached_text(fastpath));
+    out.push_str(&share_text(fastpath));
     if let Some(xdp) = &network.xdp {
         let _ = writeln!(out, "xdp        {xdp}");
     }
@@ -209,7 +75,45 @@ fn network_text(out: &mut String, network: &NetworkStatus, fastpath: &FastpathRe
         }
     }
     out.push_str(&meters_text(network));
+    let nodes: BTreeSet<&str> = network.nodes.iter().map(|node| node.name.as_str()).collect();
+    if fastpath.pinned {
+        let _ = writeln!(out, "peers      {}", fastpath.peers.sentence(nodes.len()));
+    }
     let _ = write!(out, "\n{}", nodes_text(network));
+}
+
+/// Which program is where.
+fn attached_text(fastpath: &FastpathReport) -> String {
+    let mut by_hook = BTreeMap::<_, Vec<&str>>::new();
+    for attachment in &fastpath.attachments {
+        by_hook.entry(attachment.hook).or_default().push(&attachment.interface);
+    }
+    let mut out = String::new();
+    for (n, (hook, interfaces)) in by_hook.into_iter().enumerate() {
+        let label = if n == 0 { "attached" } else { "" };
+        let _ = writeln!(out, "{label:<10} {hook:<16} {}", some_of(&interfaces, MOST_INTERFACES));
+    }
+    out
+}
+
+/// The first `most` of `names`, and how many there are besides.
+fn some_of(names: &[&str], most: usize) -> String {
+    let first = names.iter().take(most).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(most) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// How much of the traffic takes the short cut.
+fn share_text(fastpath: &FastpathReport) -> String {
+    let share = |(direction, share): (&&str, &Share)| {
+        let part = share.percent()?;
+        let dropped = if share.drop == 0 { String::new() } else { format!(", {} dropped", share.drop) };
+        Some(format!("{part} of {} packets {direction}{dropped}", share.all()))
+    };
+    let shares: Vec<String> = fastpath.tunnel.iter().rev().filter_map(share).collect();
+    if shares.is_empty() { String::new() } else { format!("share      {}\n", shares.join("; ")) }
 }
 
 /// Whether somebody else manages the device.
