@@ -31,5 +31,6 @@ mod report;
 pub mod source;
 pub mod status;
 pub mod text;
+pub mod trace;
 pub mod underlay;
 pub mod xdp;

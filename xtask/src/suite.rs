@@ -28,6 +28,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::metrics::prometheus::",
     "e2e::owner::a_neighbour",
     "e2e::owner::an_address",
+    "e2e::trace::a_probe",
 ];
 
 /// A program full of tests.

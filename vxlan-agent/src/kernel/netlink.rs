@@ -347,7 +347,10 @@ impl Netlink {
     }
 
     /// Sends a request and collects the answers; an error answer is an error.
-    async fn request(&self, (inner, flags): Request) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+    pub(super) async fn request(
+        &self,
+        (inner, flags): Request,
+    ) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
         let mut request = NetlinkMessage::from(inner);
         // Set requests never have both of these bits: there they mean replace and exclusive.
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
