@@ -10,6 +10,9 @@ use super::report::ProgramStep;
 use super::{describe, entries, frame};
 use crate::datapath::{LookUp, Pins, Ran, Recorder, Rehearsal};
 
+/// Where an IPv4 packet's identification is in its frame.
+const IDENTIFICATION: usize = frame::ETHERNET + 4;
+
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
@@ -83,6 +86,8 @@ pub(super) struct Stage<'p> {
     copy: Rehearsal,
     /// Entries that the copy has.
     copied: Vec<(&'static str, String)>,
+    /// The packet's flow hash, once the kernel has said it: it stays with the packet.
+    hash: Option<u32>,
 }
 
 /// What came of a frame at a program.
@@ -99,12 +104,13 @@ pub(super) struct Outcome {
 
 impl<'p> Stage<'p> {
     pub(super) fn new(pins: &'p Pins) -> Result<Self> {
-        Ok(Self { recorder: pins.recorder(), copy: pins.rehearsal()?, copied: vec![] })
+        Ok(Self { recorder: pins.recorder(), copy: pins.rehearsal()?, copied: vec![], hash: None })
     }
 
     /// Lets the program of `hook` decide about `before`, at the interface of that name.
     pub(super) fn run(&mut self, hook: Hook, before: &Frame, interface: String) -> Result<Outcome> {
         let written = self.recorder.written();
+        let before = &Frame { flow_hash: self.hash.unwrap_or(before.flow_hash), ..before.clone() };
         let mut modelled = self.model(hook, before)?;
         let (mut ran, mut not_run) = (None, cannot_run(hook));
         if not_run.is_none() {
@@ -113,7 +119,7 @@ impl<'p> Stage<'p> {
         if not_run.is_none() {
             self.fill(&modelled.looked_up)?;
             let run = self.copy.run(hook, modelled.network, before)?;
-            if let Some(again) = as_the_kernel_chose(&modelled, &run, before) {
+            if let Some(again) = as_the_kernel_chose(&modelled, &run, before, self.hash) {
                 self.recorder.rewind(written.clone());
                 modelled = self.model(hook, &again)?;
             }
@@ -124,6 +130,9 @@ impl<'p> Stage<'p> {
         let name = name.filter(|name| !name.is_empty()).map(str::to_owned);
         let _ = self.recorder.take();
         let differences = ran.as_ref().map(|ran| self.differences(hook, &modelled, ran));
+        if differences.as_ref().is_some_and(Vec::is_empty) {
+            self.learn_hash();
+        }
         let changed = modelled.after.bytes != before.bytes;
         let step = ProgramStep {
             hook: hook.label(),
@@ -144,7 +153,7 @@ impl<'p> Stage<'p> {
         Ok(Outcome { decision, network, after, step })
     }
 
-    /// Whether there is nothing to do with a packet for the network's programs, by an operator's word.
+    /// The model's word.
     fn model(&self, hook: Hook, before: &Frame) -> Result<Modelled> {
         let first = self.model_once(hook, before)?;
         let interfaces = first.looked_up.iter().filter_map(|look_up| match look_up {
@@ -186,6 +195,20 @@ impl<'p> Stage<'p> {
             }
         }
         Ok(())
+    }
+
+    /// Takes over the kernel's flow hash, which a program notes of a packet that the host stack is to see.
+    fn learn_hash(&mut self) {
+        for (key, flow) in self.recorder.written().flows {
+            let (Some(mut flow), Some(copy)) = (flow, self.copy.flow(&key)) else { continue };
+            for (way, copy) in [(&mut flow.egress, copy.egress), (&mut flow.ingress, copy.ingress)] {
+                if way.state == seen::PENDING && way.hash != copy.hash {
+                    way.hash = copy.hash;
+                    self.hash = Some(copy.hash);
+                }
+            }
+            self.recorder.insert_flow(&key, &flow);
+        }
     }
 
     /// How a run of the program and the model of it differ.
@@ -242,7 +265,7 @@ fn lasting(flow: &Flow) -> (u32, u8, [(u8, bool); 2], u64) {
 
 /// The frame with what only the kernel knows, if the program made something of that: the flow hash and a random
 /// number, or that there is no room for other headers.
-fn as_the_kernel_chose(model: &Modelled, ran: &Ran, before: &Frame) -> Option<Frame> {
+fn as_the_kernel_chose(model: &Modelled, ran: &Ran, before: &Frame, known: Option<u32>) -> Option<Frame> {
     if ran.counted.is_some_and(|(_, reason)| reason == Reason::NoRoom) && model.reason != Reason::NoRoom {
         return Some(Frame { rigid: true, ..before.clone() });
     }
@@ -255,9 +278,39 @@ fn as_the_kernel_chose(model: &Modelled, ran: &Ran, before: &Frame) -> Option<Fr
     })?;
     let udp = frame::ETHERNET + if vtep.family == 4 { 20 } else { 40 };
     let port = u16::from_be_bytes(*ran.bytes.get(udp..)?.first_chunk()?);
-    let span = u64::from(local.port_max.wrapping_sub(local.port_min)).max(1);
-    // The port's formula backwards; `h ^ h << 16` is its own inverse.
-    let mixed = (u64::from(port.wrapping_sub(local.port_min)) << 32).div_ceil(span) as u32;
-    let random = u32::from(u16::from_ne_bytes(*ran.bytes.get(18..)?.first_chunk()?));
-    Some(Frame { flow_hash: mixed ^ (mixed << 16), random, ..before.clone() })
+    let word = |bytes: &[u8], at: usize| Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    let random = word(&ran.bytes, IDENTIFICATION)?;
+    let inner = if frame::is_ipv4(&before.bytes) { word(&before.bytes, IDENTIFICATION)? } else { 0 };
+    // The outer identification is the inner one, shifted by the hash's low half.
+    let low = if inner == 0 || vtep.family != 4 { 0 } else { random.wrapping_sub(inner) };
+    let flow_hash = known.unwrap_or_else(|| hash_of(port, (local.port_min, local.port_max), low));
+    Some(Frame { flow_hash, random: random.into(), ..before.clone() })
+}
+
+/// A flow hash with this low half that leads to a source port.
+fn hash_of(port: u16, (min, max): (u16, u16), low: u16) -> u32 {
+    let span = u64::from(max.wrapping_sub(min)).max(1);
+    // The port's formula backwards, which mixes a hash with its low half first: the least that has that port, or
+    // somewhat more, for the sake of the low half.
+    let least = (u64::from(port.wrapping_sub(min)) << 32).div_ceil(span) as u32;
+    let high = least >> 16;
+    let high = if high << 16 | u32::from(low) < least { high + 1 } else { high };
+    (high << 16 | u32::from(low)) ^ u32::from(low) << 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use vxlan_ebpf_common::underlay::source_port;
+
+    proptest! {
+        #[test]
+        fn the_hash_leads_to_port_and_low_half(hash: u32, min in 1024u16..40_000, span in 1u16..25_000) {
+            let port = source_port(hash, min, min + span).get();
+            let found = hash_of(port, (min, min + span), hash as u16);
+            prop_assert_eq!(source_port(found, min, min + span).get(), port);
+            prop_assert_eq!(found as u16, hash as u16);
+        }
+    }
 }

@@ -159,23 +159,26 @@ pub fn run(pins: &Pins, networks: &[NetworkId], question: &Question, trace: &Tra
     let echoes = namespace.run(|| Echoes::open(from, to))??;
     let (mut seen, mut round_trips, mut sent, mut last) = (Seen::default(), vec![], 0, Answer::None);
     for _ in 0..REQUESTS {
-        last = echoes.exchange(LENGTH, PATIENCE)?;
+        let answer = echoes.exchange(LENGTH, PATIENCE)?;
         sent += 1;
         if let Some(tap) = &tap {
             seen.add(tap.seen(echoes.cookie())?);
         }
-        match last {
+        match answer {
             Answer::Reply(time) => round_trips.push(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-            // Neighbours are being resolved.
-            Answer::None | Answer::Unreachable { .. } if round_trips.is_empty() => {}
-            _ => break,
+            // Neighbours are being resolved, or who says that it does not get on says so once in a while.
+            Answer::None => {}
+            answer => last = answer,
+        }
+        if matches!(last, Answer::Refused(_) | Answer::TooBig { .. }) {
+            break;
         }
     }
     let after = counters(pins, tunnel.map_or(network, |tunnel| tunnel.network))?;
     let counted = went_up(&before, &after);
     let answered = !round_trips.is_empty();
     let outer = match &tunnel {
-        Some(tunnel) => outer(tunnel, from.is_ipv6())?,
+        Some(tunnel) => outer(tunnel)?,
         None => Outer::default(),
     };
     let (ended, summary) =
@@ -212,7 +215,7 @@ struct Outer {
 }
 
 /// Asks the other node's underlay address, with packets as large as the tunnel's largest.
-fn outer(tunnel: &Tunnel, _inner_v6: bool) -> Result<Outer> {
+fn outer(tunnel: &Tunnel) -> Result<Outer> {
     let echoes = Echoes::open(tunnel.local, tunnel.vtep)?;
     let mut answers = false;
     for _ in 0..REQUESTS {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::echo::{Answer, Echoes};
 
 /// How long an answer is waited for; those before came much sooner.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(150);
 /// How often one size is tried before it counts as too large.
 const ATTEMPTS: usize = 2;
 /// What every IPv4 network takes (RFC 791), and every IPv6 network (RFC 8200 §5).
