@@ -173,7 +173,7 @@ pub(super) fn passed_on(mut bytes: Vec<u8>, (from, to): Macs, routed: bool) -> V
 
 /// The checksum of an IPv4 header (RFC 1071).
 fn header_sum(header: &[u8]) -> u16 {
-    let words = header.chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let words = header.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_be_bytes(*pair)));
     let sum: u32 = words.sum();
     !((sum & 0xffff) + (sum >> 16)) as u16
 }

@@ -21,6 +21,10 @@ pub(super) struct Report {
     pub(super) tests: BTreeMap<String, bool>,
     /// Whether the suite came to its end.
     pub(super) finished: bool,
+    /// What a benchmark printed.
+    pub(super) told: Vec<String>,
+    /// Its numbers, as JSON.
+    pub(super) numbers: Option<String>,
     /// Why the rest is missing, if something is.
     pub(super) broken: Option<String>,
 }
@@ -30,6 +34,11 @@ impl Report {
     fn hear(&mut self, line: &str) -> bool {
         if let Some(json) = line.strip_prefix("features ") {
             self.features = serde_json::from_str(json).unwrap_or_default();
+        } else if let Some(told) = line.strip_prefix("told ") {
+            self.told.push(told.to_owned());
+        } else if let Some(json) = line.strip_prefix("numbers ") {
+            self.numbers = Some(json.to_owned());
+            self.finished = true;
         } else if let Some((name, verdict)) = test(line) {
             eprintln!("    {verdict:<6} {name}");
             self.tests.insert(name.to_owned(), verdict == "ok");
