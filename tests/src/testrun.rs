@@ -103,6 +103,11 @@ impl Kernel {
         self.pins.state().expect("the maps can be read")
     }
 
+    /// Its pins, as operators open them.
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// The flows that count, that is, of the current generation.
     pub fn flows(&self) -> BTreeMap<FlowKey, Flow> {
         let generation = self.pins.generation(NETWORK).expect("the maps can be read");

@@ -36,5 +36,6 @@ pub mod status;
 mod terminal;
 pub mod text;
 mod top;
+pub mod trace;
 pub mod underlay;
 pub mod xdp;

@@ -33,6 +33,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::owner::",
     "e2e::routing::",
     "e2e::table::",
+    "e2e::trace::a_probe",
     "e2e::verified::arrivals::a_rule",
     "e2e::verified::policies::",
     "e2e::verified::policy::",

@@ -18,6 +18,7 @@ Examples:
   vxlan-agent dump counters                  which way packets took, and why
   vxlan-agent flows list --network pods      what bypasses the host stack
   vxlan-agent monitor --drops                what is dropped now, and why
+  vxlan-agent trace 10.244.1.2 10.244.2.2    what would happen to this packet here
   vxlan-agent fastpath off                   kernel VXLAN alone, from the next packet on
   vxlan-agent detach                         everything of the agent's off this node
 
@@ -112,6 +113,20 @@ Examples:
   vxlan-agent accelerate flannel.1
   vxlan-agent accelerate --fastpath direct vxlan.calico";
 
+pub(super) const TRACE: &str = "\
+Examples:
+  vxlan-agent trace 10.244.1.2 10.244.2.2
+  vxlan-agent trace 10.244.1.2 10.244.2.2 --proto tcp --dport 443 --flags ack
+  vxlan-agent trace 10.244.1.9 10.244.2.2 --in veth1             a pod uses another's address
+  vxlan-agent trace 10.244.2.2 10.244.1.2                        what arrives from another node
+  vxlan-agent trace 02:00:00:00:00:01 02:00:00:00:00:02 --network red
+  vxlan-agent trace 10.244.1.2 10.244.2.2 --probe                packets are sent
+
+Exit status:
+  0  it gets on: to its receiver, or on the underlay to another node; with --probe: all was answered
+  1  it is dropped, or program and model of it disagree; with --probe: no answer, or not at full length; or it failed
+  2  the command line is wrong, or nobody is known by SRC";
+
 pub(super) const COMPLETIONS: &str = "\
 Examples:
   vxlan-agent completions bash > /etc/bash_completion.d/vxlan-agent
@@ -158,6 +173,7 @@ mod tests {
             FLOWS,
             MONITOR,
             CAPTURE,
+            TRACE,
             FEATURES,
             DETACH,
             RELEASE,

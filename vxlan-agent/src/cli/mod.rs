@@ -14,6 +14,7 @@ mod status;
 mod subject;
 mod table;
 mod top;
+mod trace;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write};
@@ -148,6 +149,10 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    /// Show what would happen to a packet here, program by program and map entry by map entry; nothing is sent or
+    /// changed. With --probe, send packets and see what does happen.
+    #[command(after_help = manual::TRACE)]
+    Trace(Box<trace::Args>),
     /// Run the agent with flanneld's flags, environment and net-conf.json. It does the same when
     /// it is called by the name flanneld.
     #[command(disable_help_flag = true)]
@@ -210,12 +215,22 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<NotWell>() => ExitCode::FAILURE,
+        Err(error) if error.is::<crate::trace::Unanswerable>() => {
+            let _ = writeln!(std::io::stderr(), "vxlan-agent: {error:#}");
+            ExitCode::from(2)
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "vxlan-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
+
+/// A command has shown that something is not as it should be, and there is no more to say.
+#[derive(Debug, thiserror::Error)]
+#[error("not all is well")]
+struct NotWell;
 
 /// Flanneld's flags, if this program was called by that name.
 fn as_flanneld(mut words: impl Iterator<Item = OsString>) -> Option<Vec<String>> {
@@ -272,6 +287,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Report { output } => report::write(subject(), given, output, json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),
         Command::Fastpath { to } => switch(&subject()?, *to, json),
+        Command::Trace(args) => runtime()?.block_on(trace::run(&subject()?, args, json)),
         Command::Flows { what: Flows::List } => flows::list(&subject()?, json),
         Command::Flows { what: Flows::Flush } => flows::flush(&subject()?, json),
         Command::Monitor(options) => monitor::show(&subject()?, options, json),

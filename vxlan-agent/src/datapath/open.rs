@@ -24,7 +24,7 @@ use super::state::{Attachment, Change, DatapathState};
 use crate::ownership;
 
 /// The object made by `cargo xtask build-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXLAN_EBPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXLAN_EBPF_OBJECT"));
 
 /// Where bpffs belongs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -393,7 +393,7 @@ fn load_program(programs: &mut Ebpf, hook: Hook, pins: &Path) -> Result<()> {
     program.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))
 }
 
-fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut Program> {
+pub(super) fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut Program> {
     let found = programs.program_mut(hook.label());
     found.with_context(|| format!("the BPF object has no program {}", hook.label()))
 }
@@ -436,7 +436,7 @@ fn retire_xdp(dir: &Path) -> Result<()> {
 }
 
 /// The last line of a verifier log before its statistics says why.
-fn explain_program(error: ProgramError) -> anyhow::Error {
+pub(super) fn explain_program(error: ProgramError) -> anyhow::Error {
     let ProgramError::LoadError { io_error, verifier_log } = &error else { return error.into() };
     let log = verifier_log.to_string();
     let statistics = ["processed ", "verification time ", "stack depth "];

@@ -11,6 +11,8 @@ use vxlan_ebpf_common::{Hook, Reason};
 use super::attach;
 use super::maps::Maps;
 use super::open::LINKS;
+use super::recorder::Recorder;
+use super::rehearsal::Rehearsal;
 use super::state::DatapathState;
 
 /// Removes a pin, or the directory that stands for one, which may be gone already.
@@ -44,6 +46,16 @@ impl Pins {
         let mut state = self.maps.read().context("cannot read the maps")?;
         state.attachments = attach::recorded(&self.dir.join(LINKS))?;
         Ok(state)
+    }
+
+    /// The engine's view of the maps, which records what it is asked for and writes nothing.
+    pub fn recorder(&self) -> Recorder<'_> {
+        Recorder::new(&self.maps)
+    }
+
+    /// Copies of the programs, to be run on packets that are nowhere.
+    pub fn rehearsal(&self) -> Result<Rehearsal> {
+        Rehearsal::new(&self.dir)
     }
 
     /// Names of the networks.

@@ -31,6 +31,7 @@ mod routing;
 mod ruleset;
 mod soak;
 mod table;
+mod trace;
 mod underlays;
 mod upgrade;
 mod verified;
