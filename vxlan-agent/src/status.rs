@@ -110,6 +110,9 @@ pub struct NetworkStatus {
     pub bridge: Option<BridgeStatus>,
     /// This node's pod subnets.
     pub subnets: Vec<IpNetwork>,
+    /// This node, once for each IP version that the network runs over.
+    #[serde(default)]
+    pub own: Vec<NodeStatus>,
     /// Other nodes.
     pub nodes: Vec<NodeStatus>,
     /// What somebody else has put on interfaces, because of which packets are left to the kernel.

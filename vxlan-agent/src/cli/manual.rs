@@ -14,20 +14,33 @@ Examples:
   vxlan-agent features                       what this kernel lacks, if anything
   vxlan-agent run                            the agent, as a service manager runs it
   vxlan-agent status                         what runs here and what is wrong
+  vxlan-agent doctor                         faults, and what mends them
+  vxlan-agent connectivity                   whether all other nodes answer
   vxlan-agent dump counters                  which way packets took, and why
   vxlan-agent flows list --network pods      what bypasses the host stack
   vxlan-agent fastpath off                   kernel VXLAN alone, from the next packet on
   vxlan-agent detach                         everything of the agent's off this node
 
 Exit status:
-  0  it is done
-  1  it failed; standard error says why
+  0  it is done; `doctor`: nothing is wrong; `connectivity`: all answer
+  1  it failed, and standard error says why; `doctor`: something is wrong; `connectivity`: somebody does not answer
   2  the command line is wrong";
 
 pub(super) const DUMP: &str = "\
 Examples:
   vxlan-agent dump counters
   vxlan-agent dump routes --network pods --json";
+
+pub(super) const DOCTOR: &str = "\
+Examples:
+  vxlan-agent doctor
+  vxlan-agent doctor --peer n2
+  vxlan-agent doctor --json";
+
+pub(super) const CONNECTIVITY: &str = "\
+Examples:
+  vxlan-agent connectivity
+  vxlan-agent connectivity --network pods --json";
 
 pub(super) const ACCELERATE: &str = "\
 Examples:
@@ -67,7 +80,7 @@ mod tests {
 
     #[test]
     fn examples_are_valid() {
-        let all = [EXAMPLES, DUMP, ACCELERATE, COMPLETIONS, MAN];
+        let all = [EXAMPLES, DUMP, DOCTOR, CONNECTIVITY, ACCELERATE, COMPLETIONS, MAN];
         let lines = all.iter().flat_map(|text| text.lines()).map(str::trim_start);
         let mut count = 0;
         for line in lines.filter(|line| line.starts_with("vxlan-agent ")) {
@@ -77,7 +90,7 @@ mod tests {
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("refused"));
             count += 1;
         }
-        assert_eq!(count, 15);
+        assert_eq!(count, 22);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The command line.
 
 mod accelerate;
+mod connectivity;
 mod detach;
+mod doctor;
 mod dump;
 mod features;
 mod flows;
@@ -95,6 +97,18 @@ enum Command {
         #[arg(required_unless_present = "all", value_name = "DEVICE")]
         devices: Vec<String>,
     },
+    /// Find what is wrong on this node, with evidence and the command that mends it; works without a running agent
+    /// too. It ends with 0 if nothing is, with 1 if something is.
+    #[command(after_help = manual::DOCTOR)]
+    Doctor {
+        /// Send packets to this node as well: its name or its VTEP address.
+        #[arg(long, value_name = "NODE")]
+        peer: Option<String>,
+    },
+    /// Probe every other node through the tunnel from this one: whether it answers, how soon, and the path MTU, by the
+    /// fast path and by the kernel's. It ends with 1 if one does not answer.
+    #[command(after_help = manual::CONNECTIVITY)]
+    Connectivity,
     /// Print what a shell needs to complete this command line.
     #[command(after_help = manual::COMPLETIONS)]
     Completions {
@@ -159,12 +173,18 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Unwell>() => ExitCode::FAILURE,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "vxlan-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
+
+/// A command is done, and has shown that something is wrong: there is no more to say, but for the exit status.
+#[derive(Debug, thiserror::Error)]
+#[error("something is wrong")]
+struct Unwell;
 
 /// Flanneld's flags, if this program was called by that name.
 fn as_flanneld(mut words: impl Iterator<Item = OsString>) -> Option<Vec<String>> {
@@ -302,6 +322,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
             run(accelerate::configuration(cli.common.config.as_deref(), devices, mode)?, None)
         }
         Command::Status => status::show(&running(cli.common.config.as_deref(), name)?, json),
+        Command::Connectivity => connectivity::show(cli.common.config.as_deref(), name, json),
+        Command::Doctor { peer } => doctor::show(cli.common.config.as_deref(), name, peer.as_deref(), json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),
         Command::Fastpath { to } => switch(&subject()?, *to, json),
         Command::Flows { what: Flows::List } => flows::list(&subject()?, json),

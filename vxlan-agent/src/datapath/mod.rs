@@ -30,7 +30,7 @@ mod xdp;
 pub use attach::FIRST_PRIORITY;
 pub use features::KernelFeatures;
 pub use meter::{Meter, Runs};
-pub use open::{Datapath, Features, Options, check_pin_dir, detach};
+pub use open::{Datapath, Features, Options, check_bpffs, check_pin_dir, detach};
 pub use pins::Pins;
 pub use sizes::Sizes;
 pub use state::{Attachment, Change, DatapathState, diff};

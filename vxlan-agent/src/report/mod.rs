@@ -10,6 +10,7 @@ mod family;
 mod fill;
 pub(crate) mod http;
 mod node;
+mod peers;
 mod programs;
 mod pulse;
 mod traffic;
@@ -26,7 +27,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::datapath::Meter;
-pub(crate) use facts::{Facts, NetworkFacts, source};
+pub(crate) use facts::{Facts, NetworkFacts, Probed, source};
 use http::Answer;
 pub(crate) use pulse::Pulse;
 
@@ -121,6 +122,10 @@ impl Collector for Looked {
         }
         let meter = meter.ok();
         node::encode(&mut encoder, &facts, meter.as_ref())?;
+        if let Some(probed) = &facts.probed {
+            let probed = Arc::clone(&probed.borrow());
+            peers::encode(&mut encoder, &probed)?;
+        }
         let Some(meter) = meter else { return Ok(()) };
         traffic::encode(&mut encoder, &facts, &meter)?;
         fill::encode(&mut encoder, &facts, &meter)?;
