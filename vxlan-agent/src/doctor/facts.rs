@@ -83,7 +83,7 @@ pub struct Facts {
     pub(super) chains: Vec<Chain>,
     /// Numbers of `/proc/net/snmp`: `Udp.InCsumErrors`.
     pub(super) counts: BTreeMap<String, u64>,
-    /// What is bound to UDP ports: port and inode; 0 for the kernel's own.
+    /// What is bound to UDP ports, the kernel's own sockets among them: port and inode.
     pub(super) sockets: Vec<(u16, u64)>,
     /// Interfaces that a program manages, by its own word: interface, program, where it says so.
     pub(super) managed: Vec<(IfIndex, &'static str, String)>,

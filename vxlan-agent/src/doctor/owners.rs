@@ -39,8 +39,14 @@ fn foreign_socket(facts: &Facts) -> Vec<Finding> {
     let mut found = vec![];
     for network in &facts.networks {
         let Some(port) = network.port else { continue };
-        // The kernel's own have no inode.
-        for (_, inode) in facts.sockets.iter().filter(|(bound, inode)| *bound == port && *inode != 0) {
+        // The kernel's own are listed, too: with a device that is up nobody else can have the port.
+        let serves = |link: &crate::kernel::Link| {
+            link.up && matches!(&link.kind, Kind::Vxlan(vxlan) if vxlan.port == port)
+        };
+        if facts.tables.links.values().any(serves) {
+            continue;
+        }
+        for (_, inode) in facts.sockets.iter().filter(|(bound, _)| *bound == port) {
             let what = format!("a program has UDP port {port}, which the tunnel needs");
             found.push(
                 Finding::error("foreign-port", what)

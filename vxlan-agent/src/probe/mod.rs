@@ -3,7 +3,7 @@
 //! A probe is an ICMP echo from this node's overlay address to the other node's, which a kernel answers whoever set
 //! the tunnel up. Sent plainly, the programs encapsulate it ([`Way::Fast`]); with a header that they leave to the
 //! kernel at all times it takes the kernel's way ([`Way::Kernel`]): over IPv4 the option Record Route, which comes
-//! back in the answer, so that this goes the kernel's way, too; over IPv6 destination options, which do not come
+//! back in the answer, so that this goes the kernel's way, too; over IPv6 hop-by-hop options, which do not come
 //! back. Counters say which way it was: `encapsulated` and `options` at `tunnel_egress`.
 //!
 //! [`Prober`] is a socket and whoever waits for answers; [`sweep`] probes many nodes at once.

@@ -17,7 +17,8 @@ const ICMPV6_FILTER: libc::c_int = 1;
 const BUFFER: usize = 4 << 20;
 /// Record Route with room for one address (RFC 791 §3.1), and the end of options.
 const RECORD_ROUTE: [u8; 8] = [7, 7, 4, 0, 0, 0, 0, 0];
-/// Destination options with nothing but padding (RFC 8200 §4.6).
+/// Hop-by-hop options with nothing but padding (RFC 8200 §4.3). Of destination options the kernel takes the length off
+/// the MTU twice (`__ip6_append_data`, v6.18).
 const PADDING: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
 
 /// Bytes between the IP header and the echo of probes that go this way.
@@ -41,7 +42,7 @@ pub(super) fn open(v6: bool, way: Way, source: Option<IpAddr>) -> io::Result<Soc
     match (way, v6) {
         (Way::Fast, _) => {}
         (Way::Kernel, false) => set(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &RECORD_ROUTE)?,
-        (Way::Kernel, true) => set(&socket, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, &PADDING)?,
+        (Way::Kernel, true) => set(&socket, libc::IPPROTO_IPV6, libc::IPV6_HOPOPTS, &PADDING)?,
     }
     socket.set_recv_buffer_size(BUFFER)?;
     if let Some(source) = source {

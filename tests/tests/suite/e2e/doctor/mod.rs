@@ -56,50 +56,59 @@ fn ids(findings: &Value) -> BTreeSet<&str> {
 /// Waits until the doctor finds what is expected, and returns it.
 #[track_caller]
 fn await_findings(lab: &Lab, args: &[&str], name: &str, expected: &[&str]) -> Value {
+    let (found, complaint) = look_for(lab, args, name, expected);
+    complaint.map_or(found, |complaint| panic!("{complaint}"))
+}
+
+/// What the doctor finds in the end, and what is wrong with that.
+fn look_for(lab: &Lab, args: &[&str], name: &str, expected: &[&str]) -> (Value, Option<String>) {
     let expected: BTreeSet<&str> = expected.iter().copied().collect();
     let mut last = Value::Null;
     let found = wait_until(name, SOON, || {
         last = findings(lab, args);
         ids(&last) == expected
     });
-    found.unwrap_or_else(|error| panic!("{error:#}: expected {expected:?}, there is {last:#}"));
-    last
+    let complaint = found.err().map(|error| format!("{error:#}: expected {expected:?}, there is {last:#}"));
+    (last, complaint)
 }
 
-/// Makes one fault after the other; `always`: what is found without any.
+/// Makes one fault after the other; `always`: what is found without any. All that is wrong is told at the end.
 fn make_and_find(lab: &Lab, faults: &[Fault], always: &[&str]) {
     await_findings(lab, &[], "nothing is wrong yet", always);
+    let mut complaints = vec![];
     for fault in faults {
         (fault.make)(lab);
         let expected: Vec<&str> = fault.found.iter().chain(always).copied().collect();
-        let found = await_findings(lab, &[], fault.name, &expected);
-        if let Mended::AsNamed | Mended::AsNamedAnd(_) = fault.mended {
-            mend(lab, &found, always);
+        let (found, complaint) = look_for(lab, &[], fault.name, &expected);
+        complaints.extend(complaint);
+        match fault.mended {
+            Mended::AsNamed | Mended::AsNamedAnd(_) => complaints.extend(mend(lab, &found, always)),
+            Mended::By(undo) => undo(lab),
         }
-        if let Mended::By(undo) = fault.mended {
-            undo(lab);
-        }
-        await_findings(lab, &[], &format!("{}, mended", fault.name), always);
+        complaints.extend(look_for(lab, &[], &format!("{}, mended", fault.name), always).1);
         if let Mended::AsNamedAnd(undo) = fault.mended {
             undo(lab);
         }
     }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n\n"));
 }
 
-/// Runs the commands that the findings name.
-fn mend(lab: &Lab, findings: &Value, always: &[&str]) {
+/// Runs the commands that the findings name; what is wrong with them.
+fn mend(lab: &Lab, findings: &Value, always: &[&str]) -> Vec<String> {
+    let mut complaints = vec![];
     for finding in findings.as_array().into_iter().flatten() {
         let command = finding["mend"].as_str().expect("a command");
         if finding["id"].as_str().is_some_and(|id| always.contains(&id)) {
             continue;
         }
-        match command.strip_prefix("vxlan-agent ") {
+        let done = match command.strip_prefix("vxlan-agent ") {
             Some(words) => {
                 let words: Vec<&str> = words.split(' ').collect();
-                lab.agent(1).and_then(|agent| agent.cli(&words)).map(drop)
+                lab.agent(1).and_then(|agent| agent.cli(&words))
             }
-            None => lab.node(1).cmd("sh", &["-c", command]).map(drop),
-        }
-        .unwrap_or_else(|error| panic!("the command that mends {finding:#}: {error:#}"));
+            None => lab.node(1).cmd("sh", &["-c", command]),
+        };
+        complaints.extend(done.err().map(|error| format!("the command that mends {finding:#}: {error:#}")));
     }
+    complaints
 }

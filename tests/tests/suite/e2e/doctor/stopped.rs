@@ -6,7 +6,7 @@ use vxlan_tests::lab::addr::vtep_mac;
 use vxlan_tests::lab::{DEVICE, Lab, LabSpec, Overlay, PORT};
 
 use super::super::{build, warm_up};
-use super::Mended::{AsNamed, By};
+use super::Mended::AsNamed;
 use super::{Fault, await_findings, make_and_find, mend};
 
 const STOPPED: &str = "agent-not-running";
@@ -143,7 +143,6 @@ fn a_program_has_the_port(lab: &Lab) {
     await_findings(lab, &[], "a program has the port", &[&down[..], &["foreign-port"]].concat());
     drop(socket);
     let found = await_findings(lab, &[], "the port is free again", &down);
-    mend(lab, &found, &[STOPPED]);
+    assert_eq!(mend(lab, &found, &[STOPPED]), Vec::<String>::new());
     await_findings(lab, &[], "the device is up again", &[STOPPED]);
-    let _ = By(|_| ());
 }
