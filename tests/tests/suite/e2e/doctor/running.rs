@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use vxlan_tests::lab::addr::{underlay4, vtep_mac};
-use vxlan_tests::lab::{DEVICE, Dropper, Lab, LabSpec, NETWORK, Overlay, PORT, UNDERLAY};
+use vxlan_tests::lab::{DEVICE, Dropper, Lab, LabSpec, Overlay, PORT, UNDERLAY};
 
 use super::super::{build, warm_up};
 use super::Mended::{AsNamed, AsNamedAnd, By};
@@ -45,7 +45,10 @@ fn drop_port(lab: &Lab, hook: &str) {
 
 /// Another interface that packets could leave by.
 fn other_interface(lab: &Lab) {
-    ip(lab, "link add other type dummy\naddr add 198.51.100.1/24 dev other\nlink set other up\n");
+    ip(
+        lab,
+        "link add other type veth peer name beyond\naddr add 198.51.100.1/24 dev other\nlink set beyond up\nlink set other up\n",
+    );
 }
 
 fn without_other(lab: &Lab) {
@@ -303,19 +306,12 @@ fn managers(lab: &Lab) {
 }
 
 #[test]
-fn a_healthy_node_of_any_kind_gives_no_finding() {
-    for overlay in
-        [Overlay::agent(), Overlay::Agent(vxlan_tests::lab::AgentOptions::beside("direct", DEVICE))]
-    {
+fn a_healthy_node_gives_no_finding_and_a_device_of_somebody_elses_what_keeps_it_slow() {
+    // The device of `ip link` writes checksums, which a program leaves to the kernel.
+    let beside = Overlay::Agent(vxlan_tests::lab::AgentOptions::beside("direct", DEVICE));
+    let kinds: [(_, &[&str]); 2] = [(Overlay::agent(), &[]), (beside, &["left"])];
+    for (overlay, expected) in kinds {
         let lab = build(&LabSpec::pair(overlay, Overlay::KernelVxlan));
-        await_findings(&lab, &[], "a healthy node", &[]);
-        let report = lab.agent(1).and_then(|agent| agent.cli(&["doctor", "--network", network(&lab)]));
-        assert!(report.expect("a report").contains("is well"));
+        await_findings(&lab, &[], "a healthy node", expected);
     }
-}
-
-/// What the network is called.
-fn network(lab: &Lab) -> &'static str {
-    let status = lab.agent(1).and_then(|agent| agent.json(&["status"])).expect("a status");
-    if status["networks"][0]["name"] == NETWORK { NETWORK } else { DEVICE }
 }
