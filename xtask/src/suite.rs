@@ -20,6 +20,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::kubernetes::",
     "e2e::etcd::",
     "e2e::cni::",
+    "e2e::connectivity::",
     "e2e::doctor::",
     "e2e::ruleset::",
     "e2e::verified::arrivals::a_rule",

@@ -2,6 +2,7 @@
 
 use super::{Check, Facts, Finding};
 use crate::kernel::Kind;
+use crate::ownership::network_of_device;
 
 pub(super) const CHECKS: &[Check] = &[foreign_device, foreign_socket, managers, udev];
 
@@ -16,7 +17,10 @@ fn foreign_device(facts: &Facts) -> Vec<Finding> {
         for link in facts.tables.links.values() {
             let Kind::Vxlan(vxlan) = &link.kind else { continue };
             let clashes = vxlan.port == port && vxlan.vni.is_none_or(|other| other == vni);
-            if !clashes || ours.contains(&link.index) || elsewhere(link.index) {
+            // While the cluster state is refused, nobody says which device is ours, but its alias does.
+            let marked = link.alias.as_deref().is_some_and(|alias| network_of_device(alias).is_some());
+            let followed = network.status.as_ref().is_some_and(|status| status.device == link.name);
+            if !clashes || marked || followed || ours.contains(&link.index) || elsewhere(link.index) {
                 continue;
             }
             let what = format!(

@@ -131,6 +131,7 @@ enum Loaded {
     Protocol,
     Family,
     Port,
+    InIndex,
     In,
     Out,
     From,
@@ -188,6 +189,7 @@ fn load_meta(data: &[u8]) -> Loaded {
     match find_number(data, nfta::META_KEY) {
         Some(key) if key == libc::NFT_META_L4PROTO as u32 => Loaded::Protocol,
         Some(key) if key == libc::NFT_META_NFPROTO as u32 => Loaded::Family,
+        Some(key) if key == libc::NFT_META_IIF as u32 => Loaded::InIndex,
         Some(IIFNAME) => Loaded::In,
         Some(OIFNAME) => Loaded::Out,
         _ => Loaded::Nothing,
@@ -216,6 +218,9 @@ fn compare(loaded: Loaded, mask: Option<&[u8]>, data: &[u8]) -> Condition {
                 let port = u16::from_be_bytes(value.try_into().ok()?);
                 Condition::Ports(port, port)
             }
+            // In every network namespace this is the loopback's; of others the names may have changed.
+            Loaded::InIndex if value == 1u32.to_ne_bytes() => Condition::In("lo".to_owned()),
+            Loaded::InIndex => return None,
             // Without the zero byte at its end, a name stands for all that begin so.
             Loaded::In => Condition::In(interface(value)),
             Loaded::Out => Condition::Out(interface(value)),

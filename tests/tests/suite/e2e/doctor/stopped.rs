@@ -75,7 +75,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "the device lacks its address",
         make: |lab| ip(lab, &format!("addr del 10.244.1.0/32 dev {DEVICE}")),
-        found: &["address-missing"],
+        // With the last IPv4 address the kernel drops what is IPv4 on the device.
+        found: &["address-missing", "route-missing", "neighbour-missing"],
         mended: AsNamed,
     },
     Fault {
