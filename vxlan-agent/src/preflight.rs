@@ -25,14 +25,22 @@ pub fn check_privileges() -> anyhow::Result<()> {
 
 /// Fails with one sentence if the fast path cannot run on this kernel.
 pub fn check_kernel() -> anyhow::Result<()> {
-    let release = kernel_release()?;
-    if version(&release).is_some_and(|found| found < OLDEST_KERNEL) {
-        let (major, minor) = OLDEST_KERNEL;
-        bail!(
+    too_old(&kernel_release()?).map_or(Ok(()), |reason| bail!(reason))
+}
+
+/// Why the fast path cannot run on the kernel of this release, if it is too old.
+pub fn too_old(release: &str) -> Option<String> {
+    let (major, minor) = OLDEST_KERNEL;
+    version(release).is_some_and(|found| found < OLDEST_KERNEL).then(|| {
+        format!(
             "Linux {release} is too old for the fast path: it needs {major}.{minor}; set fastpath = \"off\" to run on the kernel alone"
-        );
-    }
-    Ok(())
+        )
+    })
+}
+
+/// Whether the kernel of this release counts maps as locked memory of whoever makes them (before 5.11).
+pub fn locks_memory(release: &str) -> bool {
+    version(release).is_some_and(|found| found < (5, 11))
 }
 
 /// As `uname -r`.

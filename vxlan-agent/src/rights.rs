@@ -17,6 +17,8 @@ const ALWAYS: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF,
 /// Files of other users among those that the configuration names: a key of etcd's, for one. They are read anew while the
 /// agent runs, and what is kept from it then would only be seen later.
 const FILES: Capability = Capability::CAP_DAC_OVERRIDE;
+/// Echo requests through the tunnel.
+const PROBES: Capability = Capability::CAP_NET_RAW;
 /// Ports below this one are for `CAP_NET_BIND_SERVICE`, unless a setting says otherwise.
 const UNPRIVILEGED_PORT: u16 = 1024;
 
@@ -33,6 +35,7 @@ pub fn give_up(node: &NodeConfig, fast: bool) -> anyhow::Result<Vec<String>> {
     let permitted = read(CapSet::Permitted)?;
     let ports = [node.healthz, node.metrics].into_iter().flatten().map(|address| address.port());
     let mut wanted: CapsHashSet = ALWAYS.into_iter().chain([FILES]).collect();
+    wanted.extend(node.connectivity.map(|_| PROBES));
     wanted.extend(ports.filter(|port| *port < UNPRIVILEGED_PORT).map(|_| Capability::CAP_NET_BIND_SERVICE));
     let mut kept: CapsHashSet = permitted.intersection(&wanted).copied().collect();
     let could = KernelFeatures::can_load();

@@ -172,6 +172,7 @@ mod tests {
             xdp: crate::config::Xdp::Auto,
             healthz: None,
             metrics: None,
+            connectivity: None,
         };
         let network = NetworkConfig {
             name: "pods".into(),

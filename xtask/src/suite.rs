@@ -21,6 +21,8 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::kubernetes::",
     "e2e::etcd::",
     "e2e::cni::",
+    "e2e::connectivity::",
+    "e2e::doctor::",
     "e2e::ruleset::",
     "e2e::accelerate::",
     "e2e::change::",

@@ -358,6 +358,27 @@ impl Agent {
         self.ns.run(|| cmd::run(Command::new(program).args(args).arg("--config").arg(&self.config)))
     }
 
+    /// As [`Agent::cli`] with `--json`, parsed, of a command that shows what it has found and then ends with 1 if
+    /// something is wrong: whether nothing is, and what it printed. `wrapper` is a command that runs it.
+    ///
+    /// # Errors
+    /// It ends otherwise, or the output is not JSON.
+    pub fn judged(&self, wrapper: &[&str], args: &[&str]) -> Result<(bool, serde_json::Value)> {
+        let program = self.program()?.display().to_string();
+        let config = self.config.display().to_string();
+        let words = wrapper.iter().copied().chain([program.as_str()]).chain(args.iter().copied());
+        let words: Vec<&str> = words.chain(["--json", "--config", &config]).collect();
+        let output = self.ns.run(|| Command::new(words[0]).args(&words[1..]).output())?;
+        let (said, printed) =
+            (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        let well = match output.status.code() {
+            Some(code @ (0 | 1)) => code == 0,
+            _ => bail!("{args:?} ended with {}: {said}", output.status),
+        };
+        let value = serde_json::from_str(&printed);
+        Ok((well, value.with_context(|| format!("{args:?} printed no JSON: {printed}{said}"))?))
+    }
+
     /// As [`Agent::cli`] with `--json`, parsed.
     ///
     /// # Errors

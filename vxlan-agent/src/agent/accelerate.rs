@@ -158,7 +158,7 @@ fn unspecified(v6: bool) -> IpAddr {
 }
 
 /// A cluster of this node alone, of which nothing is known but the name.
-fn nobody(name: &str) -> ClusterState {
+pub(super) fn nobody(name: &str) -> ClusterState {
     let vtep = unspecified(false);
     let own = Node { name: name.to_owned(), vtep, mac: Mac::default(), subnets: vec![], stations: vec![] };
     ClusterState { own, own6: None, remotes: BTreeMap::new(), policy: None, trouble: None }

@@ -52,6 +52,7 @@ impl Agent {
             networks: all.chain(new.map(of_pending)).take(MOST_NETWORKS).collect(),
             unreported: running.union(&pending).count().saturating_sub(MOST_NETWORKS),
             used: state.map(used).unwrap_or_default(),
+            probed: self.connectivity.as_ref().map(|connectivity| connectivity.probed.clone()),
         }
     }
 

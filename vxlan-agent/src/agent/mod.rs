@@ -6,6 +6,7 @@
 
 mod accelerate;
 mod collide;
+mod connectivity;
 mod describe;
 mod every;
 mod feed;
@@ -23,6 +24,7 @@ mod report;
 mod retries;
 mod round;
 mod segment;
+pub(crate) mod survey;
 mod tunnels;
 mod watch;
 
@@ -45,6 +47,7 @@ use crate::preflight;
 use crate::report::{Facts, Pulse};
 use crate::rights;
 use crate::status::{Lock, StatusFile};
+use connectivity::Connectivity;
 use every::Every;
 use leaving::Leaving;
 use machine::Machine;
@@ -107,6 +110,8 @@ pub struct Agent {
     status: StatusFile,
     /// What whoever asks for metrics gets to know, if anybody may ask.
     metrics: Option<latest::Sender<Arc<Facts>>>,
+    /// Probes of other nodes, if they are asked for.
+    connectivity: Option<Connectivity>,
     pulse: Pulse,
     /// When what happened was noticed, until everything is in step with it.
     noticed: Option<Instant>,
@@ -236,6 +241,7 @@ impl Agent {
             rights,
             status: StatusFile::new(&config.node.run_dir),
             metrics: None,
+            connectivity: config.node.connectivity.map(Connectivity::start),
             pulse,
             noticed: None,
             config,

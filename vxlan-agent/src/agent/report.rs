@@ -51,6 +51,7 @@ impl Agent {
             rights: self.rights.clone(),
             errors: vec![],
         };
+        self.tell_probes();
         self.tell_metrics(counts.as_ref());
         self.status.write(status)
     }
@@ -83,6 +84,7 @@ impl Pending {
                 cautions: vec![],
             }),
             subnets: vec![],
+            own: vec![],
             nodes: vec![],
             hooked: vec![],
             pods_attached: 0,
@@ -154,6 +156,7 @@ impl Network {
             meters: meters.map(ToString::to_string).collect(),
             judge: machine.judge().filter(|_| !self.is_bridged()),
             handover: machine.tells_tunnels_apart().filter(|_| !self.is_bridged()),
+            own: self.cluster.owns().filter(|_| is_known).map(node).collect(),
             nodes: self.cluster.remotes.values().map(node).collect(),
             hooked: self.hooked.iter().map(hooked).collect(),
             pods_attached,

@@ -15,6 +15,8 @@ Examples:
   vxlan-agent run                            the agent, as a service manager runs it
   vxlan-agent status                         what runs here and what is wrong
   vxlan-agent top                            what goes on, live
+  vxlan-agent doctor                         faults, and what mends them
+  vxlan-agent connectivity                   whether all other nodes answer
   vxlan-agent dump counters                  which way packets took, and why
   vxlan-agent flows list --network pods      what bypasses the host stack
   vxlan-agent monitor --drops                what is dropped now, and why
@@ -23,8 +25,8 @@ Examples:
   vxlan-agent detach                         everything of the agent's off this node
 
 Exit status:
-  0  it is done
-  1  it failed; standard error says why
+  0  it is done; `doctor`: nothing is wrong; `connectivity`: all answer
+  1  it failed, and standard error says why; `doctor`: something is wrong; `connectivity`: somebody does not answer
   2  the command line is wrong";
 
 /// What there is to read without a command.
@@ -108,6 +110,17 @@ Examples:
   vxlan-agent capture -w - | wireshark -k -i -
   vxlan-agent capture -w - | tcpdump -r - 'tcp[tcpflags] & tcp-rst != 0'";
 
+pub(super) const DOCTOR: &str = "\
+Examples:
+  vxlan-agent doctor
+  vxlan-agent doctor --peer n2
+  vxlan-agent doctor --json";
+
+pub(super) const CONNECTIVITY: &str = "\
+Examples:
+  vxlan-agent connectivity
+  vxlan-agent connectivity --network pods --json";
+
 pub(super) const ACCELERATE: &str = "\
 Examples:
   vxlan-agent accelerate flannel.1
@@ -174,6 +187,8 @@ mod tests {
             MONITOR,
             CAPTURE,
             TRACE,
+            DOCTOR,
+            CONNECTIVITY,
             FEATURES,
             DETACH,
             RELEASE,

@@ -3,7 +3,9 @@
 mod accelerate;
 mod capture;
 mod clock;
+mod connectivity;
 mod detach;
+mod doctor;
 mod dump;
 mod features;
 mod flows;
@@ -137,6 +139,18 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = "vxlan-agent-report.tar.gz")]
         output: PathBuf,
     },
+    /// Find what is wrong on this node, with evidence and the command that mends it; works without a running agent
+    /// too. It ends with 0 if nothing is, with 1 if something is.
+    #[command(after_help = manual::DOCTOR)]
+    Doctor {
+        /// Send packets to this node as well: its name or its VTEP address.
+        #[arg(long, value_name = "NODE")]
+        peer: Option<String>,
+    },
+    /// Probe every other node through the tunnel from this one: whether it answers, how soon, and the path MTU, by the
+    /// fast path and by the kernel's. It ends with 1 if one does not answer.
+    #[command(after_help = manual::CONNECTIVITY)]
+    Connectivity,
     /// Print what a shell needs to complete this command line.
     #[command(after_help = manual::COMPLETIONS)]
     Completions {
@@ -215,11 +229,11 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) if error.is::<NotWell>() => ExitCode::FAILURE,
         Err(error) if error.is::<crate::trace::Unanswerable>() => {
             let _ = writeln!(std::io::stderr(), "vxlan-agent: {error:#}");
             ExitCode::from(2)
         }
+        Err(error) if error.is::<Unwell>() => ExitCode::FAILURE,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "vxlan-agent: {error:#}");
             ExitCode::FAILURE
@@ -227,10 +241,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A command has shown that something is not as it should be, and there is no more to say.
+/// A command is done, and has shown that something is wrong: there is no more to say, but for the exit status.
 #[derive(Debug, thiserror::Error)]
-#[error("not all is well")]
-struct NotWell;
+#[error("something is wrong")]
+struct Unwell;
 
 /// Flanneld's flags, if this program was called by that name.
 fn as_flanneld(mut words: impl Iterator<Item = OsString>) -> Option<Vec<String>> {
@@ -285,6 +299,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Status { watch: Some(pause) } => status::watch(|| Subject::find(given, name), json, *pause),
         Command::Top { interval, count } => top::run(&subject()?, json, *interval, *count),
         Command::Report { output } => report::write(subject(), given, output, json),
+        Command::Connectivity => connectivity::show(given, name, json),
+        Command::Doctor { peer } => doctor::show(given, name, peer.as_deref(), json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),
         Command::Fastpath { to } => switch(&subject()?, *to, json),
         Command::Trace(args) => runtime()?.block_on(trace::run(&subject()?, args, json)),

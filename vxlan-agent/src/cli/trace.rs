@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use vxlan_ebpf_common::maps::NetworkId;
 
-use super::{NotWell, Subject, print, print_json};
+use super::{Subject, Unwell, print, print_json};
 use crate::trace::probe::{self, Probe};
 use crate::trace::{self, End, Flags, Question, Unanswerable};
 
@@ -99,7 +99,7 @@ pub(super) async fn run(subject: &Subject, args: &Args, json: bool) -> anyhow::R
         print(&(trace.text() + &probe.as_ref().map_or_else(String::new, Probe::text)))?;
     }
     let is_well = trace.agree && probe.as_ref().map_or_else(|| trace.is_well(), Probe::is_well);
-    if is_well { Ok(()) } else { Err(NotWell.into()) }
+    if is_well { Ok(()) } else { Err(Unwell.into()) }
 }
 
 /// For machines.

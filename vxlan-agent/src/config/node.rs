@@ -1,6 +1,7 @@
 //! The section `[node]`: what is particular to this node.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserializer, Error as _};
@@ -34,6 +35,8 @@ pub struct NodeConfig {
     pub healthz: Option<SocketAddr>,
     /// Where to answer scrapes of metrics.
     pub metrics: Option<SocketAddr>,
+    /// Every so many seconds all other nodes are probed.
+    pub connectivity: Option<NonZeroU32>,
 }
 
 /// Whether packets are taken out of the tunnel before the stack sees them.
@@ -73,6 +76,7 @@ impl Default for NodeConfig {
             xdp: Xdp::default(),
             healthz: None,
             metrics: None,
+            connectivity: None,
         }
     }
 }

@@ -36,7 +36,7 @@ pub use attach::FIRST_PRIORITY;
 pub use features::KernelFeatures;
 pub use listener::{Listener, RENEW, Report, Wanted};
 pub use meter::{Meter, Runs};
-pub use open::{Datapath, Features, Options, check_pin_dir, detach, ensure_bpffs};
+pub use open::{Datapath, Features, Options, check_bpffs, check_pin_dir, detach, ensure_bpffs};
 pub use pins::Pins;
 pub use recorder::{LookUp, Recorder, Written};
 pub use rehearsal::{Ran, Rehearsal};

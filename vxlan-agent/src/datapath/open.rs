@@ -287,17 +287,26 @@ pub fn check_pin_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether pins can lie in `dir` as things are.
+///
+/// # Errors
+/// There is no bpffs; one sentence.
+pub fn check_bpffs(dir: &Path) -> Result<()> {
+    let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !is_on_bpffs(existing) {
+        bail!("{} is not on bpffs: choose a pin_dir below {BPFFS}, or mount bpffs there", dir.display());
+    }
+    Ok(())
+}
+
 /// Makes sure that `dir` will be on bpffs, mounting it at its usual place if nobody has.
 ///
 /// # Errors
 /// It cannot be mounted, or is not where it belongs.
 pub fn ensure_bpffs(dir: &Path) -> Result<()> {
-    let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    if is_on_bpffs(existing) {
-        return Ok(());
-    }
-    if !dir.starts_with(BPFFS) {
-        bail!("{} is not on bpffs: choose a pin_dir below {BPFFS}, or mount bpffs there", dir.display());
+    let checked = check_bpffs(dir);
+    if checked.is_ok() || !dir.starts_with(BPFFS) {
+        return checked;
     }
     mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(|| {
         format!(

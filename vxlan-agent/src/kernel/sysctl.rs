@@ -21,6 +21,11 @@ fn read(name: &str) -> Option<String> {
     Some(fs::read_to_string(root().join(name)).ok()?.trim().to_owned())
 }
 
+/// The setting `name` below `net/`; `None` where this network namespace has none of that name.
+pub fn setting(name: &str) -> Option<String> {
+    read(name)
+}
+
 fn write(name: &str, value: &str) -> anyhow::Result<()> {
     let path = root().join(name);
     fs::write(&path, value).with_context(|| format!("cannot set {} to {value}", path.display()))

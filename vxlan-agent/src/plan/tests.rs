@@ -23,6 +23,7 @@ pub(super) fn config(fastpath: Fastpath) -> View {
         xdp: crate::config::Xdp::Auto,
         healthz: None,
         metrics: None,
+        connectivity: None,
     };
     let network = NetworkConfig {
         name: "pods".into(),

@@ -1,11 +1,14 @@
 //! What the agent's loop tells of itself.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::watch;
 use vxlan_ebpf_common::maps;
 
 use crate::config::StateConfig;
+use crate::probe::Row;
 use crate::source::Contact;
 
 /// What the agent knew after its last round.
@@ -27,6 +30,16 @@ pub(crate) struct Facts {
     pub(crate) unreported: usize,
     /// Maps, and how many of their places are taken.
     pub(crate) used: Vec<(&'static str, usize)>,
+    /// What came of probing other nodes, where that is asked for.
+    pub(crate) probed: Option<watch::Receiver<Arc<Probed>>>,
+}
+
+/// What came of probing other nodes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Probed {
+    /// When all had been probed; `None`: not yet.
+    pub(crate) at: Option<SystemTime>,
+    pub(crate) rows: Vec<Row>,
 }
 
 /// What the agent knew of a network.

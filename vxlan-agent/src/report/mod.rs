@@ -11,6 +11,7 @@ pub(crate) mod fate;
 mod fill;
 pub(crate) mod http;
 mod node;
+mod peers;
 mod programs;
 mod pulse;
 mod traffic;
@@ -27,7 +28,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::datapath::Meter;
-pub(crate) use facts::{Facts, NetworkFacts, source};
+pub(crate) use facts::{Facts, NetworkFacts, Probed, source};
 use http::Answer;
 pub(crate) use pulse::Pulse;
 
@@ -122,6 +123,10 @@ impl Collector for Looked {
         }
         let meter = meter.ok();
         node::encode(&mut encoder, &facts, meter.as_ref())?;
+        if let Some(probed) = &facts.probed {
+            let probed = Arc::clone(&probed.borrow());
+            peers::encode(&mut encoder, &probed)?;
+        }
         let Some(meter) = meter else { return Ok(()) };
         traffic::encode(&mut encoder, &facts, &meter)?;
         fill::encode(&mut encoder, &facts, &meter)?;

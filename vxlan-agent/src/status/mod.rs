@@ -127,6 +127,9 @@ pub struct NetworkStatus {
     pub bridge: Option<BridgeStatus>,
     /// This node's pod subnets.
     pub subnets: Vec<IpNetwork>,
+    /// This node, once for each IP version that the network runs over.
+    #[serde(default)]
+    pub own: Vec<NodeStatus>,
     /// Other nodes.
     pub nodes: Vec<NodeStatus>,
     /// What somebody else has put on interfaces, because of which packets are left to the kernel.
@@ -259,6 +262,7 @@ pub(crate) mod tests {
             address: "192.0.2.1".parse().ok(),
             underlay_mtu: Some(Mtu(1500)),
             bridge: None,
+            own: vec![],
             subnets: vec![],
             nodes: vec![],
             hooked: vec![],

@@ -6,7 +6,9 @@
 pub(crate) mod accelerate;
 mod change;
 mod cni;
+mod connectivity;
 mod delivery;
+mod doctor;
 mod etcd;
 mod firewall;
 mod floor;

@@ -5,6 +5,7 @@
 //! and the others call a C library or the program `nft`.
 
 pub mod attributes;
+pub mod chains;
 pub mod expression;
 pub mod set;
 mod socket;
@@ -32,6 +33,7 @@ pub mod nfta {
     pub const CHAIN_TABLE: u16 = 1;
     pub const CHAIN_NAME: u16 = 3;
     pub const CHAIN_HOOK: u16 = 4;
+    pub const CHAIN_POLICY: u16 = 5;
     pub const CHAIN_TYPE: u16 = 7;
     pub const HOOK_HOOKNUM: u16 = 1;
     pub const HOOK_PRIORITY: u16 = 2;
@@ -41,6 +43,7 @@ pub mod nfta {
     pub const DEVICE_PREFIX: u16 = 2;
     pub const RULE_TABLE: u16 = 1;
     pub const RULE_CHAIN: u16 = 2;
+    pub const RULE_HANDLE: u16 = 3;
     pub const RULE_EXPRESSIONS: u16 = 4;
     pub const RULE_USERDATA: u16 = 7;
     pub const SET_TABLE: u16 = 1;
@@ -64,6 +67,10 @@ pub mod nfta {
     pub const SET_ELEM_KEY_END: u16 = 10;
     pub const LIST_ELEM: u16 = 1;
     pub const DATA_VALUE: u16 = 1;
+    pub const RANGE_OP: u16 = 2;
+    pub const RANGE_FROM: u16 = 3;
+    pub const RANGE_TO: u16 = 4;
+    pub const BITWISE_MASK: u16 = 4;
     pub const EXPR_NAME: u16 = 1;
     pub const EXPR_DATA: u16 = 2;
     pub const DATA_VERDICT: u16 = 2;
