@@ -43,6 +43,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("udhcpc", "udhcpc"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    ("tshark", "tshark"),
     ("tmux", "tmux"),
 ];
 

@@ -2,5 +2,6 @@
 
 mod e2e;
 mod programs;
+mod rehearsal;
 mod segment;
 mod segments;

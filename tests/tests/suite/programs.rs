@@ -1,16 +1,19 @@
 //! Host model and kernel program must agree: on the verdict, on every byte and on the counters.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proptest::prelude::*;
-use vxlan_agent::datapath::KernelFeatures;
+use vxlan_agent::datapath::{KernelFeatures, Listener, Wanted};
+use vxlan_ebpf_common::headers::{Be16, Eth};
+use vxlan_ebpf_common::listen::Filter;
 use vxlan_ebpf_common::maps::{
-    BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_HANDOVER, NO_NETWORK, Network,
-    TOLERATE_VIOLATIONS, local, moment, station,
+    Addr, BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Kind, Mode, NO_HANDOVER,
+    NO_NETWORK, Network, TOLERATE_VIOLATIONS, local, moment, station,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, Filters, FlowStep};
-use vxlan_ebpf_common::testbed::{self, Inner, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
+use vxlan_ebpf_common::testbed::{self, Inner, NETWORK, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
 use vxlan_ebpf_common::{Disposition, Hook, Reason, hooks};
 use vxlan_tests::testrun::{self, Kernel, Verdict};
 
@@ -36,7 +39,12 @@ fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
     };
     let bytes = frame.bytes.len() as u64;
     let counted = if reason == Reason::NotVxlan { vec![] } else { vec![(network, hook, reason, 1, bytes)] };
-    (reason, Verdict { action, bytes: after.bytes, mark: after.mark, counted })
+    // An Ethernet header, and what makes its length a multiple of four.
+    let kept = after.kept.map(|Eth { dst, src, ether_type }| {
+        [dst.0, src.0].concat().into_iter().chain([ether_type, Be16(0)]).flat_map(|word| word.0.to_ne_bytes())
+    });
+    let kept = kept.map(Iterator::collect);
+    (reason, Verdict { action, bytes: after.bytes, mark: after.mark, kept, counted })
 }
 
 /// `frame` with the flow hash and the random number that the kernel used for `encapsulated`.
@@ -183,6 +191,65 @@ fn what_is_written_to_the_maps_is_read_from_them() {
 }
 
 #[test]
+fn whoever_listens_hears_of_every_packet_before_and_after() {
+    let mut kernel = Kernel::load();
+    let maps = testbed::maps();
+    kernel.fill(&maps);
+    let wanted =
+        Wanted { filter: Filter::default(), before: 2048, after: 2048, untouched: 2048, sample: 1, rate: 0 };
+    let mut listener = Listener::start(kernel.dir(), &wanted).expect("nobody else listens");
+    let spoofed = Inner { from: pod4(1, 2).into(), ..Inner::from_pod(pod4(2, 9).into()) }.frame();
+    for (hook, frame) in testbed::seeds().into_iter().chain([(Hook::PodEgress, spoofed)]) {
+        let reason = compare(&kernel, &maps, hook, &frame);
+        // As it was run just now, but heard of.
+        listener.read();
+        let left = kernel.run(hook, &frame);
+        let [report] = listener.read().try_into().expect("one report");
+        let event = report.event;
+        assert_eq!((event.hook(), event.reason(), event.network), (Some(hook), Some(reason), NETWORK));
+        assert_eq!(event.dropped != 0, reason == Reason::PodSpoofed);
+        assert_eq!((&report.before, event.length as usize), (&frame.bytes, frame.bytes.len()), "{hook:?}");
+        assert_eq!((&report.after, event.length_after as usize), (&left.bytes, left.bytes.len()), "{hook:?}");
+    }
+    drop(listener);
+    assert!(Listener::start(kernel.dir(), &wanted).is_ok());
+}
+
+#[test]
+fn who_listens_hears_of_what_the_filter_takes() {
+    let mut kernel = Kernel::load();
+    kernel.fill(&testbed::maps());
+    let (to4, to6) = (pod4(2, 9).into(), pod6(2, 9).into());
+    let address =
+        Filter { address: Addr::from(IpAddr::from(pod4(2, 0))), mask: slash24(), ..Filter::default() };
+    let hook = Filter { hooks: Filter::hook(Hook::TunnelEgress), ..Filter::default() };
+    let remote = testbed::maps().vteps[&REMOTE4].addr;
+    let node = Filter { vteps: [remote; 2], ..Filter::default() };
+    let dropped = Filter { reasons: Filter::reason(Reason::PodSpoofed), ..Filter::default() };
+    for (filter, heard) in [
+        (Filter::default(), [true; 2]),
+        (address, [true, false]),
+        (hook, [false; 2]),
+        (node, [true; 2]),
+        (dropped, [false; 2]),
+    ] {
+        let wanted = Wanted { filter, before: 192, after: 0, untouched: 192, sample: 1, rate: 0 };
+        let mut listener = Listener::start(kernel.dir(), &wanted).expect("nobody else listens");
+        for (to, heard) in [to4, to6].into_iter().zip(heard) {
+            kernel.run(Hook::PodEgress, &Inner::from_pod(to).frame());
+            assert_eq!(!listener.read().is_empty(), heard, "{filter:?} {to}");
+        }
+    }
+}
+
+/// The mask of 24 bits of an IPv4 address.
+fn slash24() -> Addr {
+    let mut mask = [0xff; 16];
+    mask[15] = 0;
+    Addr(mask)
+}
+
+#[test]
 fn the_last_vtep_id_can_be_used() {
     let mut kernel = Kernel::load();
     let mut maps = testbed::maps();
@@ -282,6 +349,10 @@ fn agree_on(seeds: Vec<(Hook, Frame)>, tables: impl Strategy<Value = Maps>, case
             frame.bytes.truncate(cut);
             frame.segment_size = if hook == Hook::UnderlayXdp { 0 } else { segment_size };
             frame.ifindex = POD_IFINDEX;
+            if maps.network().kind == Kind::L2 as u8 {
+                // What programs have noted of stations stays with entries that stay.
+                kernel.fill(&Maps { stations: BTreeMap::new(), ..maps.clone() });
+            }
             kernel.fill(&maps);
             let reason = compare(kernel, &maps, hook, &frame);
             **forwarded += u32::from(reason.disposition() == Disposition::Forwarded);
@@ -343,7 +414,7 @@ fn kernel_and_model_agree_on_random_segments_and_damaged_frames() {
     let to_all = Inner { to_mac: [0xff; 6], ..testbed::frame_to([0; 6], false) }.frame();
     let to_nobody = Inner { to_mac: testbed::station_mac(9), ..testbed::frame_to([0; 6], false) }.frame();
     seeds.extend([to_all, to_nobody].map(|frame| (Hook::PortIngress, frame)));
-    agree_on(seeds, segment_tables(), 3000);
+    agree_on(seeds, segment_tables(), 2000);
 }
 
 /// What of a flow does not depend on when it was and on the kernel's hash.
@@ -401,7 +472,7 @@ fn kernel_and_model_keep_the_same_flows() {
 fn keep_the_same_flows(kernel: &mut Kernel, filters: Filters, flags: u32) {
     let maps = testbed::maps();
     let network = Network { mode: Mode::Verified as u8, flags, ..maps.network() };
-    kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), watched: true, ..maps });
+    kernel.fill(&Maps { networks: [(NETWORK, network)].into(), watched: true, ..maps });
     let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let kernel = std::cell::RefCell::new((kernel, 0));

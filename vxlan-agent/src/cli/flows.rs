@@ -93,11 +93,15 @@ const fn direction(state: u8) -> &'static str {
     }
 }
 
-fn cells(row: &FlowRow) -> [String; 10] {
-    let end = |ip: IpAddr, port: u16| match port {
+/// An address and, if there is one, its port.
+pub(super) fn end(ip: IpAddr, port: u16) -> String {
+    match port {
         0 => ip.to_string(),
         port => std::net::SocketAddr::new(ip, port).to_string(),
-    };
+    }
+}
+
+fn cells(row: &FlowRow) -> [String; 10] {
     [
         row.protocol.clone(),
         end(row.local, row.local_port),

@@ -17,6 +17,8 @@ Examples:
   vxlan-agent top                            what goes on, live
   vxlan-agent dump counters                  which way packets took, and why
   vxlan-agent flows list --network pods      what bypasses the host stack
+  vxlan-agent monitor --drops                what is dropped now, and why
+  vxlan-agent trace 10.244.1.2 10.244.2.2    what would happen to this packet here
   vxlan-agent fastpath off                   kernel VXLAN alone, from the next packet on
   vxlan-agent detach                         everything of the agent's off this node
 
@@ -88,10 +90,42 @@ Examples:
   vxlan-agent dump counters
   vxlan-agent dump routes --network pods --json";
 
+pub(super) const MONITOR: &str = "\
+Examples:
+  vxlan-agent monitor --drops                          what is dropped, and why
+  vxlan-agent monitor --address 10.244.1.2 --port 80   what becomes of these packets at each hook
+  vxlan-agent monitor --node n2 --count 20             the next twenty packets from and to that node
+  vxlan-agent monitor --flows                          which flows begin to bypass the host stack
+  vxlan-agent monitor --hook underlay_ingress --sample 100 --json
+
+Times are UTC.";
+
+pub(super) const CAPTURE: &str = "\
+Examples:
+  vxlan-agent capture -w packets.pcapng --address 10.244.1.2
+  vxlan-agent capture -w packets.pcapng --drops --seconds 60
+  vxlan-agent capture -w packets.pcapng --before --after --hook pod_egress
+  vxlan-agent capture -w - | wireshark -k -i -
+  vxlan-agent capture -w - | tcpdump -r - 'tcp[tcpflags] & tcp-rst != 0'";
+
 pub(super) const ACCELERATE: &str = "\
 Examples:
   vxlan-agent accelerate flannel.1
   vxlan-agent accelerate --fastpath direct vxlan.calico";
+
+pub(super) const TRACE: &str = "\
+Examples:
+  vxlan-agent trace 10.244.1.2 10.244.2.2
+  vxlan-agent trace 10.244.1.2 10.244.2.2 --proto tcp --dport 443 --flags ack
+  vxlan-agent trace 10.244.1.9 10.244.2.2 --in veth1             a pod uses another's address
+  vxlan-agent trace 10.244.2.2 10.244.1.2                        what arrives from another node
+  vxlan-agent trace 02:00:00:00:00:01 02:00:00:00:00:02 --network red
+  vxlan-agent trace 10.244.1.2 10.244.2.2 --probe                packets are sent
+
+Exit status:
+  0  it gets on: to its receiver, or on the underlay to another node; with --probe: all was answered
+  1  it is dropped, or program and model of it disagree; with --probe: no answer, or not at full length; or it failed
+  2  the command line is wrong, or nobody is known by SRC";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:
@@ -137,6 +171,9 @@ mod tests {
             DUMP,
             FASTPATH,
             FLOWS,
+            MONITOR,
+            CAPTURE,
+            TRACE,
             FEATURES,
             DETACH,
             RELEASE,
@@ -147,8 +184,11 @@ mod tests {
         let lines = all.iter().flat_map(|text| text.lines()).map(str::trim_start);
         let mut count = 0;
         for line in lines.filter(|line| line.starts_with("vxlan-agent ")) {
-            let command =
-                line.split("  ").next().and_then(|line| line.split(" > ").next()).expect("a command");
+            let command = line
+                .split("  ")
+                .next()
+                .and_then(|line| line.split(" > ").next()?.split(" | ").next())
+                .expect("a command");
             let parsed = Cli::try_parse_from(command.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("refused"));
             count += 1;

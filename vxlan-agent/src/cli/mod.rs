@@ -1,19 +1,23 @@
 //! The command line.
 
 mod accelerate;
+mod capture;
+mod clock;
 mod detach;
 mod dump;
 mod features;
 mod flows;
 mod manual;
+mod monitor;
 mod report;
 mod status;
 mod subject;
 mod table;
 mod top;
+mod trace;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 use crate::agent;
 use crate::config::flannel::{Flannel, ThisMachine};
 use crate::config::{Config, Fastpath};
+use crate::listen::run::Summary;
 use subject::{Subject, configuration, file};
 
 /// VXLAN overlay of the kernel, short-cut by BPF.
@@ -82,6 +87,14 @@ enum Command {
         #[command(subcommand)]
         what: Flows,
     },
+    /// Show live what the programs make of packets, and why; one listener on a node at a time, with or without a
+    /// running agent. It ends with Ctrl-C.
+    #[command(after_help = manual::MONITOR)]
+    Monitor(monitor::Monitor),
+    /// Write packets that pass the programs to a file as pcapng, those that bypass the host stack, too. Each has the
+    /// verdict and the reason as its comment. It ends with Ctrl-C.
+    #[command(after_help = manual::CAPTURE)]
+    Capture(capture::Capture),
     /// Show what this kernel offers to the fast path; needs no configuration.
     #[command(after_help = manual::FEATURES)]
     Features,
@@ -136,6 +149,10 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    /// Show what would happen to a packet here, program by program and map entry by map entry; nothing is sent or
+    /// changed. With --probe, send packets and see what does happen.
+    #[command(after_help = manual::TRACE)]
+    Trace(Box<trace::Args>),
     /// Run the agent with flanneld's flags, environment and net-conf.json. It does the same when
     /// it is called by the name flanneld.
     #[command(disable_help_flag = true)]
@@ -198,12 +215,22 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<NotWell>() => ExitCode::FAILURE,
+        Err(error) if error.is::<crate::trace::Unanswerable>() => {
+            let _ = writeln!(std::io::stderr(), "vxlan-agent: {error:#}");
+            ExitCode::from(2)
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "vxlan-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
+
+/// A command has shown that something is not as it should be, and there is no more to say.
+#[derive(Debug, thiserror::Error)]
+#[error("not all is well")]
+struct NotWell;
 
 /// Flanneld's flags, if this program was called by that name.
 fn as_flanneld(mut words: impl Iterator<Item = OsString>) -> Option<Vec<String>> {
@@ -260,8 +287,11 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Report { output } => report::write(subject(), given, output, json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),
         Command::Fastpath { to } => switch(&subject()?, *to, json),
+        Command::Trace(args) => runtime()?.block_on(trace::run(&subject()?, args, json)),
         Command::Flows { what: Flows::List } => flows::list(&subject()?, json),
         Command::Flows { what: Flows::Flush } => flows::flush(&subject()?, json),
+        Command::Monitor(options) => monitor::show(&subject()?, options, json),
+        Command::Capture(options) => capture::write(&subject()?, options, json),
         Command::Detach => {
             log_to_stderr(json);
             runtime()?.block_on(detach::run(&subject::whole(whole()?)?, json))
@@ -287,6 +317,21 @@ fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
         [one] => print_json(one),
         several => print_json(&several),
     }
+}
+
+/// Says at the end of `monitor` and `capture` what was heard: as JSON in `out`, else on standard error.
+fn listened(summary: &Summary, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    if json {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            event: &'static str,
+            #[serde(flatten)]
+            summary: &'a Summary,
+        }
+        let line = Line { event: "summary", summary };
+        return Ok(writeln!(out, "{}", serde_json::to_string(&line)?).and_then(|()| out.flush())?);
+    }
+    Ok(writeln!(std::io::stderr(), "{}", summary.sentence())?)
 }
 
 /// Runs the agent, which follows the configuration at `path`, if there is one, and does not wait for a file that

@@ -24,23 +24,23 @@ use crate::net::IfIndex;
 
 /// All maps that the agent writes, and those that operators read.
 pub(super) struct Maps {
-    node: Array<MapData, Node>,
-    watch: Array<MapData, Watch>,
-    networks: Array<MapData, Network>,
-    switch: Array<MapData, u32>,
-    vnis: HashMap<MapData, VniKey, NetworkId>,
-    links: HashMap<MapData, u32, LinkEntry>,
-    routes4: LpmTrie<MapData, [u8; 8], VtepId>,
-    routes6: LpmTrie<MapData, [u8; 20], VtepId>,
-    subnets4: HashMap<MapData, Key4, VtepId>,
-    subnets6: HashMap<MapData, Key6, VtepId>,
-    vteps: Array<MapData, Vtep>,
-    vtep_ids: HashMap<MapData, Key6, VtepId>,
-    stations: HashMap<MapData, MacKey, Station>,
-    endpoints4: HashMap<MapData, Key4, Endpoint>,
-    endpoints6: HashMap<MapData, Key6, Endpoint>,
-    counters: PerCpuArray<MapData, Counter>,
-    flows: HashMap<MapData, FlowKey, Flow>,
+    pub(super) node: Array<MapData, Node>,
+    pub(super) watch: Array<MapData, Watch>,
+    pub(super) networks: Array<MapData, Network>,
+    pub(super) switch: Array<MapData, u32>,
+    pub(super) vnis: HashMap<MapData, VniKey, NetworkId>,
+    pub(super) links: HashMap<MapData, u32, LinkEntry>,
+    pub(super) routes4: LpmTrie<MapData, [u8; 8], VtepId>,
+    pub(super) routes6: LpmTrie<MapData, [u8; 20], VtepId>,
+    pub(super) subnets4: HashMap<MapData, Key4, VtepId>,
+    pub(super) subnets6: HashMap<MapData, Key6, VtepId>,
+    pub(super) vteps: Array<MapData, Vtep>,
+    pub(super) vtep_ids: HashMap<MapData, Key6, VtepId>,
+    pub(super) stations: HashMap<MapData, MacKey, Station>,
+    pub(super) endpoints4: HashMap<MapData, Key4, Endpoint>,
+    pub(super) endpoints6: HashMap<MapData, Key6, Endpoint>,
+    pub(super) counters: PerCpuArray<MapData, Counter>,
+    pub(super) flows: HashMap<MapData, FlowKey, Flow>,
     /// Those that [`Self::write_together`] writes to: the typed ones do not hand their descriptors out.
     batched: BTreeMap<&'static str, MapData>,
 }
@@ -62,35 +62,46 @@ fn opened(dir: &Path, name: &str) -> Result<MapData> {
     MapData::from_pin(&path).with_context(|| format!("cannot open the map {}", path.display()))
 }
 
-/// A pinned map as its type.
-fn typed<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &str) -> Result<M> {
-    let map = opened(dir, name)?;
-    let typed = Map::from_map_data(map).and_then(TryInto::try_into);
-    typed.with_context(|| format!("cannot open the map {}", dir.join(name).display()))
+/// A map as its type.
+fn typed<M: TryFrom<Map, Error = MapError>>(
+    map: &mut impl FnMut(&'static str) -> Result<Map>,
+    name: &'static str,
+) -> Result<M> {
+    map(name)?.try_into().with_context(|| format!("the map {name} has another type, or other entries"))
 }
 
 impl Maps {
     /// Opens what is pinned in `dir`.
     pub(super) fn open(dir: &Path) -> Result<Self> {
+        let pinned = |name: &'static str| {
+            let map = Map::from_map_data(opened(dir, name)?);
+            map.with_context(|| format!("cannot open the map {}", dir.join(name).display()))
+        };
+        let batched = BATCHED.map(|name| Ok((name, opened(dir, name)?)));
+        Ok(Self { batched: batched.into_iter().collect::<Result<_>>()?, ..Self::of(pinned)? })
+    }
+
+    /// Those that `map` hands out by name. Of them nothing is [written together](Self::write_together).
+    pub(super) fn of(mut map: impl FnMut(&'static str) -> Result<Map>) -> Result<Self> {
         Ok(Self {
-            node: typed(dir, names::NODE)?,
-            watch: typed(dir, names::WATCH)?,
-            networks: typed(dir, names::NETWORKS)?,
-            switch: typed(dir, names::SWITCH)?,
-            vnis: typed(dir, names::VNIS)?,
-            links: typed(dir, names::LINKS)?,
-            routes4: typed(dir, names::ROUTES4)?,
-            routes6: typed(dir, names::ROUTES6)?,
-            subnets4: typed(dir, names::SUBNETS4)?,
-            subnets6: typed(dir, names::SUBNETS6)?,
-            vteps: typed(dir, names::VTEPS)?,
-            vtep_ids: typed(dir, names::VTEP_IDS)?,
-            stations: typed(dir, names::STATIONS)?,
-            endpoints4: typed(dir, names::ENDPOINTS4)?,
-            endpoints6: typed(dir, names::ENDPOINTS6)?,
-            counters: typed(dir, names::COUNTERS)?,
-            flows: typed(dir, names::FLOWS)?,
-            batched: BATCHED.map(|name| Ok((name, opened(dir, name)?))).into_iter().collect::<Result<_>>()?,
+            node: typed(&mut map, names::NODE)?,
+            watch: typed(&mut map, names::WATCH)?,
+            networks: typed(&mut map, names::NETWORKS)?,
+            switch: typed(&mut map, names::SWITCH)?,
+            vnis: typed(&mut map, names::VNIS)?,
+            links: typed(&mut map, names::LINKS)?,
+            routes4: typed(&mut map, names::ROUTES4)?,
+            routes6: typed(&mut map, names::ROUTES6)?,
+            subnets4: typed(&mut map, names::SUBNETS4)?,
+            subnets6: typed(&mut map, names::SUBNETS6)?,
+            vteps: typed(&mut map, names::VTEPS)?,
+            vtep_ids: typed(&mut map, names::VTEP_IDS)?,
+            stations: typed(&mut map, names::STATIONS)?,
+            endpoints4: typed(&mut map, names::ENDPOINTS4)?,
+            endpoints6: typed(&mut map, names::ENDPOINTS6)?,
+            counters: typed(&mut map, names::COUNTERS)?,
+            flows: typed(&mut map, names::FLOWS)?,
+            batched: BTreeMap::new(),
         })
     }
 
@@ -324,6 +335,11 @@ impl Maps {
         self.flows.iter().filter_map(Result::ok).collect()
     }
 
+    /// An entry of FLOWS.
+    pub(super) fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.get(key, 0).ok()
+    }
+
     /// Every counter of a network that is not zero, summed over the CPUs.
     pub(super) fn counters(&self, network: NetworkId) -> Result<Vec<(Hook, Reason, Counter)>> {
         let mut found = Vec::new();
@@ -353,11 +369,11 @@ fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn key4(network: NetworkId, ip: Ipv4Addr) -> Key4 {
+pub(super) fn key4(network: NetworkId, ip: Ipv4Addr) -> Key4 {
     Key4 { network, addr: ip.octets() }
 }
 
-fn key6(network: NetworkId, ip: Ipv6Addr) -> Key6 {
+pub(super) fn key6(network: NetworkId, ip: Ipv6Addr) -> Key6 {
     Key6 { network, addr: Addr(ip.octets()) }
 }
 
@@ -387,13 +403,20 @@ where
 {
     for entry in map.iter() {
         let (key, id) = entry?;
-        let bits = key.prefix_len().saturating_sub(NETWORK_BITS);
-        let (data, bits) = (key.data(), u8::try_from(bits).unwrap_or(u8::MAX));
-        let Some((network, address)) = data.split_first_chunk() else { continue };
-        let Ok(address) = <[u8; M]>::try_from(address) else { continue };
-        if let Ok(prefix) = IpNetwork::new(IpAddr::from(address), bits) {
-            routes.insert((NetworkId::from_ne_bytes(*network), prefix), id);
-        }
+        routes.extend(prefix_in::<N, M>(&key).map(|prefix| (prefix, id)));
     }
     Ok(())
+}
+
+/// The network and the prefix in a key of `N` bytes: four of the network, `M` of the address.
+pub(super) fn prefix_in<const N: usize, const M: usize>(key: &Key<[u8; N]>) -> Option<(NetworkId, IpNetwork)>
+where
+    IpAddr: From<[u8; M]>,
+{
+    let bits = key.prefix_len().saturating_sub(NETWORK_BITS);
+    let (data, bits) = (key.data(), u8::try_from(bits).unwrap_or(u8::MAX));
+    let (network, address) = data.split_first_chunk()?;
+    let address = <[u8; M]>::try_from(address).ok()?;
+    let prefix = IpNetwork::new(IpAddr::from(address), bits).ok()?;
+    Some((NetworkId::from_ne_bytes(*network), prefix))
 }

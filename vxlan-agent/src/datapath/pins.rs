@@ -11,6 +11,8 @@ use vxlan_ebpf_common::{Hook, Reason};
 use super::attach;
 use super::maps::Maps;
 use super::open::LINKS;
+use super::recorder::Recorder;
+use super::rehearsal::Rehearsal;
 use super::state::DatapathState;
 
 /// Removes a pin, or the directory that stands for one, which may be gone already.
@@ -46,6 +48,16 @@ impl Pins {
         Ok(state)
     }
 
+    /// The engine's view of the maps, which records what it is asked for and writes nothing.
+    pub fn recorder(&self) -> Recorder<'_> {
+        Recorder::new(&self.maps)
+    }
+
+    /// Copies of the programs, to be run on packets that are nowhere.
+    pub fn rehearsal(&self) -> Result<Rehearsal> {
+        Rehearsal::new(&self.dir)
+    }
+
     /// Names of the networks.
     pub fn networks(&self) -> Result<Vec<String>> {
         let networks = self.maps.networks()?;
@@ -69,6 +81,11 @@ impl Pins {
     /// Every flow that the programs know.
     pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
         self.maps.flows()
+    }
+
+    /// A flow, if the programs know it.
+    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.maps.flow(key)
     }
 
     /// The generation of those flows of a network that count.

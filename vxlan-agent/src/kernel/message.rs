@@ -18,6 +18,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::ask::Routed;
 use super::headers::{DontFragment, Field, Headers, TOS_INHERIT};
 use super::state::{Device, DirectRoute, Headroom, OwnBridge, Route};
 use crate::net::{IfIndex, Mac, Vni, full_length};
@@ -443,6 +444,24 @@ pub(super) fn query_route(vtep: IpAddr, asked: &Asked) -> Request {
 /// Asks for the route to `ip`, whoever sends what.
 pub(super) fn query_any_route(ip: IpAddr) -> Request {
     (RouteNetlinkMessage::GetRoute(route_to(ip)), 0)
+}
+
+/// Asks where a packet is routed.
+pub(super) fn query_routing(packet: &Routed) -> Request {
+    let mut message = route_to(packet.to);
+    if packet.to.is_ipv4() {
+        message.header.tos = packet.tos;
+    }
+    if let Some(from) = packet.from {
+        message.header.source_prefix_length = full_length(from);
+        message.attributes.push(RouteAttribute::Source(route_address(from)));
+    }
+    message.attributes.extend(packet.arrived_by.map(|index| RouteAttribute::Iif(index.0)));
+    message.attributes.push(RouteAttribute::IpProto(packet.protocol));
+    if let Some((source, destination)) = packet.ports {
+        message.attributes.extend([RouteAttribute::Sport(source), RouteAttribute::Dport(destination)]);
+    }
+    (RouteNetlinkMessage::GetRoute(message), 0)
 }
 
 fn route_to(ip: IpAddr) -> RouteMessage {

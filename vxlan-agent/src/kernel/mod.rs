@@ -3,6 +3,7 @@
 //! [`Tables`] is what netlink shows, [`KernelState`] what of it is ours, [`diff()`] the way from one
 //! state to another, [`Netlink`] reads the first and carries out the last.
 
+mod ask;
 mod bell;
 mod bridge;
 mod bypass;
@@ -35,6 +36,7 @@ mod tables;
 mod traffic;
 mod xfrm;
 
+pub use ask::{Routed, Routing};
 pub use bridge::{Bridge, Port, PortState};
 pub use bypass::{Feature, Reason, Scope, larger_ports, why_not};
 pub use describe::{describe_tables, disciplines};

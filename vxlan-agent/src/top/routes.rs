@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::maps::{NetworkId, VtepId};
 
-/// Routes by length, the longest first.
-type Lengths = Vec<(u8, HashMap<IpAddr, VtepId>)>;
-
-/// Routes by network and IP version.
+/// Routes by network and IP version, and of each length, the longest first.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Routes(BTreeMap<(NetworkId, bool), Lengths>);
+pub(super) struct Routes(BTreeMap<(NetworkId, bool), Vec<OfLength>>);
+
+/// A prefix length, and who has which subnet of it.
+type OfLength = (u8, HashMap<IpAddr, VtepId>);
 
 impl Routes {
     pub(super) fn new(routes: impl Iterator<Item = (NetworkId, IpNetwork, VtepId)>) -> Self {

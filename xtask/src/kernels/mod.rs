@@ -128,14 +128,16 @@ pub(crate) fn count(series: &str, options: &[OsString]) -> Result<()> {
         let image = root::build(&dir(), &emulator, &unpacked, &root::Job::Count(&lab), &options)?;
         guest::boot(&emulator, &unpacked, &image, &dir().join(format!("{release}.log")), BOOTED_FOR)
     })?;
-    let Some(numbers) = report.numbers.filter(|_| report.broken.is_none()) else {
+    if report.broken.is_some() || report.numbers.is_empty() {
         bail!("the benchmark failed in the emulator; see {}", dir().join(format!("{release}.log")).display());
-    };
+    }
     report.told.iter().for_each(|line| println!("{line}"));
-    let file = dir().join(format!("instructions-{}.json", release.series()));
-    fs::write(&file, numbers + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-    println!("{}", file.display());
-    Ok(())
+    report.numbers.iter().try_for_each(|(which, numbers)| {
+        let file = dir().join(format!("instructions-{}{which}.json", release.series()));
+        fs::write(&file, numbers).with_context(|| format!("cannot write {}", file.display()))?;
+        println!("{}", file.display());
+        Ok(())
+    })
 }
 
 /// After what time a guest that counts instructions is given up.

@@ -67,7 +67,7 @@ impl Job<'_> {
                 "cd /tmp\n\
                  vxlan-lab bench --instructions $(cat /arguments) --json numbers --svg chart 2>/dev/console \
                  | sed 's/^/told /' | tee /dev/ttyS1\n\
-                 [ ! -e numbers ] || say \"numbers $(tr -d '\\n' <numbers)\"\n"
+                 for file in numbers*; do [ ! -e \"$file\" ] || say \"$file $(tr -d '\\n' <\"$file\")\"; done\n"
             }
         }
     }
