@@ -149,10 +149,10 @@ fn salvage(text: &Text) -> Option<NodeConfig> {
     for (key, place) in [("pin_dir", &mut node.pin_dir), ("run_dir", &mut node.run_dir)] {
         let value = section.and_then(|node| node.get(key)).and_then(|value| value.get_ref().as_str());
         match value {
-            Some(value) => *place = PathBuf::from(value),
+            Some(value) if value.starts_with('/') => *place = PathBuf::from(value),
             // Named, but not understood: the default would be somebody else's.
-            None if text.content().contains(key) => return None,
-            None => {}
+            _ if text.content().contains(key) => return None,
+            _ => {}
         }
     }
     node.complete(text, &hostname).ok()
@@ -216,10 +216,12 @@ mod tests {
         let default = PathBuf::from(ownership::DEFAULT_PIN_DIR);
         let run_dir = ownership::default_run_dir(&default);
         assert_eq!(found("[[network]\n"), Some((default, run_dir)), "it does not say");
-        assert_eq!(
-            found("[node]\npin_dir = /sys/fs/bpf/a\n"),
-            None,
-            "it says so in a way that is not understood"
-        );
+        for unclear in ["pin_dir = 5", "pin_dir = \"sys\"", "pin_dir ="] {
+            assert_eq!(
+                found(&format!("[node]\n{unclear}\n")),
+                None,
+                "{unclear}: the default would be another's"
+            );
+        }
     }
 }
