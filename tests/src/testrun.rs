@@ -49,6 +49,8 @@ pub struct Verdict {
     pub bytes: Vec<u8>,
     /// What an XDP program has left with it.
     pub mark: u64,
+    /// What it has left behind that.
+    pub kept: Option<Vec<u8>>,
     /// Which counters of which network went up, and by how many packets and bytes.
     pub counted: Vec<(NetworkId, Hook, Reason, u64, u64)>,
 }
@@ -70,6 +72,11 @@ impl Kernel {
             Datapath::open(&options).expect("the programs load (needs root and `cargo xtask build-ebpf`)");
         let pins = Pins::open(&dir).expect("the maps are pinned");
         Self { pin_dir, dir, datapath, pins }
+    }
+
+    /// Where its pins are.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
     }
 
     /// Makes the maps say what `maps` says.
@@ -137,13 +144,16 @@ impl Kernel {
     /// Runs the program of `hook` on `frame`.
     pub fn run(&self, hook: Hook, frame: &Frame) -> Verdict {
         let before = self.counters();
-        let (result, bytes, mark) = self.program(hook).execute(frame);
+        let (result, meta, bytes) = self.program(hook).execute(frame);
         let after = self.counters();
         let counted = after.into_iter().filter_map(|((network, hook, reason), now)| {
             let was = before.get(&(network, hook, reason)).copied().unwrap_or_default();
             (now != was).then_some((network, hook, reason, now.packets - was.packets, now.bytes - was.bytes))
         });
-        Verdict { action: result.return_value.cast_signed(), bytes, mark, counted: counted.collect() }
+        let mark = meta.first_chunk().map_or(0, |mark| u64::from_ne_bytes(*mark));
+        let kept = meta.get(8..).filter(|kept| !kept.is_empty()).map(<[u8]>::to_vec);
+        let action = result.return_value.cast_signed();
+        Verdict { action, bytes, mark, kept, counted: counted.collect() }
     }
 }
 
@@ -154,8 +164,8 @@ enum Program {
 }
 
 impl Program {
-    /// One run: the result, the frame afterwards, and its mark.
-    fn execute(&self, frame: &Frame) -> (TestRunResult, Vec<u8>, u64) {
+    /// One run: the result, the metadata in front of the frame, and the frame afterwards.
+    fn execute(&self, frame: &Frame) -> (TestRunResult, Vec<u8>, Vec<u8>) {
         let mut out = vec![0; frame.bytes.len() + 256];
         let context = match self {
             Self::Tc(_) => skb_context(frame),
@@ -176,14 +186,11 @@ impl Program {
         }
         .expect("a frame that is not too short can be run");
         out.truncate(result.data_size_out as usize);
-        let mark = match self {
-            Self::Xdp(_) if context_out[..4] != [0; 4] => {
-                let mark = out.drain(..8).as_slice().try_into().expect("eight bytes");
-                u64::from_ne_bytes(mark)
-            }
-            _ => 0,
+        let frame = match (self, context_out.first_chunk()) {
+            (Self::Xdp(_), Some(begin)) => out.split_off(u32::from_ne_bytes(*begin) as usize),
+            _ => std::mem::take(&mut out),
         };
-        (result, out, mark)
+        (result, out, frame)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod config;
 pub mod datapath;
 pub mod doctor;
 pub mod kernel;
+mod listen;
 pub mod local;
 pub mod mirror;
 pub mod net;

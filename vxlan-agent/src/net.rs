@@ -118,6 +118,12 @@ pub fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
     a.contains(b.network()) || b.contains(a.network())
 }
 
+/// Name of an interface, or its index where it has none (any more, or in this namespace).
+pub fn interface_name(ifindex: u32) -> String {
+    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| format!("#{ifindex}"))
+}
+
 /// An Ethernet address in transmission order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -346,13 +346,17 @@ impl Input<'_> {
             Fastpath::Verified => &[Hook::PodEgress, Hook::PodIngress],
             Fastpath::Off | Fastpath::Direct => &[Hook::PodEgress],
         };
-        // The program goes where the first side runs; see `Agent::place_xdp`.
+        let pods = veths.keys().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
+        let all = fixed.chain(self.before_the_stack()).chain(pods);
+        all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
+    }
+
+    /// XDP with its delivery. It goes where the first side runs; see `Agent::place_xdp`.
+    fn before_the_stack(&self) -> impl Iterator<Item = (Hook, IfIndex)> {
         let xdp = self.xdp.zip(self.sides.first()).map(|(place, side)| {
             [(Hook::StrippedIngress, side.underlay.ifindex), (Hook::UnderlayXdp, place.ifindex)]
         });
-        let pods = veths.keys().flat_map(|veth| hooks.iter().map(|hook| (*hook, *veth)));
-        let all = fixed.chain(xdp.into_iter().flatten()).chain(pods);
-        all.map(|(hook, ifindex)| Attachment { hook, ifindex: ifindex.0 }).collect()
+        xdp.into_iter().flatten()
     }
 }
 

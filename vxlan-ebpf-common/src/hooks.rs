@@ -226,6 +226,13 @@ pub fn stripped_ingress<'t, P: Packet, T: Tables>(p: &mut P, t: &'t T) -> Verdic
     if mark == 0 || p.mark() != mark || p.stray() {
         return Verdict::stranger(Reason::NotVxlan);
     }
+    if let Some(eth) = p.kept() {
+        let outcome = match (t.network(id), untagged(p)) {
+            (Some(network), Ok(_)) => segment::from_xdp(p, t, network, &eth),
+            _ => Err(Reason::SwitchedOff),
+        };
+        return Verdict { network: id, outcome };
+    }
     let outcome = match untagged(p) {
         Ok(Eth { ether_type: ETH_P_IP, .. }) => deliver::<P, T, Ipv4>(p, t, id),
         Ok(Eth { ether_type: ETH_P_IPV6, .. }) => deliver::<P, T, Ipv6>(p, t, id),
@@ -550,19 +557,30 @@ fn strip<'t, P: Packet, T: Tables, U: Underlay>(
     t: &'t T,
     network: &Network,
 ) -> Result<Forward<'t>, Reason> {
-    if network.kind == Kind::L2 as u8 {
-        // TC's: the kernel takes a frame for a station for somebody else's.
-        return Err(Reason::OtherMac);
-    }
     let outer = decap::outer::<P, U>(p, network)?;
-    match decap::inner_type::<P, U>(p, network, &outer) {
-        Ok(ETH_P_IP) => decap::strip::<P, T, U, Ipv4>(p, t, network, &outer),
-        Ok(ETH_P_IPV6) => decap::strip::<P, T, U, Ipv6>(p, t, network, &outer),
-        Ok(_) => Err(Reason::NotIp),
-        Err(reason) => Err(reason),
+    let stripped = if network.kind == Kind::L2 as u8 {
+        segment::strip::<P, T, U>(p, t, network, &outer)
+    } else {
+        strip_routed::<P, T, U>(p, t, network, &outer)
+    };
+    match stripped {
+        Ok(()) => Ok(Forward::Stripped),
+        Err(reason) => Err(decap::refusal(t, network, &outer, reason)),
     }
-    .map(|()| Forward::Stripped)
-    .map_err(|reason| decap::refusal(t, network, &outer, reason))
+}
+
+#[inline(always)]
+fn strip_routed<P: Packet, T: Tables, U: Underlay>(
+    p: &mut P,
+    t: &T,
+    network: &Network,
+    outer: &OuterIp,
+) -> Result<(), Reason> {
+    match decap::inner_type::<P, U>(p, network, outer)? {
+        ETH_P_IP => decap::strip::<P, T, U, Ipv4>(p, t, network, outer),
+        ETH_P_IPV6 => decap::strip::<P, T, U, Ipv6>(p, t, network, outer),
+        _ => Err(Reason::NotIp),
+    }
 }
 
 #[inline(always)]

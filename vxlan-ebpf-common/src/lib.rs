@@ -20,6 +20,7 @@ pub mod flow;
 pub mod headers;
 pub mod hooks;
 pub mod inner;
+pub mod listen;
 pub mod maps;
 #[cfg(any(test, feature = "model"))]
 pub mod model;

@@ -48,10 +48,20 @@ pub mod names {
     pub const COUNTERS: &str = "COUNTERS";
     /// LRU hash: [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
     pub const FLOWS: &str = "FLOWS";
+    /// Array of one [`Listen`](crate::listen::Listen).
+    pub const LISTEN: &str = "LISTEN";
+    /// Per-CPU array of one [`Snapshot`](crate::listen::Snapshot).
+    pub const SNAPSHOT: &str = "SNAPSHOT";
+    /// Perf event array, a place for each CPU: events as [`Event`](crate::listen::Event) has them.
+    pub const EVENTS: &str = "EVENTS";
+    /// Program array of one: what programs of TC report by.
+    pub const REPORT: &str = "REPORT";
+    /// Program array of one: what the program of XDP reports by.
+    pub const REPORT_XDP: &str = "REPORT_XDP";
     /// All of them.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 22] = [
         NODE, WATCH, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, SUBNETS4, SUBNETS6, VTEPS, VTEP_IDS,
-        STATIONS, ENDPOINTS4, ENDPOINTS6, COUNTERS, FLOWS,
+        STATIONS, ENDPOINTS4, ENDPOINTS6, COUNTERS, FLOWS, LISTEN, SNAPSHOT, EVENTS, REPORT, REPORT_XDP,
     ];
 }
 
@@ -105,10 +115,13 @@ pub const MAX_ENDPOINTS: u32 = 8_192;
 pub struct Addr(pub [u8; 16]);
 
 impl Addr {
+    /// The third word of every mapped address.
+    pub const MAPPED: Be32 = Be32::new(0xffff);
+
     /// The mapped form of an IPv4 address.
     #[inline(always)]
     pub const fn v4(address: Be32) -> Self {
-        Self::v6([Be32(0), Be32(0), Be32::new(0xffff), address])
+        Self::v6([Be32(0), Be32(0), Self::MAPPED, address])
     }
 
     /// An IPv6 address.

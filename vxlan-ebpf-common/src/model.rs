@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use crate::counters::{Hook, Reason};
-use crate::headers::Be32;
+use crate::headers::{Be32, Eth};
 use crate::maps::{
     Addr, Endpoint, Family, Flow, FlowKey, Key4, Key6, LinkEntry, MacKey, NETWORK_BITS, Network, NetworkId,
     Node, Station, VniKey, Vtep, VtepId,
@@ -43,6 +43,8 @@ pub struct Frame {
     pub random: u32,
     /// [`Packet::mark`].
     pub mark: u64,
+    /// [`Packet::kept`].
+    pub kept: Option<Eth>,
     /// [`Packet::note`].
     pub note: u16,
     /// [`Packet::checksum_verified`].
@@ -142,6 +144,15 @@ impl Packet for Frame {
 
     fn set_mark(&mut self, mark: u64) -> Option<()> {
         self.mark = mark;
+        Some(())
+    }
+
+    fn kept(&self) -> Option<Eth> {
+        self.kept
+    }
+
+    fn keep(&mut self, mark: u64, eth: &Eth) -> Option<()> {
+        (self.mark, self.kept) = (mark, Some(*eth));
         Some(())
     }
 

@@ -78,7 +78,8 @@ pub fn check(hook: Hook, frame: &Frame, maps: &Maps) -> Reason {
         }
     };
     assert!(!frame.tagged, "a tagged frame was forwarded");
-    let unchanged = Frame { bytes: frame.bytes.clone(), mark: frame.mark, note: frame.note, ..after.clone() };
+    let (bytes, mark, kept, note) = (frame.bytes.clone(), frame.mark, frame.kept, frame.note);
+    let unchanged = Frame { bytes, mark, kept, note, ..after.clone() };
     assert_eq!(unchanged, *frame, "more than bytes changed");
     let step = Step { hook, frame, after: &after.bytes, maps };
     match forward {
@@ -102,6 +103,7 @@ fn stripped(frame: &Frame, stripped: &Frame, maps: &Maps) {
     let later = hooks::stripped_ingress(&mut rest, maps).outcome;
     match (at_once, later) {
         (Ok(Forward::Decapsulated(one)), Ok(Forward::Delivered(other))) => assert_eq!(one, other),
+        (Ok(Forward::Bridged(one, _)), Ok(Forward::Bridged(other, _))) => assert_eq!(one, other),
         (Err(_), Err(_)) if frame.stray => return,
         other => panic!("in one step and in two: {other:?}"),
     }

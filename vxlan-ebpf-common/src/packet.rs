@@ -116,6 +116,12 @@ pub trait Packet {
     /// Leaves something with a packet from which room has been removed.
     fn set_mark(&mut self, mark: u64) -> Option<()>;
 
+    /// The Ethernet header that an XDP program has left behind its [`mark`](Self::mark), if it has left one.
+    fn kept(&self) -> Option<Eth>;
+
+    /// As [`set_mark`](Self::set_mark), with an Ethernet header behind it.
+    fn keep(&mut self, mark: u64, eth: &Eth) -> Option<()>;
+
     /// Marks the packet as addressed to this host, as the receiver of a redirected packet expects.
     fn address_to_host(&mut self);
 

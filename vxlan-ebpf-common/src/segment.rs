@@ -129,6 +129,90 @@ pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     network: &Network,
     outer: &OuterIp,
 ) -> Result<Forward<'t>, Reason> {
+    let (eth, receiver) = arrived::<P, T, U>(p, t, network, outer)?;
+    match eth.ether_type {
+        ETH_P_IP => extract::<P, U, Ipv4>(p, network, outer, &eth, receiver),
+        ETH_P_IPV6 => extract::<P, U, Ipv6>(p, network, outer, &eth, receiver),
+        _ => Err(Reason::NotIp),
+    }?;
+    address_to(p, receiver);
+    Ok(Forward::Bridged(receiver, Bridged::Decapsulated))
+}
+
+/// Takes what arrived in a tunnel out of it, with the outer MACs, by which the kernel sees that it is for this
+/// host; its own are left with the mark.
+#[inline(always)]
+pub(crate) fn strip<P: Packet, T: Tables, U: Underlay>(
+    p: &mut P,
+    t: &T,
+    network: &Network,
+    outer: &OuterIp,
+) -> Result<(), Reason> {
+    let mark = t.node().map_or(0, |node| decap::mark(node, network.id));
+    // Should the receiver be elsewhere by the time that the frame is delivered, the device's bridge says where.
+    if mark == 0 || device(network) == 0 {
+        return Err(Reason::SwitchedOff);
+    }
+    let (eth, receiver) = arrived::<P, T, U>(p, t, network, outer)?;
+    let Some(tunnels) = p.load(0) else { return Err(Reason::Truncated) };
+    let tunnels: Eth = tunnels;
+    let with = Eth { ether_type: eth.ether_type, ..tunnels };
+    match eth.ether_type {
+        ETH_P_IP => extract::<P, U, Ipv4>(p, network, outer, &with, receiver),
+        ETH_P_IPV6 => extract::<P, U, Ipv6>(p, network, outer, &with, receiver),
+        _ => Err(Reason::NotIp),
+    }?;
+    p.keep(mark, &eth).ok_or(Reason::WriteFailed)
+}
+
+/// The interface of the network's vxlan device; 0: there is none.
+#[inline(always)]
+const fn device(network: &Network) -> u32 {
+    if network.local4.device != 0 { network.local4.device } else { network.local6.device }
+}
+
+/// What [`strip`] has taken out of its tunnel, and the kernel perhaps merged since, gets its Ethernet header `eth`
+/// back. If it cannot go to a port right away, the bridge behind the vxlan device has it.
+#[inline(always)]
+pub(crate) fn from_xdp<'t, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &'t T,
+    network: &'t Network,
+    eth: &Eth,
+) -> Result<Forward<'t>, Reason> {
+    p.store(0, eth).ok_or(Reason::WriteFailed)?;
+    let receiver = match eth.ether_type {
+        ETH_P_IP => stripped_for::<P, T, Ipv4>(p, t, network, eth),
+        _ => stripped_for::<P, T, Ipv6>(p, t, network, eth),
+    };
+    match receiver {
+        Ok(receiver) => Ok(Forward::Bridged(receiver, Bridged::Delivered)),
+        Err(_) if network.local4.device != 0 => Ok(Forward::HandedOver(&network.local4)),
+        Err(_) => Ok(Forward::HandedOver(&network.local6)),
+    }
+}
+
+#[inline(always)]
+fn stripped_for<'t, P: Packet, T: Tables, H: Inner>(
+    p: &mut P,
+    t: &'t T,
+    network: &Network,
+    eth: &Eth,
+) -> Result<&'t Station, Reason> {
+    let receiver = behind_port(p, t, network, eth)?;
+    let ip: H = hooks::checked(p)?;
+    to_port(p, &ip, receiver)?;
+    Ok(receiver)
+}
+
+/// Checks a frame that is in its tunnel, but for the packet in it: its Ethernet header, and whom it is for.
+#[inline(always)]
+fn arrived<'t, P: Packet, T: Tables, U: Underlay>(
+    p: &P,
+    t: &'t T,
+    network: &Network,
+    outer: &OuterIp,
+) -> Result<(Eth, &'t Station), Reason> {
     decap::check_lengths::<P, U>(p, outer)?;
     let Some(eth) = p.load(U::INNER_ETH) else { return Err(decap::missing(p, U::INNER_IP)) };
     let eth: Eth = eth;
@@ -148,16 +232,10 @@ pub(crate) fn from_underlay<'t, P: Packet, T: Tables, U: Underlay>(
     if is_due(t, sender).is_some() {
         return Err(Reason::Unconfirmed);
     }
-    let receiver = behind_port(p, t, network, &eth)?;
-    match eth.ether_type {
-        ETH_P_IP => extract::<P, U, Ipv4>(p, network, outer, &eth, receiver),
-        ETH_P_IPV6 => extract::<P, U, Ipv6>(p, network, outer, &eth, receiver),
-        _ => Err(Reason::NotIp),
-    }?;
-    Ok(Forward::Bridged(receiver, Bridged::Decapsulated))
+    Ok((eth, behind_port(p, t, network, &eth)?))
 }
 
-/// Takes the frame out of its tunnel, as it is but for congestion marks.
+/// Takes the frame out of its tunnel, as it is but for congestion marks, with the Ethernet header `eth`.
 #[inline(always)]
 fn extract<P: Packet, U: Underlay, H: Inner>(
     p: &mut P,
@@ -176,9 +254,7 @@ fn extract<P: Packet, U: Underlay, H: Inner>(
     }
     let tos = ecn::decapsulate(outer.tos, ip.tos()).ok_or(Reason::BadEcn)?;
     underlay::check_sum::<P, U>(p, network.local(U::FAMILY), || inner::sum(p, &ip, U::INNER_IP, len))?;
-    decap::uncover::<P, U, H>(p, eth, (&ip, &ip.with_tos(tos)))?;
-    address_to(p, receiver);
-    Ok(())
+    decap::uncover::<P, U, H>(p, eth, (&ip, &ip.with_tos(tos)))
 }
 
 /// Who sent a frame, if that is known.

@@ -148,7 +148,9 @@ pub fn segment_seeds() -> Vec<(Hook, Frame)> {
                 seeds.push((Hook::PortIngress, Inner { payload, ..frame_to(station_mac(id), v6) }.frame()));
                 let inner = Inner { payload, ..frame_from(id, v6).0 };
                 seeds.push((Hook::TunnelIngress, inner.frame()));
-                seeds.push((Hook::UnderlayIngress, Outer::from_remote(id, inner.build()).frame()));
+                let outer = Outer::from_remote(id, inner.build()).frame();
+                seeds.push((Hook::UnderlayXdp, outer.clone()));
+                seeds.push((Hook::UnderlayIngress, outer));
             }
         }
     }

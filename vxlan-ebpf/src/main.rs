@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+mod listen;
 mod maps;
 mod skb;
 mod xdp;
@@ -11,11 +12,11 @@ use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNS
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use aya_log_ebpf::error;
 use vxlan_ebpf_common::maps::NetworkId;
 use vxlan_ebpf_common::maps::{Endpoint, LocalVtep, NextHop, Station, Vtep, station};
 use vxlan_ebpf_common::{Forward, Hook, Packet, Reason, Tables, Verdict, hooks};
 
+use crate::listen::What;
 use crate::maps::Maps;
 use crate::skb::{MarkedSkb, Skb};
 use crate::xdp::Xdp;
@@ -33,6 +34,7 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 fn pod_egress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
+    listen::note(&ctx, bytes);
     finish(&ctx, Hook::PodEgress, bytes, hooks::pod_egress(&mut skb, &Maps))
 }
 
@@ -41,6 +43,7 @@ fn pod_egress(ctx: TcContext) -> i32 {
 fn tunnel_egress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
+    listen::note(&ctx, bytes);
     finish(&ctx, Hook::TunnelEgress, bytes, hooks::tunnel_egress(&mut skb, &Maps))
 }
 
@@ -50,6 +53,7 @@ fn tunnel_egress(ctx: TcContext) -> i32 {
 fn underlay_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
+    listen::note(&ctx, bytes);
     finish(&ctx, Hook::UnderlayIngress, bytes, hooks::underlay_ingress(&mut skb, &Maps))
 }
 
@@ -58,6 +62,7 @@ fn underlay_ingress(ctx: TcContext) -> i32 {
 fn tunnel_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
+    listen::note(&ctx, bytes);
     finish(&ctx, Hook::TunnelIngress, bytes, hooks::tunnel_ingress(&mut skb, &Maps))
 }
 
@@ -66,6 +71,7 @@ fn tunnel_ingress(ctx: TcContext) -> i32 {
 fn pod_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
+    listen::note(&ctx, bytes);
     finish(&ctx, Hook::PodIngress, bytes, hooks::pod_ingress(&mut skb, &Maps))
 }
 
@@ -74,6 +80,7 @@ fn pod_ingress(ctx: TcContext) -> i32 {
 fn stripped_ingress(ctx: TcContext) -> i32 {
     let mut skb = MarkedSkb::new(&ctx);
     let bytes = skb.length();
+    listen::note(&ctx, bytes);
     finish(&ctx, Hook::StrippedIngress, bytes, hooks::stripped_ingress(&mut skb, &Maps))
 }
 
@@ -82,6 +89,7 @@ fn stripped_ingress(ctx: TcContext) -> i32 {
 fn port_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let bytes = skb.length();
+    listen::note(&ctx, bytes);
     finish(&ctx, Hook::PortIngress, bytes, hooks::port_ingress(&mut skb, &Maps))
 }
 
@@ -92,17 +100,21 @@ fn underlay_xdp(ctx: XdpContext) -> u32 {
     let mut packet = Xdp::new(&ctx);
     packet.skip_tag(hooks::is_in_vlan(&packet, &Maps));
     let bytes = packet.length();
+    listen::note_xdp(&ctx);
     let Verdict { network, outcome } = hooks::underlay_xdp(&mut packet, &Maps);
     let reason = outcome.map_or_else(|reason| reason, |forward| forward.reason());
     Maps.count(network, Hook::UnderlayXdp, reason, bytes);
-    if outcome.is_err() && is_dropped(network, Hook::UnderlayXdp, reason) {
+    let action = if outcome.is_err() && is_dropped(network, Hook::UnderlayXdp, reason) {
         xdp_action::XDP_DROP
     } else {
         xdp_action::XDP_PASS
-    }
+    };
+    let (hook, forwarded) = (Hook::UnderlayXdp, outcome.is_ok());
+    listen::report_xdp(&ctx, What { network, hook, reason, bytes, action: action as i32, forwarded });
+    action
 }
 
-/// Carries out the verdict and counts it; in this order, because the verifier forgets across calls what belongs to
+/// Carries out the verdict, counts it and tells who listens; in this order, because the verifier forgets across calls what belongs to
 /// which verdict.
 #[inline(always)]
 fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Verdict<'_>) -> i32 {
@@ -118,20 +130,18 @@ fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Verdict<'_>) -> i32 
         Ok(Forward::Bridged(station, _)) => to_port(station),
         Ok(Forward::HandedOver(end)) => to_device(end),
         Ok(Forward::Stripped) => NEXT,
-        Err(reason) => give_up(ctx, network, hook, reason),
+        Err(reason) => give_up(network, hook, reason),
     };
-    Maps.count(network, hook, verdict.reason(), bytes);
+    let reason = verdict.reason();
+    Maps.count(network, hook, reason, bytes);
+    let forwarded = outcome.is_ok();
+    listen::report(ctx, What { network, hook, reason, bytes, action, forwarded });
     action
 }
 
 #[inline(always)]
-fn give_up(ctx: &TcContext, network: NetworkId, hook: Hook, reason: Reason) -> i32 {
-    if reason == Reason::WriteFailed {
-        // A kernel that makes room and then does not let us write there: nothing else logs.
-        error!(ctx, "dropped a packet that could not be written to, hook {}", hook as u32);
-        return TC_ACT_SHOT;
-    }
-    if is_dropped(network, hook, reason) { TC_ACT_SHOT } else { NEXT }
+fn give_up(network: NetworkId, hook: Hook, reason: Reason) -> i32 {
+    if reason == Reason::WriteFailed || is_dropped(network, hook, reason) { TC_ACT_SHOT } else { NEXT }
 }
 
 #[inline(always)]

@@ -4,11 +4,14 @@ use core::ops::DerefMut;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventByteArray, ProgramArray,
+};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use vxlan_ebpf_common::counters::{self, CELLS_PER_NETWORK};
 use vxlan_ebpf_common::headers::Be32;
+use vxlan_ebpf_common::listen::{Listen, Snapshot};
 use vxlan_ebpf_common::maps::{
     Addr, Counter, DEFAULT_FLOWS, DEFAULT_NETWORKS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, Key4, Key6,
     LinkEntry, MAX_ENDPOINTS, MAX_ROUTES, MacKey, NETWORK_BITS, Network, NetworkId, Node, SWITCH_GENERATION,
@@ -58,11 +61,29 @@ static ENDPOINTS6: HashMap<Key6, Endpoint, ENDPOINTS_LEN> = HashMap::new();
 static FLOWS: LruHashMap<FlowKey, Flow, { DEFAULT_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, COUNTERS_LEN> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static LISTEN: Array<Listen, 1> = Array::new();
+#[btf_map]
+pub(crate) static SNAPSHOT: PerCpuArray<Snapshot, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static EVENTS: PerfEventByteArray = PerfEventByteArray::new();
+#[btf_map]
+pub(crate) static REPORT: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+pub(crate) static REPORT_XDP: ProgramArray<1> = ProgramArray::new();
 
 /// The node's maps. Entries may change while a program holds a reference: the agent writes
 /// whole entries, and one packet seeing half of two generations goes to a place that either was
 /// right a moment ago or will be in a moment.
 pub(crate) struct Maps;
+
+impl Maps {
+    /// NETWORKS, whether the network's fast path is on or not.
+    #[inline(always)]
+    pub(crate) fn listed(&self, id: NetworkId) -> Option<&Network> {
+        NETWORKS.get(id)
+    }
+}
 
 impl Tables for Maps {
     #[inline(always)]

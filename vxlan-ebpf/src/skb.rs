@@ -12,6 +12,7 @@ use aya_ebpf::helpers::{
     bpf_skb_adjust_room, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
+use vxlan_ebpf_common::headers::Eth;
 use vxlan_ebpf_common::maps::Family;
 use vxlan_ebpf_common::packet::{ETH_LEN, Wire};
 use vxlan_ebpf_common::{Packet, underlay};
@@ -22,6 +23,18 @@ const PACKET_HOST: u32 = 0;
 pub(crate) const NO_DEVICE: i64 = -19;
 /// `PACKET_OTHERHOST` of the same.
 const PACKET_OTHERHOST: u32 = 3;
+
+/// What XDP leaves with a segment's frame. With other packets it leaves the mark alone.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    pub(crate) mark: u64,
+    /// The frame's Ethernet header. In its place is that of the tunnel, by which the kernel sees that it is for
+    /// this host.
+    pub(crate) eth: Eth,
+    /// The kernel takes only packets together whose metadata are equal.
+    pub(crate) zero: u16,
+}
 
 /// A packet at a TC hook.
 ///
@@ -48,6 +61,18 @@ impl<const HELPER: bool> TcPacket<HELPER> {
         // SAFETY: the context is valid while the program runs.
         let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
         (data + offset + len <= end).then_some((data + offset) as *mut u8)
+    }
+
+    /// The metadata, if it is as long as `M` at least.
+    #[inline(always)]
+    fn meta<M: Copy>(&self) -> Option<M> {
+        // SAFETY: the context is valid while the program runs.
+        let (meta, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        if meta + size_of::<M>() > data {
+            return None;
+        }
+        // SAFETY: the line above checked the bounds; see `load` for the alignment.
+        Some(unsafe { (meta as *const M).read() })
     }
 
     /// `flags` as Linux takes them for a header that carries Ethernet.
@@ -217,18 +242,23 @@ impl<const HELPER: bool> Packet for TcPacket<HELPER> {
 
     #[inline(always)]
     fn mark(&self) -> u64 {
-        // SAFETY: the context is valid while the program runs.
-        let (meta, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
-        if meta + size_of::<u64>() > data {
-            return 0;
-        }
-        // SAFETY: the line above checked the bounds; see `load` for the alignment.
-        unsafe { (meta as *const u64).read() }
+        self.meta::<u64>().unwrap_or(0)
     }
 
     /// Only XDP leaves marks.
     #[inline(always)]
     fn set_mark(&mut self, _mark: u64) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn kept(&self) -> Option<Eth> {
+        self.meta().map(|kept: Kept| kept.eth)
+    }
+
+    /// Only XDP leaves anything.
+    #[inline(always)]
+    fn keep(&mut self, _mark: u64, _eth: &Eth) -> Option<()> {
         None
     }
 

@@ -8,11 +8,12 @@ use aya_ebpf::helpers::{
     bpf_check_mtu, bpf_get_prandom_u32, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len,
 };
 use aya_ebpf::programs::XdpContext;
+use vxlan_ebpf_common::headers::Eth;
 use vxlan_ebpf_common::maps::Family;
 use vxlan_ebpf_common::packet::Wire;
 use vxlan_ebpf_common::{Packet, underlay};
 
-use crate::skb::NO_DEVICE;
+use crate::skb::{Kept, NO_DEVICE};
 
 /// Length of an 802.1Q tag.
 const TAG: usize = 4;
@@ -48,12 +49,12 @@ impl Xdp {
         (data + offset + len <= end).then_some((data + offset) as *mut u8)
     }
 
-    /// The first eight bytes of the metadata.
+    /// Where the metadata begins, if it is that of `M`.
     #[inline(always)]
-    fn meta(&self) -> Option<*mut u64> {
+    fn meta<M>(&self) -> Option<*mut M> {
         // SAFETY: the context is valid while the program runs.
         let (meta, data) = unsafe { ((*self.md).data_meta as usize, (*self.md).data as usize) };
-        (meta + size_of::<u64>() <= data).then_some(meta as *mut u64)
+        (meta + size_of::<M>() <= data).then_some(meta as *mut M)
     }
 }
 
@@ -154,14 +155,34 @@ impl Packet for Xdp {
     #[inline(always)]
     fn mark(&self) -> u64 {
         // SAFETY: `meta` checked the bounds.
-        self.meta().map_or(0, |meta| unsafe { meta.read() })
+        self.meta::<u64>().map_or(0, |meta| unsafe { meta.read() })
     }
 
     #[inline(always)]
     fn set_mark(&mut self, mark: u64) -> Option<()> {
-        let meta = self.meta()?;
+        let meta = self.meta::<u64>()?;
         // SAFETY: `meta` checked the bounds.
         unsafe { meta.write(mark) };
+        Some(())
+    }
+
+    /// Nothing reads it here.
+    #[inline(always)]
+    fn kept(&self) -> Option<Eth> {
+        None
+    }
+
+    /// The head-room that the tunnel has left takes it, whatever the driver.
+    #[inline(always)]
+    fn keep(&mut self, mark: u64, eth: &Eth) -> Option<()> {
+        let more = size_of::<Kept>() - size_of::<u64>();
+        // SAFETY: the context is valid while the program runs.
+        if unsafe { bpf_xdp_adjust_meta(self.md, -(more as i32)) } != 0 {
+            return None;
+        }
+        let meta = self.meta::<Kept>()?;
+        // SAFETY: `meta` checked the bounds.
+        unsafe { meta.write(Kept { mark, eth: *eth, zero: 0 }) };
         Some(())
     }
 

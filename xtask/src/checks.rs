@@ -144,7 +144,11 @@ fn real_api(programs: &Programs, filter: &[String]) -> Result<()> {
 /// The end-to-end tests with XDP on every underlay: all if this is what is asked for, otherwise those
 /// that the place where packets are taken out of the tunnel can make a difference to.
 fn xdp(programs: &Programs, args: &TestArgs) -> Result<()> {
-    let mut words = if args.filter.is_empty() { vec!["e2e::".to_owned()] } else { args.filter.clone() };
+    let mut words = if args.filter.is_empty() {
+        ["e2e::", "segment::"].map(str::to_owned).to_vec()
+    } else {
+        args.filter.clone()
+    };
     if !args.suite.contains(&Suite::Xdp) {
         words.extend(suite::without(suite::NOT_THE_UNDERLAYS));
     }

@@ -43,6 +43,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     ("udhcpc", "udhcpc"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    ("tshark", "tshark"),
 ];
 
 /// Makes the machine ready for a lab: checks what must be there, installs and mounts the rest.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::run::{run, step, target_dir};
-use crate::{ebpf, host, toolchain};
+use crate::{ebpf, host, kernels, toolchain};
 
 #[derive(Args)]
 pub(crate) struct DemoArgs {
@@ -33,6 +33,13 @@ pub(crate) struct DemoArgs {
 #[derive(Args)]
 #[command(override_usage = "cargo xtask bench [OPTIONS]; cargo xtask bench -- --help lists them")]
 pub(crate) struct BenchArgs {
+    /// Count instructions in the emulator of `test-kernels` instead of measuring time: the same whatever else the machine
+    /// does; results go to target/kernels/instructions-RELEASE.json
+    #[arg(long)]
+    instructions: bool,
+    /// With --instructions: the kernel's series, for example 6.1
+    #[arg(long, default_value = kernels::COUNTED, requires = "instructions")]
+    kernel: String,
     /// Handed to the lab, for example --quick, --mode verified, --l2, --accelerate, --conntrack, --control-plane
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
@@ -64,6 +71,9 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<()> {
 /// # Errors
 /// As [`demo`].
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
+    if args.instructions {
+        return kernels::count(&args.kernel, &args.options);
+    }
     host::prepare("bench")?;
     build_all()?;
     hand_over(lab_binary().arg("bench").args(&args.options))

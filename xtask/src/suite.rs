@@ -13,9 +13,10 @@ use crate::{before, toolchain};
 /// of features, which every other choice of crates wants.
 const CRATES: &[&str] = &["-p", "vxlan-ebpf-common", "-p", "vxlan-agent", "-p", "xtask", "-p", "vxlan-tests"];
 
-/// Tests that have nothing to do with where on the underlay packets are taken out of the tunnel: the
-/// sources of state, how soon a pod's veth has its program, what rules mean, whose address it is
-/// within a node, what metrics say of all that, and what owners of devices change, beside which no XDP is used.
+/// Tests that have little to do with where on the underlay packets are taken out of the tunnel: the sources of state,
+/// where packets leave to, how soon a pod's veth has its program, what rules mean, whose address it is within a node,
+/// what metrics say of all that, how large tables get, what bridges know, and devices of others, beside which no XDP
+/// is used.
 pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::kubernetes::",
     "e2e::etcd::",
@@ -23,13 +24,33 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::connectivity::",
     "e2e::doctor::",
     "e2e::ruleset::",
+    "e2e::accelerate::",
+    "e2e::change::",
+    "e2e::floor::",
+    "e2e::foreign::",
+    "e2e::limits::",
+    "e2e::listen::an_operator_is_told_of_flows",
+    "e2e::metrics::",
+    "e2e::notrack::",
+    "e2e::owner::",
+    "e2e::routing::",
+    "e2e::table::",
     "e2e::verified::arrivals::a_rule",
-    "e2e::accelerate::calico::",
-    "e2e::accelerate::changes::",
-    "e2e::metrics::metrics_say",
-    "e2e::metrics::prometheus::",
-    "e2e::owner::a_neighbour",
-    "e2e::owner::an_address",
+    "e2e::verified::policies::",
+    "e2e::verified::policy::",
+    "e2e::verified::services::",
+    "segment::beside::",
+    "segment::crowd::",
+    "segment::dhcp::",
+    "segment::evpn::",
+    "segment::membership::",
+    "segment::neighbours::",
+    "segment::networkd::",
+    "segment::owner::",
+    "segment::ports::",
+    "segment::stations::",
+    "segment::vlans::",
+    "segments::",
 ];
 
 /// A program full of tests.

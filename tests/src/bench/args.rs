@@ -44,6 +44,10 @@ pub struct BenchArgs {
     /// Only this mode of our fast path, instead of both
     #[arg(long, value_enum, value_delimiter = ',', default_value = "verified,direct")]
     mode: Vec<Mode>,
+    /// The clock counts instructions, one a nanosecond, as that of an emulator does: on one CPU, in fewer and shorter
+    /// rounds, without CPU time and without the programs by themselves
+    #[arg(long, hide = true, conflicts_with_all = ["control_plane", "many"])]
+    pub(super) instructions: bool,
     /// With connection tracking and 5 000 service rules on all nodes
     #[arg(long)]
     pub(super) conntrack: bool,
@@ -73,12 +77,15 @@ pub struct BenchArgs {
 
 impl BenchArgs {
     pub(super) fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 3 } else { 7 })
+        self.rounds.unwrap_or(if self.quick || self.instructions { 3 } else { 7 })
     }
 
     /// Length of one measurement.
     pub(super) fn duration(&self) -> Duration {
-        Duration::from_millis(if self.quick { 500 } else { 1000 })
+        match self.instructions {
+            true => Duration::from_millis(30),
+            false => Duration::from_millis(if self.quick { 500 } else { 1000 }),
+        }
     }
 
     /// What is compared.
@@ -102,7 +109,10 @@ impl BenchArgs {
     pub(super) fn measurements(&self, scene: Scene) -> Vec<Measurement> {
         let asked = |case: &&Case| self.cases.iter().any(|name| name == case.name);
         let named = |measurement| CASES.iter().filter(asked).any(|case| case.measurement == measurement);
-        let usual = |measurement| scene.measurements().contains(&measurement);
+        let usual = |measurement| match self.instructions {
+            true => Measurement::COUNTED.contains(&measurement),
+            false => scene.measurements().contains(&measurement),
+        };
         let all = Measurement::ALL.into_iter();
         all.filter(|m| if self.cases.is_empty() { usual(*m) } else { named(*m) }).collect()
     }

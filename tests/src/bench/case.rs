@@ -35,6 +35,18 @@ pub(super) struct Case {
     pub(super) measurement: Measurement,
 }
 
+/// What a case's value becomes where the clock counts instructions, one a nanosecond: thousands of them per
+/// transaction, or for each KiB of a stream. `None` for cases that say nothing then.
+pub(super) fn in_instructions(name: &str, value: f64) -> Option<f64> {
+    const BITS_OF_KIB: f64 = 8192.0;
+    match name {
+        // Gigabits per second are bits per nanosecond, and microseconds thousands of instructions.
+        "tcp_stream_1" if value > 0.0 => Some(BITS_OF_KIB / value / 1000.0),
+        "tcp_rr" | "tcp_crr" | "udp_rr" => Some(value),
+        _ => None,
+    }
+}
+
 /// One run of traffic; it yields the value of one case or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measurement {
@@ -78,6 +90,9 @@ impl Measurement {
 
     /// Those that say most, in the order of the table: for a glance, and for bridged segments.
     pub(super) const FEW: [Self; 4] = [Self::Stream1, Self::TcpRr, Self::UdpRate, Self::UdpRr];
+
+    /// Those that say something if both ends take turns on one CPU whose clock counts instructions.
+    pub(super) const COUNTED: [Self; 4] = [Self::Stream1, Self::TcpRr, Self::TcpCrr, Self::UdpRr];
 
     pub(super) fn label(self) -> &'static str {
         match self {

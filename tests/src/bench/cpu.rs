@@ -29,13 +29,26 @@ impl Pair {
     }
 }
 
+/// The first CPU that this process may use, for both.
+///
+/// # Errors
+/// There is none.
+pub(super) fn first() -> Result<Pair> {
+    let cpu = allowed()?.next().context("there is no CPU that this process may use")?;
+    Ok(Pair { client: cpu, server: cpu })
+}
+
+fn allowed() -> Result<impl Iterator<Item = usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read the CPU affinity")?;
+    Ok((0..CpuSet::count()).filter(move |cpu| allowed.is_set(*cpu).unwrap_or(false)))
+}
+
 /// The first two CPUs that this process may use.
 ///
 /// # Errors
 /// There is only one: streams would measure how two threads take turns on it.
 pub(super) fn pair() -> Result<Pair> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read the CPU affinity")?;
-    let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut cpus = allowed()?;
     match (cpus.next(), cpus.next()) {
         (Some(client), Some(server)) => Ok(Pair { client, server }),
         _ => bail!("the benchmark needs two CPUs"),

@@ -53,8 +53,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     for name in &args.cases {
         ensure!(CASES.iter().any(|case| case.name == name), "there is no case {name}");
     }
-    let pair = cpu::pair()?;
-    let cpus = if args.one_cpu { pair.place(cpu::Placement::Together) } else { pair };
+    let cpus = if args.one_cpu || args.instructions { cpu::first()? } else { cpu::pair()? };
     args.scenes().into_iter().try_for_each(|scene| compare(args, scene, cpus))
 }
 
@@ -71,7 +70,7 @@ fn compare(args: &BenchArgs, scene: Scene, cpus: cpu::Pair) -> Result<()> {
     drop(ways);
     print!("{}", report.markdown(args, cpus, path.as_deref()));
     // They are measured in no lab, and are those of routed subnets.
-    if scene == Scene::Routed && !args.without_ours {
+    if scene == Scene::Routed && !args.without_ours && !args.instructions {
         print!("{}", programs::markdown(&programs::measure(args.quick)));
     }
     write(&args.json(scene), &report.json()?)?;
@@ -79,7 +78,7 @@ fn compare(args: &BenchArgs, scene: Scene, cpus: cpu::Pair) -> Result<()> {
 }
 
 fn measure_rounds(args: &BenchArgs, scene: Scene, ways: &[Way], cpus: cpu::Pair) -> Result<Report> {
-    let (mut report, measurements) = (Report::new(scene), args.measurements(scene));
+    let (mut report, measurements) = (Report::new(scene, args.instructions), args.measurements(scene));
     for round in 1..=args.rounds() {
         let start = Instant::now();
         eprint!("==> round {round} of {}:", args.rounds());

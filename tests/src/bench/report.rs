@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::case::{Better, CASES, Case, NOT_IN_JSON};
+use super::case::{Better, CASES, Case, NOT_IN_JSON, in_instructions};
 use super::cpu::{Pair, Placement};
 use super::lineup::{Kind, Mode};
 use super::scene::Scene;
@@ -16,6 +16,8 @@ use super::{BenchArgs, Measurement};
 /// What has been measured so far, and where.
 pub(super) struct Report {
     scene: Scene,
+    /// Whether the clock counts instructions.
+    instructions: bool,
     machine: String,
     kernel: String,
     values: BTreeMap<(&'static str, Kind), Vec<f64>>,
@@ -23,13 +25,14 @@ pub(super) struct Report {
 
 impl Report {
     /// Empty, of this machine.
-    pub(super) fn new(scene: Scene) -> Self {
-        Self { scene, machine: machine(), kernel: kernel(), values: BTreeMap::new() }
+    pub(super) fn new(scene: Scene, instructions: bool) -> Self {
+        Self { scene, instructions, machine: machine(), kernel: kernel(), values: BTreeMap::new() }
     }
 
     /// Adds the value of one round.
     pub(super) fn add(&mut self, case: &'static str, kind: Kind, value: f64) {
-        self.values.entry((case, kind)).or_default().push(value);
+        let value = if self.instructions { in_instructions(case, value) } else { Some(value) };
+        self.values.entry((case, kind)).or_default().extend(value);
     }
 
     /// A case's summary; `None` if it was not measured.
@@ -95,7 +98,8 @@ impl Report {
     }
 
     fn line(&self, case: &Case, kinds: &[Kind], ratios: &[(Kind, Kind)]) -> String {
-        let arrow = match case.better {
+        let (unit, better) = self.unit(case);
+        let arrow = match better {
             Better::Higher => "↑",
             Better::Lower => "↓",
         };
@@ -105,15 +109,24 @@ impl Report {
             _ => "–".to_owned(),
         };
         let cells: Vec<String> = kinds.iter().map(cell).chain(ratios.iter().map(ratio)).collect();
-        format!("| {}, {} {arrow} | {} |", case.title, case.unit, cells.join(" | "))
+        format!("| {}, {unit} {arrow} | {} |", case.title, cells.join(" | "))
+    }
+
+    /// The unit of a case's values, and which of them are better.
+    fn unit(&self, case: &Case) -> (&'static str, Better) {
+        match (self.instructions, case.better) {
+            (true, Better::Higher) => ("thousand instructions a KiB", Better::Lower),
+            (true, Better::Lower) => ("thousand instructions", Better::Lower),
+            (false, better) => (case.unit, better),
+        }
     }
 
     /// The JSON file.
     pub(super) fn json(&self) -> Result<String> {
         let cases = self.cases().filter(|case| case.name != NOT_IN_JSON).map(|case| CaseJson {
             name: case.name,
-            unit: case.unit,
-            better: case.better.key(),
+            unit: self.unit(case).0,
+            better: self.unit(case).1.key(),
             no_overlay: self.summary(case, Kind::NoOverlay),
             kernel_vxlan: self.summary(case, Kind::KernelVxlan),
             verified: self.summary(case, Kind::Ours(Mode::Verified)),

@@ -1,16 +1,19 @@
 //! Host model and kernel program must agree: on the verdict, on every byte and on the counters.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proptest::prelude::*;
-use vxlan_agent::datapath::KernelFeatures;
+use vxlan_agent::datapath::{KernelFeatures, Listener, Wanted};
+use vxlan_ebpf_common::headers::{Be16, Eth};
+use vxlan_ebpf_common::listen::Filter;
 use vxlan_ebpf_common::maps::{
-    BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Mode, NO_HANDOVER, NO_NETWORK, Network,
-    TOLERATE_VIOLATIONS, local, moment,
+    Addr, BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Kind, Mode, NO_HANDOVER,
+    NO_NETWORK, Network, TOLERATE_VIOLATIONS, local, moment, station,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, Filters, FlowStep};
-use vxlan_ebpf_common::testbed::{self, Inner, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
+use vxlan_ebpf_common::testbed::{self, Inner, NETWORK, POD_IFINDEX, REMOTE4, REMOTE6, pod4, pod6};
 use vxlan_ebpf_common::{Disposition, Hook, Reason, hooks};
 use vxlan_tests::testrun::{self, Kernel, Verdict};
 
@@ -36,7 +39,12 @@ fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
     };
     let bytes = frame.bytes.len() as u64;
     let counted = if reason == Reason::NotVxlan { vec![] } else { vec![(network, hook, reason, 1, bytes)] };
-    (reason, Verdict { action, bytes: after.bytes, mark: after.mark, counted })
+    // An Ethernet header, and what makes its length a multiple of four.
+    let kept = after.kept.map(|Eth { dst, src, ether_type }| {
+        [dst.0, src.0].concat().into_iter().chain([ether_type, Be16(0)]).flat_map(|word| word.0.to_ne_bytes())
+    });
+    let kept = kept.map(Iterator::collect);
+    (reason, Verdict { action, bytes: after.bytes, mark: after.mark, kept, counted })
 }
 
 /// `frame` with the flow hash and the random number that the kernel used for `encapsulated`.
@@ -183,6 +191,65 @@ fn what_is_written_to_the_maps_is_read_from_them() {
 }
 
 #[test]
+fn whoever_listens_hears_of_every_packet_before_and_after() {
+    let mut kernel = Kernel::load();
+    let maps = testbed::maps();
+    kernel.fill(&maps);
+    let wanted =
+        Wanted { filter: Filter::default(), before: 2048, after: 2048, untouched: 2048, sample: 1, rate: 0 };
+    let mut listener = Listener::start(kernel.dir(), &wanted).expect("nobody else listens");
+    let spoofed = Inner { from: pod4(1, 2).into(), ..Inner::from_pod(pod4(2, 9).into()) }.frame();
+    for (hook, frame) in testbed::seeds().into_iter().chain([(Hook::PodEgress, spoofed)]) {
+        let reason = compare(&kernel, &maps, hook, &frame);
+        // As it was run just now, but heard of.
+        listener.read();
+        let left = kernel.run(hook, &frame);
+        let [report] = listener.read().try_into().expect("one report");
+        let event = report.event;
+        assert_eq!((event.hook(), event.reason(), event.network), (Some(hook), Some(reason), NETWORK));
+        assert_eq!(event.dropped != 0, reason == Reason::PodSpoofed);
+        assert_eq!((&report.before, event.length as usize), (&frame.bytes, frame.bytes.len()), "{hook:?}");
+        assert_eq!((&report.after, event.length_after as usize), (&left.bytes, left.bytes.len()), "{hook:?}");
+    }
+    drop(listener);
+    assert!(Listener::start(kernel.dir(), &wanted).is_ok());
+}
+
+#[test]
+fn who_listens_hears_of_what_the_filter_takes() {
+    let mut kernel = Kernel::load();
+    kernel.fill(&testbed::maps());
+    let (to4, to6) = (pod4(2, 9).into(), pod6(2, 9).into());
+    let address =
+        Filter { address: Addr::from(IpAddr::from(pod4(2, 0))), mask: slash24(), ..Filter::default() };
+    let hook = Filter { hooks: Filter::hook(Hook::TunnelEgress), ..Filter::default() };
+    let remote = testbed::maps().vteps[&REMOTE4].addr;
+    let node = Filter { vteps: [remote; 2], ..Filter::default() };
+    let dropped = Filter { reasons: Filter::reason(Reason::PodSpoofed), ..Filter::default() };
+    for (filter, heard) in [
+        (Filter::default(), [true; 2]),
+        (address, [true, false]),
+        (hook, [false; 2]),
+        (node, [true; 2]),
+        (dropped, [false; 2]),
+    ] {
+        let wanted = Wanted { filter, before: 192, after: 0, untouched: 192, sample: 1, rate: 0 };
+        let mut listener = Listener::start(kernel.dir(), &wanted).expect("nobody else listens");
+        for (to, heard) in [to4, to6].into_iter().zip(heard) {
+            kernel.run(Hook::PodEgress, &Inner::from_pod(to).frame());
+            assert_eq!(!listener.read().is_empty(), heard, "{filter:?} {to}");
+        }
+    }
+}
+
+/// The mask of 24 bits of an IPv4 address.
+fn slash24() -> Addr {
+    let mut mask = [0xff; 16];
+    mask[15] = 0;
+    Addr(mask)
+}
+
+#[test]
 fn the_last_vtep_id_can_be_used() {
     let mut kernel = Kernel::load();
     let mut maps = testbed::maps();
@@ -254,13 +321,17 @@ fn tables() -> impl Strategy<Value = Maps> {
 
 #[test]
 fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
+    agree_on(testbed::seeds(), tables(), 6000);
+}
+
+/// Runs `cases` frames, made of `seeds`, on `tables` through both.
+fn agree_on(seeds: Vec<(Hook, Frame)>, tables: impl Strategy<Value = Maps>, cases: u32) {
     let mut kernel = Kernel::load();
-    let seeds = testbed::seeds();
     let changes = proptest::collection::vec((0usize..160, any::<u8>()), 0..4);
     let cut = prop_oneof![4 => Just(usize::MAX), 1 => Kernel::SHORTEST..200];
     let segment_size = prop_oneof![6 => Just(0u32), 1 => 1u32..0x10000];
-    let strategy = (tables(), 0..seeds.len(), 0..Hook::ALL.len() * 4, changes, cut, segment_size);
-    let config = ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
+    let strategy = (tables, 0..seeds.len(), 0..Hook::ALL.len() * 4, changes, cut, segment_size);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let mut forwarded = 0;
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let kernel = std::cell::RefCell::new((&mut kernel, &mut forwarded));
@@ -278,13 +349,72 @@ fn kernel_and_model_agree_on_random_tables_and_damaged_frames() {
             frame.bytes.truncate(cut);
             frame.segment_size = if hook == Hook::UnderlayXdp { 0 } else { segment_size };
             frame.ifindex = POD_IFINDEX;
+            if maps.network().kind == Kind::L2 as u8 {
+                // What programs have noted of stations stays with entries that stay.
+                kernel.fill(&Maps { stations: BTreeMap::new(), ..maps.clone() });
+            }
             kernel.fill(&maps);
             let reason = compare(kernel, &maps, hook, &frame);
             **forwarded += u32::from(reason.disposition() == Disposition::Forwarded);
             Ok(())
         })
         .expect("kernel and model agree");
-    assert!(forwarded > 500, "only {forwarded} of 6000 frames were forwarded: the test tests too little");
+    assert!(
+        forwarded > cases / 12,
+        "only {forwarded} of {cases} frames were forwarded: the test tests too little"
+    );
+}
+
+/// The tables of a segment with some entries missing or changed.
+fn segment_tables() -> impl Strategy<Value = Maps> {
+    let station = (0usize..4, 0u32..4, 0u32..4, any::<u8>(), 0u8..3, any::<bool>());
+    (proptest::collection::vec(station, 0..3), any::<u8>(), any::<u16>()).prop_map(
+        |(changes, missing, seed)| {
+            let now = testrun::now();
+            let mut maps = testbed::segment(now);
+            let keys: Vec<_> = maps.stations.keys().copied().collect();
+            for (which, vtep, ifindex, flags, moved, known) in changes {
+                let Some(at) = maps.stations.get_mut(&keys[which]) else { continue };
+                (at.flags, at.moved) =
+                    (flags & (station::PEER | station::HOOKED_IN | station::HOOKED_OUT), moved);
+                match flags >> 4 {
+                    0 => at.confirmed = 0,
+                    1 => (at.vtep, at.ifindex) = (vtep, ifindex),
+                    2 => at.mtu = 60 + u16::from(flags),
+                    _ => {}
+                }
+                if !known {
+                    maps.stations.remove(&keys[which]);
+                }
+            }
+            if missing & 1 << 0 != 0 {
+                maps.vteps.remove(&REMOTE4);
+            }
+            if missing & 1 << 1 != 0 {
+                maps.vtep_ids.retain(|_, id| *id != REMOTE6);
+            }
+            if missing & 1 << 2 != 0 {
+                // Interface and VNI say which network it is.
+                maps.node.only = NO_NETWORK;
+            }
+            if let Some(network) = maps.network_mut() {
+                let tolerated = TOLERATE_VIOLATIONS | DROP_MALFORMED | DROP_OTHER_VNI;
+                network.flags = u32::from(seed) & tolerated;
+                network.mode = if seed >> 12 == 0 { Mode::Off as u8 } else { network.mode };
+                network.local4.mtu = if seed >> 12 == 1 { 128 } else { network.local4.mtu };
+            }
+            maps
+        },
+    )
+}
+
+#[test]
+fn kernel_and_model_agree_on_random_segments_and_damaged_frames() {
+    let mut seeds = testbed::segment_seeds();
+    let to_all = Inner { to_mac: [0xff; 6], ..testbed::frame_to([0; 6], false) }.frame();
+    let to_nobody = Inner { to_mac: testbed::station_mac(9), ..testbed::frame_to([0; 6], false) }.frame();
+    seeds.extend([to_all, to_nobody].map(|frame| (Hook::PortIngress, frame)));
+    agree_on(seeds, segment_tables(), 2000);
 }
 
 /// What of a flow does not depend on when it was and on the kernel's hash.
@@ -342,7 +472,7 @@ fn kernel_and_model_keep_the_same_flows() {
 fn keep_the_same_flows(kernel: &mut Kernel, filters: Filters, flags: u32) {
     let maps = testbed::maps();
     let network = Network { mode: Mode::Verified as u8, flags, ..maps.network() };
-    kernel.fill(&Maps { networks: [(testbed::NETWORK, network)].into(), watched: true, ..maps });
+    kernel.fill(&Maps { networks: [(NETWORK, network)].into(), watched: true, ..maps });
     let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let kernel = std::cell::RefCell::new((kernel, 0));

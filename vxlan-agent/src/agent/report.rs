@@ -132,12 +132,10 @@ impl Network {
             mode: network.fastpath,
             left: self.left.clone(),
             attach,
-            xdp: machine.xdp.as_ref().filter(|_| !self.is_bridged() && !self.is_accelerated()).map(
-                |placed| match placed {
-                    Ok(place) => format!("native on {}", place.name),
-                    Err(reason) => format!("no: {reason}"),
-                },
-            ),
+            xdp: machine.xdp.as_ref().filter(|_| !self.is_accelerated()).map(|placed| match placed {
+                Ok(place) => format!("native on {}", place.name),
+                Err(reason) => format!("no: {reason}"),
+            }),
             guard: self.guarded(machine),
             device: self.device_name(&machine.tables.links).to_owned(),
             configured: network.device.clone(),

@@ -153,12 +153,11 @@ impl Agent {
         sizes.with_segments(self.networks.iter().any(Network::is_bridged))
     }
 
-    /// Decides about XDP. With several underlays it goes to the first; segments do without, and so do devices that
-    /// somebody else manages.
+    /// Decides about XDP. With several underlays it goes to the first; devices that somebody else manages do
+    /// without.
     fn place_xdp(&mut self, seen: &[Option<Seen>]) {
-        let routed =
-            |network: &Network| network.is_fast() && !network.is_bridged() && !network.is_accelerated();
-        let fast = self.networks.iter().zip(seen).filter(|(network, _)| routed(network));
+        let ours = |network: &Network| network.is_fast() && !network.is_accelerated();
+        let fast = self.networks.iter().zip(seen).filter(|(network, _)| ours(network));
         let first = fast.filter_map(|(_, seen)| seen.as_ref()?.sides.first()).next();
         if let Some(side) = first {
             self.machine.place_xdp(self.node.xdp, side.underlay.ifindex);

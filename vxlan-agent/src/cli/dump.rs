@@ -11,7 +11,7 @@ use vxlan_ebpf_common::{Disposition, Hook, Reason};
 
 use super::{Of, Subject, What, print_rows};
 use crate::datapath::{DatapathState, Pins};
-use crate::net::Mac;
+use crate::net::{Mac, interface_name as name};
 
 #[derive(Serialize)]
 struct RouteRow {
@@ -212,12 +212,6 @@ const fn disposition(disposition: Disposition) -> &'static str {
         Disposition::Violation => "violation",
         Disposition::Dropped => "dropped",
     }
-}
-
-/// Name of an interface, or its index where it has none (any more, or in this namespace).
-fn name(ifindex: u32) -> String {
-    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
-    name.unwrap_or_else(|| format!("#{ifindex}"))
 }
 
 fn next_hop(hop: &NextHop) -> Option<IpAddr> {

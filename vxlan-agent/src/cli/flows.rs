@@ -80,7 +80,7 @@ fn row(key: &FlowKey, flow: &Flow, now: f64) -> FlowRow {
     }
 }
 
-fn protocol(number: u8) -> String {
+pub(super) fn protocol(number: u8) -> String {
     match number {
         0 => "any".to_owned(),
         1 => "icmp".to_owned(),
@@ -120,11 +120,15 @@ fn lifetime(state: &str) -> f64 {
     }
 }
 
-fn cells(row: &FlowRow) -> [String; 10] {
-    let end = |ip: IpAddr, port: u16| match port {
+/// An address and, if there is one, its port.
+pub(super) fn end(ip: IpAddr, port: u16) -> String {
+    match port {
         0 => ip.to_string(),
         port => std::net::SocketAddr::new(ip, port).to_string(),
-    };
+    }
+}
+
+fn cells(row: &FlowRow) -> [String; 10] {
     [
         row.protocol.clone(),
         end(row.local, row.local_port),

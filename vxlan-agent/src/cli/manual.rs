@@ -18,6 +18,7 @@ Examples:
   vxlan-agent connectivity                   whether all other nodes answer
   vxlan-agent dump counters                  which way packets took, and why
   vxlan-agent flows list --network pods      what bypasses the host stack
+  vxlan-agent monitor --drops                what is dropped now, and why
   vxlan-agent fastpath off                   kernel VXLAN alone, from the next packet on
   vxlan-agent detach                         everything of the agent's off this node
 
@@ -41,6 +42,24 @@ pub(super) const CONNECTIVITY: &str = "\
 Examples:
   vxlan-agent connectivity
   vxlan-agent connectivity --network pods --json";
+
+pub(super) const MONITOR: &str = "\
+Examples:
+  vxlan-agent monitor --drops                          what is dropped, and why
+  vxlan-agent monitor --address 10.244.1.2 --port 80   what becomes of these packets at each hook
+  vxlan-agent monitor --node n2 --count 20             the next twenty packets from and to that node
+  vxlan-agent monitor --flows                          which flows begin to bypass the host stack
+  vxlan-agent monitor --hook underlay_ingress --sample 100 --json
+
+Times are UTC.";
+
+pub(super) const CAPTURE: &str = "\
+Examples:
+  vxlan-agent capture -w packets.pcapng --address 10.244.1.2
+  vxlan-agent capture -w packets.pcapng --drops --seconds 60
+  vxlan-agent capture -w packets.pcapng --before --after --hook pod_egress
+  vxlan-agent capture -w - | wireshark -k -i -
+  vxlan-agent capture -w - | tcpdump -r - 'tcp[tcpflags] & tcp-rst != 0'";
 
 pub(super) const ACCELERATE: &str = "\
 Examples:
@@ -80,17 +99,20 @@ mod tests {
 
     #[test]
     fn examples_are_valid() {
-        let all = [EXAMPLES, DUMP, DOCTOR, CONNECTIVITY, ACCELERATE, COMPLETIONS, MAN];
+        let all = [EXAMPLES, DUMP, DOCTOR, CONNECTIVITY, MONITOR, CAPTURE, ACCELERATE, COMPLETIONS, MAN];
         let lines = all.iter().flat_map(|text| text.lines()).map(str::trim_start);
         let mut count = 0;
         for line in lines.filter(|line| line.starts_with("vxlan-agent ")) {
-            let command =
-                line.split("  ").next().and_then(|line| line.split(" > ").next()).expect("a command");
+            let command = line
+                .split("  ")
+                .next()
+                .and_then(|line| line.split(" > ").next()?.split(" | ").next())
+                .expect("a command");
             let parsed = Cli::try_parse_from(command.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("refused"));
             count += 1;
         }
-        assert_eq!(count, 22);
+        assert_eq!(count, 33);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The command line.
 
 mod accelerate;
+mod capture;
+mod clock;
 mod connectivity;
 mod detach;
 mod doctor;
@@ -8,11 +10,12 @@ mod dump;
 mod features;
 mod flows;
 mod manual;
+mod monitor;
 mod status;
 mod table;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,6 +31,7 @@ use crate::agent;
 use crate::config::flannel::{Flannel, NET_CONF, ThisMachine};
 use crate::config::{Config, DEFAULT_PATH, Fastpath, NodeConfig};
 use crate::datapath::Pins;
+use crate::listen::run::Summary;
 use crate::ownership::{DEFAULT_PIN_DIR, default_run_dir};
 
 /// VXLAN overlay of the kernel, short-cut by BPF.
@@ -75,6 +79,14 @@ enum Command {
         #[command(subcommand)]
         what: Flows,
     },
+    /// Show live what the programs make of packets, and why; one listener on a node at a time, with or without a
+    /// running agent. It ends with Ctrl-C.
+    #[command(after_help = manual::MONITOR)]
+    Monitor(monitor::Monitor),
+    /// Write packets that pass the programs to a file as pcapng, those that bypass the host stack, too. Each has the
+    /// verdict and the reason as its comment. It ends with Ctrl-C.
+    #[command(after_help = manual::CAPTURE)]
+    Capture(capture::Capture),
     /// Show what this kernel offers to the fast path; needs no configuration.
     Features,
     /// Remove everything that is ours; stops the agent first if it runs.
@@ -328,6 +340,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Fastpath { to } => switch(&subject()?, *to, json),
         Command::Flows { what: Flows::List } => flows::list(&subject()?, json),
         Command::Flows { what: Flows::Flush } => flows::flush(&subject()?, json),
+        Command::Monitor(options) => monitor::show(&subject()?, options, json),
+        Command::Capture(options) => capture::write(&subject()?, options, json),
         Command::Detach => {
             log_to_stderr(json);
             runtime()?.block_on(detach::run(&whole()?, json))
@@ -353,6 +367,21 @@ fn switch(subject: &Subject, to: OnOff, json: bool) -> anyhow::Result<()> {
         [one] => print_json(one),
         several => print_json(&several),
     }
+}
+
+/// Says at the end of `monitor` and `capture` what was heard: as JSON in `out`, else on standard error.
+fn listened(summary: &Summary, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    if json {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            event: &'static str,
+            #[serde(flatten)]
+            summary: &'a Summary,
+        }
+        let line = Line { event: "summary", summary };
+        return Ok(writeln!(out, "{}", serde_json::to_string(&line)?).and_then(|()| out.flush())?);
+    }
+    Ok(writeln!(std::io::stderr(), "{}", summary.sentence())?)
 }
 
 /// Runs the agent, which follows the configuration at `path`, if there is one, and does not wait for a file that

@@ -324,6 +324,11 @@ impl Maps {
         self.flows.iter().filter_map(Result::ok).collect()
     }
 
+    /// An entry of FLOWS.
+    pub(super) fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.get(key, 0).ok()
+    }
+
     /// Every counter of a network that is not zero, summed over the CPUs.
     pub(super) fn counters(&self, network: NetworkId) -> Result<Vec<(Hook, Reason, Counter)>> {
         let mut found = Vec::new();

@@ -16,6 +16,7 @@ mod attach;
 mod features;
 mod filter;
 mod link;
+mod listener;
 mod maps;
 mod meter;
 mod open;
@@ -29,6 +30,7 @@ mod xdp;
 
 pub use attach::FIRST_PRIORITY;
 pub use features::KernelFeatures;
+pub use listener::{Listener, RENEW, Report, Wanted};
 pub use meter::{Meter, Runs};
 pub use open::{Datapath, Features, Options, check_bpffs, check_pin_dir, detach};
 pub use pins::Pins;

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::MapInfo;
+use aya::maps::{MapInfo, ProgramArray};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -320,6 +320,10 @@ fn load(dir: &Path, flows: u32, sizes: Sizes) -> Result<Ebpf> {
     for (name, places) in sizes.places() {
         loader.map_max_entries(name, places);
     }
+    for name in [names::REPORT, names::REPORT_XDP] {
+        // It takes programs only of the kind that it had first, which depends on settings of the kernel, too.
+        remove_if_there(&dir.join(name))?;
+    }
     for name in names::ALL {
         loader.map_pin_path(name, dir.join(name));
     }
@@ -329,7 +333,26 @@ fn load(dir: &Path, flows: u32, sizes: Sizes) -> Result<Ebpf> {
     for hook in Hook::ALL.into_iter().filter(|hook| *hook != Hook::UnderlayXdp) {
         load_program(&mut programs, hook, &pins)?;
     }
+    load_report(&mut programs, names::REPORT)?;
     Ok(programs)
+}
+
+/// Loads what tells a [`Listener`](super::Listener) of packets, where programs make their tail calls to.
+fn load_report(programs: &mut Ebpf, table: &'static str) -> Result<()> {
+    let name = if table == names::REPORT { "report_event" } else { "report_event_xdp" };
+    let program =
+        programs.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        other => bail!("{name} is of type {:?}", other.prog_type()),
+    }
+    .map_err(explain_program)
+    .with_context(|| format!("cannot load {name}"))?;
+    let fd = program.fd().with_context(|| format!("{name} is not loaded"))?.try_clone()?;
+    let map = programs.map_mut(table).with_context(|| format!("the BPF object has no map {table}"))?;
+    let mut map = ProgramArray::try_from(map).with_context(|| format!("{table} is of another type"))?;
+    map.set(0, &fd, 0).with_context(|| format!("cannot have programs report to {name}"))
 }
 
 /// Makes way for larger tables, and for tables in the place of those that somebody has removed. Programs are
@@ -359,7 +382,8 @@ fn forget_flows_of_another_size(dir: &Path, flows: u32) -> Result<()> {
 
 /// Loads what needs more of the kernel than the rest (packets of several buffers, Linux 5.18).
 fn load_xdp(programs: &mut Ebpf, dir: &Path) -> Result<()> {
-    load_program(programs, Hook::UnderlayXdp, &dir.join(PROGRAMS))
+    load_program(programs, Hook::UnderlayXdp, &dir.join(PROGRAMS))?;
+    load_report(programs, names::REPORT_XDP)
 }
 
 fn load_program(programs: &mut Ebpf, hook: Hook, pins: &Path) -> Result<()> {
@@ -467,18 +491,37 @@ mod tests {
         (deepest + 31) / 32 * 32
     }
 
+    /// Names of all programs: those of hooks, and those that they make tail calls to.
+    fn programs() -> Vec<&'static str> {
+        let hooks = Hook::ALL.into_iter().map(Hook::label);
+        hooks.chain(["report_event", "report_event_xdp"]).collect()
+    }
+
     #[test]
     fn every_program_fits_the_stack_of_old_kernels() {
         const STACK: i32 = 512;
         let object = Object::parse(OBJECT).expect("the programs");
-        let is_program = |name: &str| Hook::ALL.into_iter().any(|hook| hook.label() == name);
+        let is_program = |name: &str| programs().contains(&name);
         let functions = || object.functions.values().map(|f| (f.name.as_str(), depth(&f.instructions)));
         let called = functions().filter(|(name, _)| !is_program(name)).map(|(_, depth)| depth).max();
-        let programs: Vec<_> = functions().filter(|(name, _)| is_program(name)).collect();
-        assert_eq!(programs.len(), Hook::ALL.len());
-        for (name, depth) in programs {
+        let deepest: Vec<_> = functions().filter(|(name, _)| is_program(name)).collect();
+        assert_eq!(deepest.len(), programs().len());
+        for (name, depth) in deepest {
             let whole = depth + called.unwrap_or_default();
             assert!(whole <= STACK, "{name} needs {whole} bytes of stack");
+        }
+    }
+
+    #[test]
+    fn what_makes_tail_calls_calls_no_functions() {
+        // Both in one program need Linux 6.0 on arm64 (`bpf_jit_supports_subprog_tailcalls`).
+        const CALL: u8 = 0x85;
+        const FUNCTION: u8 = 1;
+        let object = Object::parse(OBJECT).expect("the programs");
+        for hook in Hook::ALL {
+            let program = object.functions.values().find(|f| f.name == hook.label()).expect("a program");
+            let calls = |i: &&bpf_insn| i.code == CALL && i.src_reg() == FUNCTION;
+            assert_eq!(program.instructions.iter().filter(calls).count(), 0, "{}", hook.label());
         }
     }
 

@@ -71,6 +71,11 @@ impl Pins {
         self.maps.flows()
     }
 
+    /// A flow, if the programs know it.
+    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.maps.flow(key)
+    }
+
     /// The generation of those flows of a network that count.
     pub fn generation(&self, network: NetworkId) -> Result<u32> {
         self.maps.generation(network)

@@ -6,6 +6,7 @@ mod arrivals;
 mod decap;
 mod encap;
 mod flows;
+mod listen;
 mod networks;
 mod pairs;
 mod pods;

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::counters::Hook;
-use crate::hooks::{port_ingress, tunnel_egress, tunnel_ingress, underlay_ingress, underlay_xdp};
+use crate::headers::{ETH_P_IP, ETH_P_IPV6, Eth, Mac};
+use crate::hooks::{
+    port_ingress, stripped_ingress, tunnel_egress, tunnel_ingress, underlay_ingress, underlay_xdp,
+};
 use crate::maps::{LinkEntry, MacKey, Station, link, moved, station};
 use crate::model::Note;
 use crate::oracle;
@@ -86,7 +89,54 @@ fn stations_that_are_not_known_and_groups_are_the_kernels() {
     assert_eq!(run_with(port_ingress, &arp, &maps).0, Reason::NotIp);
     let tagged = Frame { tagged: true, ..frame_to(NEIGHBOUR, false).frame() };
     assert_eq!(run_with(port_ingress, &tagged, &maps).0, Reason::NotIp);
-    assert_eq!(run_with(underlay_xdp, &frame_from(REMOTE4, false).1, &maps).0, Reason::OtherMac);
+}
+
+/// What XDP leaves with a frame of the segment.
+const LEFT: u64 = (MARK as u64) << 32 | NETWORK as u64;
+
+fn kept(inner: &Inner) -> Option<Eth> {
+    let (dst, src) = (Mac::from_bytes(&inner.to_mac), Mac::from_bytes(&inner.from_mac));
+    let ether_type = if inner.to.is_ipv4() { ETH_P_IP } else { ETH_P_IPV6 };
+    Some(Eth { dst, src, ether_type })
+}
+
+#[test]
+fn a_frame_is_stripped_with_its_macs_aside_and_delivered_with_them() {
+    for (id, v6) in [(REMOTE4, false), (REMOTE4, true), (REMOTE6, false), (REMOTE6, true)] {
+        let (inner, frame) = frame_from(id, v6);
+        assert_eq!(oracle::check(Hook::UnderlayXdp, &frame, &segment()), Reason::Decapsulated);
+        let (_, after) = run_with(underlay_xdp, &frame, &segment());
+        let tunnels = Inner { from_mac: ROUTER_MAC, to_mac: UNDERLAY_MAC, ..inner.clone() };
+        assert_eq!((after.mark, after.kept, &after.bytes), (LEFT, kept(&inner), &tunnels.build()));
+        let (reason, after) = run_with(stripped_ingress, &after, &segment());
+        assert_eq!((reason, after.bytes), (Reason::Delivered, inner.build()));
+    }
+}
+
+#[test]
+fn a_stripped_frame_whose_station_is_elsewhere_by_now_is_the_bridges() {
+    let (inner, frame) = frame_from(REMOTE4, false);
+    let (_, stripped) = run_with(underlay_xdp, &frame, &segment());
+    let gone = |maps: &mut Maps| drop(maps.stations.remove(&MacKey::new(NETWORK, HERE)));
+    let moved_away = |maps: &mut Maps| change(maps, HERE, |station| station.moved = moved::AWAY);
+    let behind_node = |maps: &mut Maps| change(maps, HERE, |station| *station = Station::vtep(REMOTE6));
+    let narrow = |maps: &mut Maps| change(maps, HERE, |station| station.mtu = 60);
+    for edit in [&gone as &dyn Fn(&mut Maps), &moved_away, &behind_node, &narrow] {
+        let mut maps = segment();
+        edit(&mut maps);
+        let (reason, after) = run_with(stripped_ingress, &stripped, &maps);
+        assert_eq!((reason, after.bytes), (Reason::HandedOver, inner.build()));
+    }
+}
+
+#[test]
+fn nothing_is_stripped_that_could_not_be_given_to_the_bridge() {
+    let mut maps = segment();
+    maps.networks.values_mut().for_each(|network| (network.local4.device, network.local6.device) = (0, 0));
+    assert_eq!(run_with(underlay_xdp, &frame_from(REMOTE4, false).1, &maps).0, Reason::SwitchedOff);
+    let mut maps = segment();
+    maps.node.mark = 0;
+    assert_eq!(run_with(underlay_xdp, &frame_from(REMOTE4, false).1, &maps).0, Reason::SwitchedOff);
 }
 
 #[test]

@@ -21,6 +21,10 @@ pub(super) struct Report {
     pub(super) tests: BTreeMap<String, bool>,
     /// Whether the suite came to its end.
     pub(super) finished: bool,
+    /// What a benchmark printed.
+    pub(super) told: Vec<String>,
+    /// Its numbers, as JSON, by what the names of its files end with.
+    pub(super) numbers: BTreeMap<String, String>,
     /// Why the rest is missing, if something is.
     pub(super) broken: Option<String>,
 }
@@ -30,6 +34,12 @@ impl Report {
     fn hear(&mut self, line: &str) -> bool {
         if let Some(json) = line.strip_prefix("features ") {
             self.features = serde_json::from_str(json).unwrap_or_default();
+        } else if let Some(told) = line.strip_prefix("told ") {
+            self.told.push(told.to_owned());
+        } else if let Some((which, json)) = line.strip_prefix("numbers").and_then(|rest| rest.split_once(' '))
+        {
+            self.numbers.insert(which.to_owned(), json.to_owned());
+            self.finished = true;
         } else if let Some((name, verdict)) = test(line) {
             eprintln!("    {verdict:<6} {name}");
             self.tests.insert(name.to_owned(), verdict == "ok");
@@ -162,6 +172,16 @@ mod tests {
         assert!(report.hear("end") && report.broken.is_none());
         assert!(report.features["tcx"]);
         assert_eq!(report.tests, BTreeMap::from([("e2e::a".into(), true), ("e2e::b".into(), false)]));
+    }
+
+    #[test]
+    fn a_benchmark_tells_its_table_and_numbers() {
+        let mut report = Report::default();
+        let lines = ["told | case |", "told ", "numbers-veth {\"cases\": []}"];
+        assert!(!lines.iter().any(|line| report.hear(line)));
+        assert!(report.hear("end") && report.broken.is_none());
+        assert_eq!(report.told, ["| case |", ""]);
+        assert_eq!(report.numbers["-veth"], "{\"cases\": []}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod report;
 mod root;
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -94,7 +96,7 @@ pub(crate) fn test(args: &KernelArgs) -> Result<()> {
                 wanted => wanted.to_vec(),
             };
             let unpacked = archive.unpacked(&release)?;
-            let image = root::build(&dir(), &emulator, &unpacked, &suite, &filter)?;
+            let image = root::build(&dir(), &emulator, &unpacked, &root::Job::Test(&suite), &filter)?;
             let limit = Duration::from_secs(args.timeout * 60);
             guest::boot(&emulator, &unpacked, &image, &dir().join(format!("{release}.log")), limit)
         });
@@ -102,6 +104,43 @@ pub(crate) fn test(args: &KernelArgs) -> Result<()> {
     });
     report::print(&outcomes.collect::<Vec<_>>())
 }
+
+/// The series in which instructions are counted unless another is asked for: the youngest that stays in the archive
+/// for long.
+pub(crate) const COUNTED: &str = "6.12";
+
+/// Runs the benchmark in the emulator, whose clock counts instructions, and prints its table.
+///
+/// # Errors
+/// The kernel cannot be had or booted, or the benchmark fails.
+pub(crate) fn count(series: &str, options: &[OsString]) -> Result<()> {
+    let archive = step("asking Debian's archive for kernels", || Archive::open(&dir()))?;
+    let release = choose(archive.releases()?, &[series.to_owned()])?;
+    let release = release.first().with_context(|| format!("the archive has no kernel {series}"))?;
+    host::install_tools(TOOLS)?;
+    lab::build_all()?;
+    let emulator = emulator::find(&dir())?;
+    let lab = target_dir().join("release/vxlan-lab");
+    let options: Vec<_> = options.iter().map(|option| option.to_string_lossy().into_owned()).collect();
+    let report = step(&format!("Linux {release}"), || {
+        let unpacked = archive.unpacked(release)?;
+        let image = root::build(&dir(), &emulator, &unpacked, &root::Job::Count(&lab), &options)?;
+        guest::boot(&emulator, &unpacked, &image, &dir().join(format!("{release}.log")), BOOTED_FOR)
+    })?;
+    if report.broken.is_some() || report.numbers.is_empty() {
+        bail!("the benchmark failed in the emulator; see {}", dir().join(format!("{release}.log")).display());
+    }
+    report.told.iter().for_each(|line| println!("{line}"));
+    report.numbers.iter().try_for_each(|(which, numbers)| {
+        let file = dir().join(format!("instructions-{}{which}.json", release.series()));
+        fs::write(&file, numbers).with_context(|| format!("cannot write {}", file.display()))?;
+        println!("{}", file.display());
+        Ok(())
+    })
+}
+
+/// After what time a guest that counts instructions is given up.
+const BOOTED_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Where everything goes.
 fn dir() -> PathBuf {

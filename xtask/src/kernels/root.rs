@@ -37,13 +37,44 @@ ip link set lo up
 ulimit -n 65536
 say() { echo "$@" | tee /dev/ttyS1; }
 say "features $(vxlan-agent features --json | tr -d '\n')"
-suite --test-threads=1 $(cat /tests) 2>/dev/console | tee /dev/ttyS1
+. /job
 say end
 poweroff -f
 "#;
 
-/// Builds the file system of one guest and returns it as an archive for `-initrd`. The guest runs
-/// `suite` with the filters `tests`.
+/// What a guest is booted for, by the program that does it.
+pub(super) enum Job<'a> {
+    /// To run tests.
+    Test(&'a Path),
+    /// To count instructions.
+    Count(&'a Path),
+}
+
+impl Job<'_> {
+    /// The program, and what it is called in the guest.
+    fn program(&self) -> (&Path, &'static str) {
+        match self {
+            Self::Test(suite) => (suite, "bin/suite"),
+            Self::Count(lab) => (lab, "bin/vxlan-lab"),
+        }
+    }
+
+    /// What the guest's shell runs. The program's arguments are in a file.
+    const fn script(&self) -> &'static str {
+        match self {
+            Self::Test(_) => "suite --test-threads=1 $(cat /arguments) 2>/dev/console | tee /dev/ttyS1\n",
+            Self::Count(_) => {
+                "cd /tmp\n\
+                 vxlan-lab bench --instructions $(cat /arguments) --json numbers --svg chart 2>/dev/console \
+                 | sed 's/^/told /' | tee /dev/ttyS1\n\
+                 for file in numbers*; do [ ! -e \"$file\" ] || say \"$file $(tr -d '\\n' <\"$file\")\"; done\n"
+            }
+        }
+    }
+}
+
+/// Builds the file system of one guest and returns it as an archive for `-initrd`. The guest does `job` with
+/// these `arguments`.
 ///
 /// # Errors
 /// Something that belongs into it is missing.
@@ -51,16 +82,17 @@ pub(super) fn build(
     dir: &Path,
     emulator: &Emulator,
     unpacked: &Path,
-    suite: &Path,
-    tests: &[String],
+    job: &Job<'_>,
+    arguments: &[String],
 ) -> Result<PathBuf> {
     let root = dir.join("root");
     let _ = fs::remove_dir_all(&root);
-    put_programs(&root, suite)?;
+    put_programs(&root, job.program())?;
     let busybox = emulator.busybox()?;
     copy(&busybox, &root.join("bin/busybox"))?;
     modules::extract(unpacked, &root.join("modules"), modules::LAB)?;
-    fs::write(root.join("tests"), tests.join(" "))?;
+    fs::write(root.join("arguments"), arguments.join(" "))?;
+    fs::write(root.join("job"), job.script())?;
     // A DHCP server asks who it is to be.
     fs::create_dir_all(root.join("etc"))?;
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
@@ -71,11 +103,11 @@ pub(super) fn build(
     Ok(image)
 }
 
-/// The suite, the agent and the lab's tools, with the libraries that they need.
-fn put_programs(root: &Path, suite: &Path) -> Result<()> {
+/// What the job runs, the agent and the lab's tools, with the libraries that they need.
+fn put_programs(root: &Path, (program, name): (&Path, &str)) -> Result<()> {
     let agent = target_dir().join("release/vxlan-agent");
     let mut programs =
-        vec![(suite.to_owned(), "bin/suite".to_owned()), (agent, "usr/sbin/vxlan-agent".to_owned())];
+        vec![(program.to_owned(), name.to_owned()), (agent, "usr/sbin/vxlan-agent".to_owned())];
     for tool in TOOLS {
         let file = host::find(tool).with_context(|| format!("no program {tool} on this machine"))?;
         programs.push((file, format!("usr/sbin/{tool}")));

@@ -36,6 +36,12 @@ pub(super) fn forged(lab: &Lab, outer: std::net::Ipv4Addr, inner: std::net::Ipv4
     frame
 }
 
+/// The MAC of pod 1 of node 1 as text.
+pub(super) fn pod_mac(lab: &Lab) -> String {
+    let mac = mac_of(lab.pod(1, 1), "eth0").expect("a MAC");
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Whether `frame`, sent from node 2, reaches pod 1 of node 1.
 fn arrives(lab: &Lab, frame: &[u8]) -> bool {
     let capture = Capture::start(lab.pod(1, 1), "eth0").expect("a capture");

@@ -20,6 +20,7 @@ mod hostile;
 mod interop;
 mod kubernetes;
 mod limits;
+mod listen;
 mod metrics;
 mod networks;
 mod notrack;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use vxlan_agent::datapath::KernelFeatures;
 use vxlan_tests::lab::segment::{Card, SegmentLab};
 use vxlan_tests::lab::traffic::{Ping, StreamReport, UdpStream, ping, tcp_bulk};
-use vxlan_tests::lab::{Counters, Family, Overlay, SegmentSpec, wait_until};
+use vxlan_tests::lab::{AgentOptions, Count, Counters, Family, Overlay, PORT, SegmentSpec, wait_until, xdp};
 
-use super::{RED, assert_all_reach_each_other, assert_answered, build, direct, verified};
+use super::{BLUE, RED, assert_all_reach_each_other, assert_answered, build, direct, two_tenants, verified};
 
 const RATE: u32 = 2000;
 /// Of frames between stations that know each other, about one a second is the kernel's.
@@ -63,19 +63,26 @@ fn assert_most(counters: &Counters, hook: &str, reason: &str, sent: u64) {
 
 /// Where frames of `inner` packets come out of a tunnel over `underlay`, and what is counted there.
 fn arrival(underlay: Family, inner: Family) -> (&'static str, &'static str) {
+    if xdp().is_some() {
+        return ("underlay_xdp", "decapsulated");
+    }
     if underlay == inner || KernelFeatures::probe().mixed_decap {
         return ("underlay_ingress", "decapsulated");
     }
     ("tunnel_ingress", "delivered")
 }
 
+/// What programs have taken out of its tunnel.
+pub(super) fn taken_out(counters: &Counters) -> Count {
+    let [tc, xdp] = ["underlay_ingress", "underlay_xdp"].map(|hook| counters.get(hook, "decapsulated"));
+    Count { packets: tc.packets + xdp.packets, bytes: tc.bytes + xdp.bytes }
+}
+
 pub(super) fn is_fast(lab: &SegmentLab) -> bool {
     let (from, to) = (lab.host(1, RED, 1), lab.host(2, RED, 1));
     let ([one, two], report) =
         counted(lab, || ping(from, to.ip4, Ping { count: 10, ..Ping::default() }).expect("a socket"));
-    report.all_answered()
-        && one.packets("port_ingress", "encapsulated") >= 8
-        && two.packets("underlay_ingress", "decapsulated") >= 8
+    report.all_answered() && one.packets("port_ingress", "encapsulated") >= 8 && taken_out(&two).packets >= 8
 }
 
 #[test]
@@ -92,8 +99,28 @@ fn frames_between_known_stations_take_the_short_cut() {
                 assert_most(&two, hook, reason, report.sent);
                 let ([one, two], report) = counted(&lab, || stream(&lab, (1, 2), family, SOON / 10));
                 assert_most(&one, "port_ingress", "switched", report.sent);
-                assert_eq!(two.packets("underlay_ingress", "decapsulated"), 0, "{two}");
+                assert_eq!(taken_out(&two).packets, 0, "{two}");
             }
+        }
+    }
+}
+
+/// Also between tenants that have the same MACs, whose packets must not be merged.
+#[test]
+fn xdp_takes_frames_out_of_the_tunnel_before_segments_are_merged() {
+    for options in [AgentOptions::default(), AgentOptions::verified()] {
+        let agent = || Overlay::Agent(AgentOptions { node: "xdp = \"native\"".into(), ..options.clone() });
+        let lab = build(&SegmentSpec::pair(agent(), agent()).tenants(two_tenants(PORT)));
+        warm_up(&lab);
+        assert_all_reach_each_other(&lab, BLUE);
+        let (from, to) = (lab.host(1, RED, 1), lab.host(2, RED, 1));
+        for ip in to.ips() {
+            let ([_, two], moved) = counted(&lab, || tcp_bulk(from, to, ip, 8 << 20));
+            moved.expect("a transfer");
+            let stripped = two.get("underlay_xdp", "decapsulated");
+            assert!(stripped.bytes > 7 << 20, "{two}");
+            assert!(two.get("stripped_ingress", "delivered").bytes > 7 << 20, "{two}");
+            assert_eq!(two.packets("stripped_ingress", "handed_over"), 0, "{two}");
         }
     }
 }
@@ -113,7 +140,7 @@ fn aggregates_stay_whole() {
                 assert!(sent.bytes / sent.packets > 10_000, "aggregates were cut: {one}");
             }
             let behind = two.get("tunnel_ingress", "delivered").bytes;
-            assert!(behind + two.get("underlay_ingress", "decapsulated").bytes > 25 << 20, "{two}");
+            assert!(behind + taken_out(&two).bytes > 25 << 20, "{two}");
         }
     }
 }

@@ -46,7 +46,10 @@ fn input(sets: &Sets) -> Vec<Rule> {
     });
     let kinds: Vec<Kind> = kinds.collect();
     let known = |tag| kinds.iter().map(move |kind| ("known senders", known_sender(*kind, tag)));
-    let mut rules = Vec::from(others());
+    let [not_udp, other_ports, later_fragments, other_vnis] = others();
+    let mut rules = vec![not_udp, other_ports];
+    rules.extend(kinds.iter().map(|kind| ("usual", usual(*kind))));
+    rules.extend([later_fragments, other_vnis]);
     rules.extend([V4, V6].map(|outer| ("drop other destinations", elsewhere(outer))));
     rules.extend([V4, V6].map(|outer| ("drop strangers", stranger(outer))));
     rules.push(("known bridges", network().is_in_from(FIRST, BRIDGED).accept()));
@@ -125,17 +128,29 @@ fn is_fragment() -> Attributes {
     Attributes::default().over(V6).load_extension_header(FRAGMENT, FRAGMENT_OFFSET, 2).mask(&OFFSET)
 }
 
-/// Nearly all that comes through the tunnel, without a tag.
+/// Nearly all that comes through the tunnel, so that it meets few rules: from a known sender, without a tag, for
+/// an address that is known to be this node's. What the later rules ask each on its own holds of it, too.
+fn usual((outer, inner, length): Kind) -> Attributes {
+    let kind = Attributes::default().over(outer).load_transport_header(INNER_TYPE, 2).is(&inner.ether_type);
+    let to = network_behind(kind).load_address_into(BEHIND_NETWORK, outer, outer.destination());
+    from_sender(to.is_in_from(FIRST, own(outer)), (outer, inner, length), 0).accept()
+}
+
+/// From a known sender, with such a tag or none.
 fn known_sender((outer, inner, length): Kind, tag: Option<[u8; 2]>) -> Attributes {
     let (tagged, further) = behind(tag);
-    let inner_source = BEHIND_NETWORK + outer.field.padded() / 4;
     let kind = tagged.over(outer).load_transport_header(INNER_TYPE + further, 2).is(&inner.ether_type);
-    network_behind(kind)
-        .load_address_into(BEHIND_NETWORK, outer, outer.source)
+    from_sender(network_behind(kind), (outer, inner, length), further).accept()
+}
+
+/// Goes on only with what has a source inside, `further` bytes back than usual, that its VTEP may use. The network
+/// has been loaded.
+fn from_sender(rule: Attributes, (outer, inner, length): Kind, further: u32) -> Attributes {
+    let inner_source = BEHIND_NETWORK + outer.field.padded() / 4;
+    rule.load_address_into(BEHIND_NETWORK, outer, outer.source)
         .load_transport_header_into(inner_source, INNER_IP + further + inner.source, inner.field.length())
         .mask_in(inner_source, &inner.mask(length))
         .is_in_from(FIRST, &format!("{}{length}", sources(outer, inner)))
-        .accept()
 }
 
 /// What has no source that could be another's is the kernel's to judge. A tag behind a tag of no VLAN the

@@ -37,6 +37,13 @@ fn each_prefix_length_has_a_set_and_a_rule_the_shortest_first() {
 }
 
 #[test]
+fn what_usually_comes_meets_few_rules() {
+    let one = guard(1, &["192.0.2.1"], &[("192.0.2.2", "10.2.0.0/24")]);
+    assert_eq!(names(&[&one])[..3], ["not UDP", "other ports", "usual"]);
+    assert!(!names(&[&guard(1, &["192.0.2.1"], &[])]).contains(&"usual"), "nobody is known");
+}
+
+#[test]
 fn in_a_bridged_network_nobody_asks_who_is_inside() {
     let routed = guard(1, &["192.0.2.1"], &[("192.0.2.2", "192.0.2.2/32")]);
     let bridged = Guard { bridged: true, ..routed };

@@ -109,7 +109,8 @@ impl SegmentInput<'_> {
         let fixed = [(Hook::TunnelIngress, device), (Hook::TunnelEgress, device), underlay];
         let both = [Hook::PortIngress, Hook::TunnelEgress];
         let ports = ports.keys().flat_map(|port| both.map(|hook| (hook, *port)));
-        fixed.into_iter().chain(ports).map(|(hook, on)| Attachment { hook, ifindex: on.0 }).collect()
+        let all = fixed.into_iter().chain(self.input.before_the_stack()).chain(ports);
+        all.map(|(hook, on)| Attachment { hook, ifindex: on.0 }).collect()
     }
 
     /// Stations behind ports that may be passed to, and behind nodes that have a number.
