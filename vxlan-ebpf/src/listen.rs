@@ -172,7 +172,7 @@ fn tell(ctx: &impl EbpfContext, snapshot: &mut Snapshot, (ifindex, length): (u32
     let event = &mut snapshot.event;
     (event.time, event.ifindex, event.length_after) = (now, ifindex, length);
     (event.before, event.after, event.dropped) = (before, after, u8::from(dropped));
-    let flags = u64::from(after) << 32 | u64::from(BPF_F_CURRENT_CPU);
+    let flags = u64::from(after) << 32 | BPF_F_CURRENT_CPU;
     let size = size_of::<Event>() as u64 + u64::from(before);
     // SAFETY: the context is valid while the program runs; behind the event lies the head, of which `before` bytes
     // are there.

@@ -117,7 +117,7 @@ fn a_frame_is_stripped_with_its_macs_aside_and_delivered_with_them() {
 fn a_stripped_frame_whose_station_is_elsewhere_by_now_is_the_bridges() {
     let (inner, frame) = frame_from(REMOTE4, false);
     let (_, stripped) = run_with(underlay_xdp, &frame, &segment());
-    let gone = |maps: &mut Maps| drop(maps.stations.remove(&MacKey::new(NETWORK, HERE)));
+    let gone = |maps: &mut Maps| _ = maps.stations.remove(&MacKey::new(NETWORK, HERE));
     let moved_away = |maps: &mut Maps| change(maps, HERE, |station| station.moved = moved::AWAY);
     let behind_node = |maps: &mut Maps| change(maps, HERE, |station| *station = Station::vtep(REMOTE6));
     let narrow = |maps: &mut Maps| change(maps, HERE, |station| station.mtu = 60);

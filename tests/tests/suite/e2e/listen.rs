@@ -166,13 +166,16 @@ fn monitor_tells_what_becomes_of_packets_and_why() {
     only_one_listens_and_a_killed_one_is_forgotten(&lab);
 }
 
+/// Options of `monitor`, and what holds of every packet that it tells of then.
+type Filtered<'a> = (&'a [&'a str], &'a dyn Fn(&Value) -> bool);
+
 /// Echoes and forged datagrams, of which each filter picks its own.
 fn filters_pick_packets(lab: &Lab) {
     let (mac, vni, hook) = (super::guard::pod_mac(lab), VNI.to_string(), underlay_hook());
     let is_no_strangers = |line: &Value| line["outer"]["source"] != "192.0.2.66";
     let is_of_mac = |line: &Value| line["source_mac"] == *mac || line["destination_mac"] == *mac;
     let is_out = |line: &Value| line["hook"] == "pod_egress" && line["reason"] == "encapsulated";
-    let cases: [(&[&str], &dyn Fn(&Value) -> bool); 7] = [
+    let cases: [Filtered<'_>; 7] = [
         (&["--port", "7777"], &|line| line["source_port"] == 7777),
         (&["--protocol", "icmp"], &|line| line["protocol"] == "ICMP"),
         (&["--hook", "pod_egress", "--reason", "encapsulated"], &is_out),
