@@ -47,10 +47,8 @@ pub struct Verdict {
     pub action: i32,
     /// The frame afterwards.
     pub bytes: Vec<u8>,
-    /// What an XDP program has left with it.
-    pub mark: u64,
-    /// What it has left behind that.
-    pub kept: Option<Vec<u8>>,
+    /// What an XDP program has left with it ([`Frame::metadata`]).
+    pub metadata: Vec<u8>,
     /// Which counters of which network went up, and by how many packets and bytes.
     pub counted: Vec<(NetworkId, Hook, Reason, u64, u64)>,
 }
@@ -149,16 +147,14 @@ impl Kernel {
     /// Runs the program of `hook` on `frame`.
     pub fn run(&self, hook: Hook, frame: &Frame) -> Verdict {
         let before = self.counters();
-        let (result, meta, bytes) = self.program(hook).execute(frame);
+        let (result, metadata, bytes) = self.program(hook).execute(frame);
         let after = self.counters();
         let counted = after.into_iter().filter_map(|((network, hook, reason), now)| {
             let was = before.get(&(network, hook, reason)).copied().unwrap_or_default();
             (now != was).then_some((network, hook, reason, now.packets - was.packets, now.bytes - was.bytes))
         });
-        let mark = meta.first_chunk().map_or(0, |mark| u64::from_ne_bytes(*mark));
-        let kept = meta.get(8..).filter(|kept| !kept.is_empty()).map(<[u8]>::to_vec);
         let action = result.return_value.cast_signed();
-        Verdict { action, bytes, mark, kept, counted: counted.collect() }
+        Verdict { action, bytes, metadata, counted: counted.collect() }
     }
 }
 

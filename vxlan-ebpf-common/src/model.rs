@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use crate::counters::{Hook, Reason};
-use crate::headers::{Be32, Eth};
+use crate::headers::{Be16, Be32, Eth, Mac};
 use crate::maps::{
     Addr, Endpoint, Family, Flow, FlowKey, Key4, Key6, LinkEntry, MacKey, NETWORK_BITS, Network, NetworkId,
     Node, Station, VniKey, Vtep, VtepId,
@@ -53,6 +53,18 @@ pub struct Frame {
     pub gone: u32,
     /// Whether [`Packet::make_room`] and [`Packet::remove_room`] refuse, as the kernel may.
     pub rigid: bool,
+}
+
+impl Frame {
+    /// What an XDP program has left in front of the frame, as the kernel has it: the mark and, behind it, the Ethernet
+    /// header, filled up to a multiple of four bytes.
+    pub fn metadata(&self) -> Vec<u8> {
+        let mark = if self.mark == 0 { &[][..] } else { &self.mark.to_ne_bytes() };
+        let eth = self.kept.into_iter().flat_map(|Eth { dst: Mac(dst), src: Mac(src), ether_type }| {
+            dst.into_iter().chain(src).chain([ether_type, Be16(0)])
+        });
+        mark.iter().copied().chain(eth.flat_map(|word| word.0.to_ne_bytes())).collect()
+    }
 }
 
 impl Packet for Frame {

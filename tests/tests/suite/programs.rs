@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use vxlan_agent::datapath::{KernelFeatures, Listener, Wanted};
-use vxlan_ebpf_common::headers::{Be16, Eth};
 use vxlan_ebpf_common::listen::Filter;
 use vxlan_ebpf_common::maps::{
     Addr, BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Kind, Mode, NO_HANDOVER,
@@ -39,12 +38,7 @@ fn model(hook: Hook, frame: &Frame, maps: &Maps) -> (Reason, Verdict) {
     };
     let bytes = frame.bytes.len() as u64;
     let counted = if reason == Reason::NotVxlan { vec![] } else { vec![(network, hook, reason, 1, bytes)] };
-    // An Ethernet header, and what makes its length a multiple of four.
-    let kept = after.kept.map(|Eth { dst, src, ether_type }| {
-        [dst.0, src.0].concat().into_iter().chain([ether_type, Be16(0)]).flat_map(|word| word.0.to_ne_bytes())
-    });
-    let kept = kept.map(Iterator::collect);
-    (reason, Verdict { action, bytes: after.bytes, mark: after.mark, kept, counted })
+    (reason, Verdict { action, metadata: after.metadata(), bytes: after.bytes, counted })
 }
 
 /// `frame` with the flow hash and the random number that the kernel used for `encapsulated`.

@@ -208,7 +208,7 @@ mod tests {
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("refused"));
             count += 1;
         }
-        assert_eq!(count, 35);
+        assert_eq!(count, 60);
     }
 
     #[test]

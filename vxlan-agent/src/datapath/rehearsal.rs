@@ -41,8 +41,8 @@ pub struct Ran {
     pub action: i32,
     /// The frame afterwards.
     pub bytes: Vec<u8>,
-    /// What an XDP program has left with it.
-    pub mark: u64,
+    /// What an XDP program has left with it ([`Frame::metadata`]).
+    pub metadata: Vec<u8>,
     /// What it counted the packet as, and of which network; nothing if it did not count it.
     pub counted: Option<(NetworkId, Reason)>,
 }
@@ -107,11 +107,11 @@ impl Rehearsal {
         self.loaded(hook)?;
         let before = self.counted(network, hook)?;
         let ran = execute(self.loaded(hook)?, frame);
-        let (action, bytes, mark) = ran.with_context(|| format!("cannot run {}", hook.label()))?;
+        let (action, metadata, bytes) = ran.with_context(|| format!("cannot run {}", hook.label()))?;
         let after = self.counted(network, hook)?;
         let counted = before.iter().zip(&after).find(|(before, after)| before.2 != after.2);
         let counted = counted.map(|(_, (network, reason, _))| (*network, *reason));
-        Ok(Ran { action, bytes, mark, counted })
+        Ok(Ran { action, bytes, metadata, counted })
     }
 
     /// The cells of a hook, of a network and of none.
@@ -147,8 +147,8 @@ fn info(program: &Program) -> Result<ProgramInfo> {
     }
 }
 
-/// One run: what it returned, the frame afterwards, and its mark.
-fn execute(program: &Program, frame: &Frame) -> Result<(i32, Vec<u8>, u64)> {
+/// One run: what it returned, and metadata and frame afterwards.
+fn execute(program: &Program, frame: &Frame) -> Result<(i32, Vec<u8>, Vec<u8>)> {
     let is_xdp = matches!(program, Program::Xdp(_));
     let context = if is_xdp { xdp_context(frame) } else { skb_context(frame) };
     let mut out = vec![0; frame.bytes.len() + ROOM];
@@ -166,13 +166,10 @@ fn execute(program: &Program, frame: &Frame) -> Result<(i32, Vec<u8>, u64)> {
         other => bail!("a program of type {:?} is at no hook", other.prog_type()),
     };
     out.truncate(result.data_size_out as usize);
-    let mut mark = 0;
-    // The kernel puts metadata in front of the frame, and says so in the context's first word.
-    if is_xdp && context_out.first_chunk() != Some(&[0; 4]) && out.len() >= size_of::<u64>() {
-        let meta: Vec<u8> = out.drain(..size_of::<u64>()).collect();
-        mark = meta.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-    }
-    Ok((result.return_value.cast_signed(), out, mark))
+    // The kernel puts metadata in front of the frame, and says in the context's first word how long they are.
+    let begin = context_out.first_chunk().filter(|_| is_xdp).copied().map_or(0, u32::from_ne_bytes);
+    let after = out.split_off((begin as usize).min(out.len()));
+    Ok((result.return_value.cast_signed(), out, after))
 }
 
 /// `struct __sk_buff` with what the kernel lets a test run set of it.

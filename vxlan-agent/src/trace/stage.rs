@@ -233,8 +233,8 @@ impl<'p> Stage<'p> {
                 "its packet ({its} bytes) is not the model's ({models} bytes) from byte {same} on"
             ));
         }
-        if ran.mark != model.after.mark {
-            all.push("it left another mark with the packet".to_owned());
+        if ran.metadata != model.after.metadata() {
+            all.push("it left something else with the packet".to_owned());
         }
         for (key, flow) in &self.recorder.written().flows {
             let copy = self.copy.flow(key);
