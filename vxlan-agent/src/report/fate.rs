@@ -57,7 +57,9 @@ fn is_at_tunnel(hook: Hook, reason: Reason, path: Path) -> bool {
         (Hook::TunnelEgress, Path::Kernel) => reason != Reason::Passed,
         // What XDP takes out of its tunnel, and what TC leaves to the device, another program sees again.
         (Hook::UnderlayIngress, Path::Fast) => true,
-        (Hook::StrippedIngress | Hook::TunnelIngress, _) => true,
+        // The bridge behind the device gets it, where it is counted again.
+        (Hook::StrippedIngress, _) => reason != Reason::HandedOver,
+        (Hook::TunnelIngress, _) => true,
         _ => false,
     }
 }
@@ -102,7 +104,7 @@ mod tests {
     #[test]
     fn every_packet_of_the_tunnel_is_counted_once_whichever_programs_see_it() {
         use Hook::*;
-        let ways: [&[(Hook, Reason)]; 10] = [
+        let ways: [&[(Hook, Reason)]; 11] = [
             &[(PodEgress, Reason::Encapsulated)],
             &[(PodEgress, Reason::Unverified), (TunnelEgress, Reason::Encapsulated)],
             &[(PodEgress, Reason::TooBig), (TunnelEgress, Reason::Fragment)],
@@ -111,6 +113,11 @@ mod tests {
             &[(UnderlayIngress, Reason::Decapsulated)],
             &[(UnderlayIngress, Reason::HandedOver), (TunnelIngress, Reason::Unverified)],
             &[(UnderlayXdp, Reason::Decapsulated), (StrippedIngress, Reason::Delivered)],
+            &[
+                (UnderlayXdp, Reason::Decapsulated),
+                (StrippedIngress, Reason::HandedOver),
+                (TunnelIngress, Reason::Moved),
+            ],
             &[
                 (UnderlayXdp, Reason::Fragment),
                 (UnderlayIngress, Reason::Fragment),
