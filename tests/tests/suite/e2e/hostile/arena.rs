@@ -266,12 +266,10 @@ impl Arena {
     }
 
     /// The hook that a count is taken for. With XDP it is that which sees packets from the underlay first;
-    /// what it has not taken out of the tunnel the next one counts once more. XDP takes nothing for segments.
+    /// what it has not taken out of the tunnel the next one counts once more.
     fn watched(&self, from: From, hook: Hook, reason: Reason) -> Option<Hook> {
         match (self.course.kind, from, hook) {
-            (Kind::L2, From::Wire, Hook::UnderlayIngress | Hook::TunnelIngress) => Some(hook),
-            (Kind::L2, From::Pod, Hook::PortIngress) => Some(hook),
-            (Kind::L2, ..) => None,
+            (Kind::L2, From::Pod, hook) => (hook == Hook::PortIngress).then_some(hook),
             (_, From::Wire, Hook::UnderlayXdp) => Some(Hook::UnderlayIngress),
             (_, From::Wire, Hook::UnderlayIngress) if xdp().is_some() => None,
             (_, From::Wire, Hook::UnderlayIngress | Hook::TunnelIngress)
