@@ -4,6 +4,7 @@
 //! looks at what is called once, not once for each verdict. None of them calls a function beside that: together the
 //! two need a recent kernel on arm64 (Linux 6.0).
 
+use core::hint::black_box;
 use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext;
@@ -37,10 +38,19 @@ fn listening() -> Option<&'static Listen> {
     LISTEN.get(0).filter(|listen| listen.until != 0)
 }
 
-/// How much of a packet of `bytes` is copied.
+/// How much of a packet of `bytes` is copied, if any of it.
 #[inline(always)]
-fn copied(listen: &Listen, bytes: u32) -> u32 {
-    bytes.min(listen.before).min(HEAD_LEN as u32)
+fn copied(listen: &Listen, bytes: u32) -> Option<u32> {
+    let len = bounded(bytes.min(listen.before).min(HEAD_LEN as u32))?;
+    (len != 0).then_some(len as u32)
+}
+
+/// `len`, which is no more than [`HEAD_LEN`], compared once more in a register of its own: the verifier of Linux 6.1
+/// forgets what it knew of a 32-bit number that has been on the stack.
+#[inline(always)]
+fn bounded(len: u32) -> Option<u64> {
+    let len = black_box(u64::from(len));
+    (len <= HEAD_LEN as u64).then_some(len)
 }
 
 /// Copies the beginning of a packet of `bytes`, if somebody listens.
@@ -48,13 +58,15 @@ fn copied(listen: &Listen, bytes: u32) -> u32 {
 pub(crate) fn note(ctx: &TcContext, bytes: u32) {
     let Some(listen) = listening() else { return };
     let Some(snapshot) = SNAPSHOT.get_ptr_mut(0) else { return };
-    let len = copied(listen, bytes);
-    // SAFETY: the context is valid while the program runs, and `len` is no more than `head` has. The snapshot is
-    // this CPU's, where no other program runs meanwhile.
+    // SAFETY: the context is valid while the program runs, and what is copied is no more than `head` has. The snapshot
+    // is this CPU's, where no other program runs meanwhile.
     unsafe {
+        (*snapshot).copied = 0;
+        let Some(len) = copied(listen, bytes) else { return };
         let to = (&raw mut (*snapshot).head).cast();
-        let is_copied = len != 0 && bpf_skb_load_bytes(ctx.as_ptr(), 0, to, len) == 0;
-        (*snapshot).copied = if is_copied { len } else { 0 };
+        if bpf_skb_load_bytes(ctx.as_ptr(), 0, to, len) == 0 {
+            (*snapshot).copied = len;
+        }
     }
 }
 
@@ -65,10 +77,13 @@ pub(crate) fn note_xdp(ctx: &XdpContext) {
     let Some(snapshot) = SNAPSHOT.get_ptr_mut(0) else { return };
     // SAFETY: as above.
     unsafe {
-        let len = copied(listen, bpf_xdp_get_buff_len(ctx.as_ptr().cast()) as u32);
+        (*snapshot).copied = 0;
+        let bytes = bpf_xdp_get_buff_len(ctx.as_ptr().cast()) as u32;
+        let Some(len) = copied(listen, bytes) else { return };
         let to = (&raw mut (*snapshot).head).cast();
-        let is_copied = len != 0 && bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, to, len) == 0;
-        (*snapshot).copied = if is_copied { len } else { 0 };
+        if bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, to, len) == 0 {
+            (*snapshot).copied = len;
+        }
     }
 }
 
@@ -173,7 +188,8 @@ fn tell(ctx: &impl EbpfContext, snapshot: &mut Snapshot, (ifindex, length): (u32
     (event.time, event.ifindex, event.length_after) = (now, ifindex, length);
     (event.before, event.after, event.dropped) = (before, after, u8::from(dropped));
     let flags = u64::from(after) << 32 | BPF_F_CURRENT_CPU;
-    let size = size_of::<Event>() as u64 + u64::from(before);
+    let Some(behind) = bounded(before) else { return };
+    let size = size_of::<Event>() as u64 + behind;
     // SAFETY: the context is valid while the program runs; behind the event lies the head, of which `before` bytes
     // are there.
     let told = unsafe {
