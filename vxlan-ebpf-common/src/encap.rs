@@ -1,5 +1,6 @@
 //! From an inner packet to one on the underlay.
 
+use crate::checksum::Sum;
 use crate::counters::Reason;
 use crate::headers::{Be16, Eth, Mac};
 use crate::inner::{self, Inner, largest_packet};
@@ -76,8 +77,8 @@ fn over<P: Packet, H: Inner, U: Underlay>(
             Family::V6 => 0,
         },
         inner_sum: match profile::has_checksum(local) {
-            true => Some(inner::sum(p, new, ETH_LEN, inner_len)?),
-            false => None,
+            true => inner::sum(p, new, ETH_LEN, inner_len)?,
+            false => Sum::default(),
         },
     };
     p.make_room(U::FAMILY).ok_or(Reason::NoRoom)?;

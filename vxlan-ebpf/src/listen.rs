@@ -39,14 +39,20 @@ fn listening() -> Option<&'static Listen> {
 }
 
 /// How much of a packet of `bytes` is copied, if any of it.
+///
+/// What is left of the number at the end is from one to [`HEAD_LEN`], as it is before. But the verifier of Linux 6.1
+/// forgets what it knew of a 32-bit number that has been on the stack, and does not see that what is not zero is more.
 #[inline(always)]
 fn copied(listen: &Listen, bytes: u32) -> Option<u32> {
-    let len = bounded(bytes.min(listen.before).min(HEAD_LEN as u32))?;
-    (len != 0).then_some(len as u32)
+    const { assert!(HEAD_LEN.is_power_of_two()) };
+    let len = bytes.min(listen.before).min(HEAD_LEN as u32);
+    if len == 0 {
+        return None;
+    }
+    Some((black_box(u64::from(len) - 1) & (HEAD_LEN as u64 - 1)) as u32 + 1)
 }
 
-/// `len`, which is no more than [`HEAD_LEN`], compared once more in a register of its own: the verifier of Linux 6.1
-/// forgets what it knew of a 32-bit number that has been on the stack.
+/// `len`, which is no more than [`HEAD_LEN`], compared once more in a register of its own; see [`copied`].
 #[inline(always)]
 fn bounded(len: u32) -> Option<u64> {
     let len = black_box(u64::from(len));
