@@ -10,13 +10,17 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl::set_no_new_privs;
 
 use crate::config::NodeConfig;
-use crate::datapath::{KernelFeatures, ensure_bpffs};
+use crate::datapath::ensure_bpffs;
 
 /// Devices, routes, nf_tables and `/proc/sys/net`; maps and programs; programs that read packets.
 const ALWAYS: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON];
 /// Files of other users among those that the configuration names: a key of etcd's, for one. They are read anew while the
 /// agent runs, and what is kept from it then would only be seen later.
 const FILES: Capability = Capability::CAP_DAC_OVERRIDE;
+/// Programs of others: to whom else Linux lists neither links nor programs (`bpf_link_get_fd_by_id`, v6.18). Without it
+/// there may be one at netfilter's hooks, so that each connection has to be verified by itself; and kernels, or security
+/// modules, that want more of whoever loads programs want this.
+const OTHERS: Capability = Capability::CAP_SYS_ADMIN;
 /// Echo requests through the tunnel.
 const PROBES: Capability = Capability::CAP_NET_RAW;
 /// Ports below this one are for `CAP_NET_BIND_SERVICE`, unless a setting says otherwise.
@@ -29,22 +33,15 @@ const UNPRIVILEGED_PORT: u16 = 1024;
 /// The kernel does not say what this process may do, or bpffs cannot be mounted.
 pub fn give_up(node: &NodeConfig, fast: bool) -> anyhow::Result<Vec<String>> {
     if fast {
-        // It takes `CAP_SYS_ADMIN`, which is not kept for it.
         ensure_bpffs(&node.pin_dir)?;
     }
     let permitted = read(CapSet::Permitted)?;
     let ports = [node.healthz, node.metrics].into_iter().flatten().map(|address| address.port());
     let mut wanted: CapsHashSet = ALWAYS.into_iter().chain([FILES]).collect();
+    wanted.extend(fast.then_some(OTHERS));
     wanted.extend(node.connectivity.map(|_| PROBES));
     wanted.extend(ports.filter(|port| *port < UNPRIVILEGED_PORT).map(|_| Capability::CAP_NET_BIND_SERVICE));
-    let mut kept: CapsHashSet = permitted.intersection(&wanted).copied().collect();
-    let could = KernelFeatures::can_load();
-    caps::set(None, CapSet::Effective, &kept).context("cannot give up capabilities")?;
-    // A kernel, or a security module, that wants more of whoever loads programs.
-    if could && !KernelFeatures::can_load() && permitted.contains(&Capability::CAP_SYS_ADMIN) {
-        kept.insert(Capability::CAP_SYS_ADMIN);
-    }
-    caps::set(None, CapSet::Effective, &permitted).context("cannot take capabilities back")?;
+    let kept: CapsHashSet = permitted.intersection(&wanted).copied().collect();
     narrow(&kept);
     caps::set(None, CapSet::Effective, &kept).context("cannot give up capabilities")?;
     caps::set(None, CapSet::Permitted, &kept).context("cannot give up capabilities")?;

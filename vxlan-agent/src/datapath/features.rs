@@ -40,11 +40,6 @@ impl KernelFeatures {
         }
     }
 
-    /// Whether this process may load programs as it is.
-    pub fn can_load() -> bool {
-        load_program(SCHED_CLS, 0, &[load(0, 0), EXIT]).is_ok()
-    }
-
     /// What the programs would use and is missing, and what happens instead.
     pub fn missing(&self) -> Vec<(&'static str, &'static str)> {
         let all = [

@@ -5,8 +5,8 @@ use vxlan_tests::lab::{DEVICE, LabSpec, Overlay, wait_until};
 
 use super::super::{build, warm_up};
 
-/// `CAP_DAC_OVERRIDE`, `CAP_NET_ADMIN`, `CAP_PERFMON` and `CAP_BPF`, as docs/security.md has them.
-const KEPT: &str = "000000c000001002";
+/// `CAP_DAC_OVERRIDE`, `CAP_NET_ADMIN`, `CAP_SYS_ADMIN`, `CAP_PERFMON` and `CAP_BPF`, as docs/security.md has them.
+const KEPT: &str = "000000c000201002";
 
 #[test]
 fn a_running_agent_has_the_documented_capabilities_and_no_way_to_others() {
@@ -29,7 +29,7 @@ fn a_running_agent_has_the_documented_capabilities_and_no_way_to_others() {
             assert!(status.lines().any(|found| found == line), "{line}:\n{status}");
         }
     }
-    let names = ["CAP_BPF", "CAP_DAC_OVERRIDE", "CAP_NET_ADMIN", "CAP_PERFMON"];
+    let names = ["CAP_BPF", "CAP_DAC_OVERRIDE", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_ADMIN"];
     assert_eq!(agent.json(&["status"]).expect("a status")["rights"], serde_json::json!(names));
     let text = agent.cli(&["status"]).expect("a status");
     assert!(text.contains(&format!("rights     {}", names.join(", "))), "{text}");
