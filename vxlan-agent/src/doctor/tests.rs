@@ -135,21 +135,7 @@ fn a_clock_that_has_gone_back_is_found() {
 }
 
 fn status(version: &str, started: u64) -> crate::status::Status {
-    crate::status::Status {
-        version: version.into(),
-        pid: 1,
-        started,
-        kernel: "6.18".into(),
-        features: crate::datapath::KernelFeatures::probe(),
-        node: "n1".into(),
-        networks: vec![],
-        every: None,
-        error: None,
-        config_error: None,
-        retrying: vec![],
-        rights: vec![],
-        errors: vec![],
-    }
+    crate::status::Status { version: version.into(), started, ..crate::status::tests::status() }
 }
 
 #[test]
