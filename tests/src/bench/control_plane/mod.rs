@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 pub use cluster::{Cluster, Found, Listing, Start};
-pub use nodes::NODES;
+pub use nodes::{NODES, reading_seconds};
 pub(super) use usage::{cpu_seconds, peak_mebibytes};
 
 pub use storm::{RATE, SECONDS, Storm};

@@ -1,7 +1,9 @@
 //! The other nodes of a large cluster, in the API's words.
 
+use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use super::usage::cpu_seconds_of;
 use crate::lab::kubernetes::PREFIX;
 
 /// How many there are.
@@ -57,6 +59,16 @@ pub(super) fn node(n: u32) -> Value {
             "images": (0..40).map(image).collect::<Vec<_>>(),
         },
     })
+}
+
+/// CPU seconds that this program, built as it is, takes to read all nodes as JSON: a yardstick for the agent, because
+/// processors differ.
+///
+/// # Errors
+/// This thread's CPU clock cannot be read.
+pub fn reading_seconds() -> Result<f64> {
+    let text = serde_json::to_string(&node(1))?;
+    cpu_seconds_of(|| (0..NODES).try_for_each(|_| Ok(drop(serde_json::from_str::<Value>(&text)?))))
 }
 
 fn managed_fields() -> Value {

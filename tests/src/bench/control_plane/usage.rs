@@ -1,13 +1,24 @@
 //! What a process has used.
 
 use anyhow::{Context, Result};
-use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
 /// CPU seconds of process `pid` so far, all threads together.
 pub(in crate::bench) fn cpu_seconds(pid: u32) -> Result<f64> {
     let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?)).context("no such process")?;
-    let time = clock_gettime(clock).context("cannot read a process's CPU clock")?;
+    seconds(clock)
+}
+
+/// CPU seconds that `work` takes of this thread.
+pub(super) fn cpu_seconds_of(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let begun = seconds(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    work()?;
+    Ok(seconds(ClockId::CLOCK_THREAD_CPUTIME_ID)? - begun)
+}
+
+fn seconds(clock: ClockId) -> Result<f64> {
+    let time = clock_gettime(clock).context("cannot read a CPU clock")?;
     Ok(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
 }
 
