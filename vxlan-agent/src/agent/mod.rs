@@ -187,7 +187,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
         }
         if now >= learn {
             touched.destinations.extend(agent.machine.learnt_anew().await);
-            touched.changed |= agent.filters_changed(false);
+            touched.changed |= agent.filters_changed(false) | agent.tables_vanished();
             learn = now + LEARN;
         }
         let mut settings = false;

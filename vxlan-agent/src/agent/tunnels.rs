@@ -13,7 +13,7 @@ use super::machine::Machine;
 use super::network::Network;
 use crate::cluster::Node;
 use crate::config::{NetworkConfig, SourceCheck};
-use crate::kernel::nft::expression::Ports;
+use crate::kernel::nft::{self, expression::Ports};
 use crate::net::Vni;
 use crate::node::{self, Change, Guard, Installed, Masquerade, TunnelTable};
 use crate::ownership;
@@ -98,6 +98,30 @@ impl Agent {
                 machine.retries.failed(TUNNELS.to_owned(), &error, now);
             }
         }
+    }
+
+    /// Forgets tables that somebody has taken away, for example with all rules (`nft flush ruleset`), so that the
+    /// next round puts them back; whether there are any. The kernel gives notice of it together with all other
+    /// changes of rules, which may be many, so it is looked for once in a while.
+    pub(super) fn tables_vanished(&mut self) -> bool {
+        let Ok(there) = nft::tables() else { return false };
+        let is_gone = |name: &str| !there.iter().any(|table| table == name);
+        let mut vanished = false;
+        let tunnels = &mut self.machine.tunnels;
+        if tunnels.table.as_ref().is_some_and(|table| table.is_needed() && is_gone(&table.name)) {
+            (tunnels.table, tunnels.installed) = (None, None);
+            vanished = true;
+        }
+        for network in &mut self.networks {
+            if matches!(network.table, Some(Some(_))) && is_gone(&ownership::nft_table(network.name())) {
+                network.table = None;
+                vanished = true;
+            }
+        }
+        if vanished {
+            tracing::warn!("somebody has removed nf_tables tables of ours: they are put back");
+        }
+        vanished
     }
 
     /// What the table should do.

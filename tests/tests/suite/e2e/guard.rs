@@ -127,6 +127,16 @@ fn what_somebody_takes_out_of_the_guards_sets_comes_back() {
 }
 
 #[test]
+fn rules_that_are_flushed_all_together_come_back_at_once() {
+    let lab = build(&pair());
+    let before = rules(&lab);
+    lab.node(1).sh("nft flush ruleset").expect("a flush");
+    wait_until("the rules are back", Duration::from_secs(5), || rules(&lab) == before)
+        .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
+        .expect("a repair");
+}
+
+#[test]
 fn the_status_says_whether_the_tunnels_port_is_guarded() {
     let counting = AgentOptions { network: "source_check = \"count\"".into(), ..AgentOptions::default() };
     let lab = build(&LabSpec::pair(Overlay::agent(), Overlay::Agent(counting)));

@@ -15,7 +15,8 @@ use super::{build, counted, tcx_programs_on, warm_up};
 /// Where the agent of the release before is, if it has been built.
 const BEFORE: &str = "VXLAN_AGENT_BEFORE";
 
-fn before() -> Option<PathBuf> {
+/// That agent; says so where it is not.
+pub(super) fn before() -> Option<PathBuf> {
     let before = std::env::var_os(BEFORE).map(PathBuf::from);
     if before.is_none() {
         // Past the test harness, which keeps what passing tests print to itself.

@@ -1,5 +1,6 @@
 //! What an agent has to live with, and loses nothing.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use vxlan_tests::lab::addr::inner4;
 use vxlan_tests::lab::traffic::{Ping, ping};
 use vxlan_tests::lab::{Lab, StateFile, StateNode, agent, wait_until};
 
+use super::super::upgrade;
 use super::{NODES, SOON, Soak, snapshot};
 
 /// Longer than a second agent waits for the first one to end.
@@ -45,6 +47,10 @@ pub(super) enum Fault {
     Pods,
     /// Another agent of the same configuration is started.
     SecondAgent,
+    /// Somebody looks at events and is killed at it.
+    Listener,
+    /// The agent of the release before takes the place of this one, and gives it back.
+    Before,
 }
 
 /// What is wrong with a state file.
@@ -62,7 +68,7 @@ pub(super) enum Bad {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Kill,
         Self::KillAtStart,
         Self::Stop,
@@ -84,6 +90,8 @@ impl Fault {
         Self::StormWhileDead,
         Self::Pods,
         Self::SecondAgent,
+        Self::Listener,
+        Self::Before,
     ];
 }
 
@@ -132,11 +140,26 @@ impl Soak {
             Fault::StormWhileDead => self.storm(Some(n)),
             Fault::Pods => burst_of_pods(&self.lab, n),
             Fault::SecondAgent => refuse_second_agent(&self.lab, n),
+            Fault::Listener => kill_listener(&self.lab, n),
+            Fault::Before => self.go_back(n),
         }
     }
 
     fn command(&mut self, n: u8, words: &[&str]) -> Result<()> {
         self.agent(n)?.cli(words).map(drop)
+    }
+
+    /// The agent of the release before takes over at node `n` if there is one, and hands over again.
+    fn go_back(&mut self, n: u8) -> Result<()> {
+        let Some(before) = upgrade::before() else { return Ok(()) };
+        for program in [Some(before), None] {
+            let agent = self.agent(n)?;
+            agent.stop()?;
+            agent.set_program(program);
+            agent.start()?;
+            self.traffic.settle()?;
+        }
+        Ok(())
     }
 
     /// All agents refuse a state file, which changes nothing, and take a right one again.
@@ -258,6 +281,25 @@ fn burst_of_pods(lab: &Lab, n: u8) -> Result<()> {
         Command::new("ip").args(["netns", "del", pod.namespace()]).status()?;
         Ok(())
     })
+}
+
+/// Somebody at node `n` is told of packets, and killed before saying that nobody listens any more.
+fn kill_listener(lab: &Lab, n: u8) -> Result<()> {
+    let (program, config) = (agent::agent_binary()?, lab.agent(n)?.config());
+    let mut listener = lab.node(n).run(|| {
+        let mut command = Command::new(program);
+        command.args(["monitor", "--json", "--seconds", "10", "--config"]).arg(config);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
+    })?;
+    let told = listener.stdout.take().context("no pipe").and_then(|out| {
+        let mut first = String::new();
+        BufReader::new(out).read_line(&mut first)?;
+        Ok(first)
+    });
+    listener.kill()?;
+    listener.wait()?;
+    ensure!(!told?.is_empty(), "the listener at node {n} is told of nothing");
+    Ok(())
 }
 
 /// An agent with the configuration of node `n`'s does not run beside it.

@@ -133,6 +133,7 @@ fn snapshot(lab: &Lab, n: u8) -> String {
         "ip -br link show type vxlan".into(),
         // The kernel notices a carrier that is back within a second.
         format!("ip addr show dev {UNDERLAY}"),
+        "nft list tables".into(),
     ];
     let answers = questions.iter().map(|question| node.sh(question).unwrap_or_default());
     let mut lines: Vec<_> =

@@ -36,10 +36,13 @@ pub(super) enum Sabotage {
     Links,
     PodsLink,
     UnderlaysLink,
+    Table,
+    /// All that is not pinned, while no agent is there: a machine that starts with pins of the one before.
+    AllButPins,
 }
 
 impl Sabotage {
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 25] = [
         Self::Device,
         Self::DeviceDown,
         Self::UnderlayDown,
@@ -63,6 +66,8 @@ impl Sabotage {
         Self::Links,
         Self::PodsLink,
         Self::UnderlaysLink,
+        Self::Table,
+        Self::AllButPins,
     ];
 }
 
@@ -70,8 +75,15 @@ impl Soak {
     /// Does the damage, and waits until it is healed.
     pub(super) fn suffer(&mut self, sabotage: Sabotage) -> Result<()> {
         let n = self.random.node();
+        let dead = matches!(sabotage, Sabotage::AllButPins);
+        if dead {
+            self.agent(n)?.kill9()?;
+        }
         self.damage(sabotage, n)?;
         let started = Instant::now();
+        if dead {
+            self.agent(n)?.start()?;
+        }
         self.wait_healed(n)?;
         println!("{sabotage:?} at node {n} is healed after {:?}", started.elapsed());
         Ok(())
@@ -121,8 +133,22 @@ impl Soak {
             Sabotage::Programs => Ok(std::fs::remove_dir_all(pins.join("programs"))?),
             Sabotage::Links => Ok(std::fs::remove_dir_all(pins.join("links"))?),
             Sabotage::PodsLink => self.detach(n, &pins, &self.lab.pod(n, 1).host_veth),
+            Sabotage::Table => self.delete_table(n),
+            Sabotage::AllButPins => {
+                self.delete_table(n)?;
+                let devices = node.sh("ip -o link show type vxlan")?;
+                // `5: flannel.1: <…`, `6: vxr6@eth0: <…`
+                let names =
+                    devices.lines().filter_map(|line| line.split([' ', ':', '@']).find(|word| is_name(word)));
+                names.map(|name| format!("del {name}")).try_for_each(|words| link(&words))
+            }
             Sabotage::UnderlaysLink => self.detach(n, &pins, UNDERLAY),
         }
+    }
+
+    fn delete_table(&self, n: u8) -> Result<()> {
+        let table = self.lab.agent(n)?.nft_table();
+        self.lab.node(n).sh(&format!("nft delete table inet {table}")).map(drop)
     }
 
     /// Takes the programs off an interface: the filters, or else the pins that keep links.
@@ -139,4 +165,9 @@ impl Soak {
         }
         links.iter().try_for_each(|link| Ok(std::fs::remove_file(link)?))
     }
+}
+
+/// Whether a word of `ip -o link` that is neither empty nor a number can only be an interface's name.
+fn is_name(word: &str) -> bool {
+    !word.is_empty() && word.parse::<u32>().is_err()
 }
