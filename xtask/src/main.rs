@@ -14,6 +14,7 @@ mod kernels;
 mod lab;
 mod linker;
 mod miri;
+mod package;
 mod run;
 mod suite;
 mod took;
@@ -52,6 +53,8 @@ enum Command {
     Build,
     /// Build the agent as it is shipped, the same bytes wherever it is built: target/ship/release/vxlan-agent
     Ship,
+    /// Build packages of it: Debian, RPM and a tarball, with checksums, into target/package
+    Package(package::PackageArgs),
 }
 
 fn main() -> std::process::ExitCode {
@@ -67,6 +70,7 @@ fn main() -> std::process::ExitCode {
         Command::BuildEbpf => ebpf::build(),
         Command::Build => lab::build_agent(),
         Command::Ship => lab::ship_agent(),
+        Command::Package(args) => package::build(&args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
