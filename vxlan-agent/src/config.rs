@@ -226,4 +226,6 @@ impl View {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

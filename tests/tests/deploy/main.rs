@@ -1,6 +1,7 @@
 //! What `deploy/` asks of a cluster or a host fits together, and fits the agent.
 
 mod beside;
+mod links;
 mod monitoring;
 mod plain_hosts;
 

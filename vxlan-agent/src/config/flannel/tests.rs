@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::config::{Cni, EtcdConfig};
+use crate::config::{Cni, EtcdConfig, reference};
 use crate::net::Mtu;
 
 /// A machine of files and variables.
@@ -215,4 +215,11 @@ fn what_flannel_does_not_have_stands_next_to_its_configuration() {
     assert_eq!(kubernetes(&flannel).interfaces, [Choice::Name("eth7".into())]);
     let machine = Paper::new(PLAIN).file("/etc/kube-flannel/vxlan-agent.toml", "colour = \"red\"\n");
     assert!(machine.translate("").expect_err("unknown").contains("colour"));
+}
+
+#[test]
+fn the_reference_has_every_key_that_flannel_does_not_have() {
+    let machine = Paper::new(PLAIN).file("/etc/kube-flannel/vxlan-agent.toml", "nonsense = 1\n");
+    let refusal = machine.translate("").expect_err("an unknown key");
+    assert_eq!(reference::expected(&refusal), reference::documented("`vxlan-agent.toml`"));
 }
