@@ -3,7 +3,8 @@
 use anyhow::Context as _;
 
 use super::accelerate::nobody;
-use super::feed::viewer;
+use super::collide::{self, Claim};
+pub(crate) use super::feed::viewer;
 use super::network::{Network, Seen};
 use crate::cluster::{ClusterState, Node};
 use crate::config::{StateConfig, View};
@@ -55,6 +56,14 @@ pub(crate) fn remembered(status: &NetworkStatus) -> Option<ClusterState> {
 fn node(status: &NodeStatus) -> Node {
     let NodeStatus { name, vtep, mac, subnets, .. } = status.clone();
     Node { name, vtep, mac, subnets, stations: vec![] }
+}
+
+/// Why some of these networks cannot run beside the others, a sentence for each.
+pub(crate) fn collisions(networks: Vec<(View, ClusterState)>) -> Vec<String> {
+    let networks: Vec<_> =
+        networks.into_iter().map(|(view, cluster)| Network::without_source(view, cluster)).collect();
+    let claims: Vec<_> = networks.iter().map(Claim::of).collect();
+    collide::collisions(&claims).into_iter().flatten().collect()
 }
 
 /// What an agent would find and do about a network that it manages, knowing `previous` of the fast path.
