@@ -1,5 +1,7 @@
 //! `check`: whether a configuration and its state files will do, before an agent reads them.
 
+mod dry_run;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -9,13 +11,14 @@ use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Invalid, print, print_json};
+use super::{Invalid, print, print_json, runtime};
 use crate::agent::survey;
 use crate::cluster::ClusterState;
 use crate::config::{Config, DEFAULT_PATH, Examination, StateConfig, View};
 use crate::report::source;
 use crate::source::StateFile;
 use crate::text::{Refused, Text};
+use dry_run::Plan;
 
 /// What to check.
 #[derive(Args)]
@@ -23,6 +26,10 @@ pub(super) struct Check {
     /// The configuration; without it that of --config, or /etc/vxlan-agent/config.toml.
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Look at this machine, too: whether the networks can run on it, and what an agent would change in the kernel's
+    /// tables now, as a diff. Nothing is changed.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// What was found.
@@ -34,6 +41,8 @@ struct Report {
     node: Option<String>,
     problems: Vec<Problem>,
     networks: Vec<Line>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Plan>,
 }
 
 /// Something that is wrong.
@@ -79,7 +88,12 @@ pub(super) fn show(
 ) -> anyhow::Result<()> {
     ensure!(network.is_none(), "a configuration is checked as a whole: leave --network out");
     let path = options.file.as_deref().or(config).unwrap_or(Path::new(DEFAULT_PATH));
-    let report = Checked::read(path).report();
+    let mut checked = Checked::read(path);
+    let plan = match options.dry_run {
+        true => Some(runtime()?.block_on(dry_run::compare(&mut checked))?),
+        false => None,
+    };
+    let report = Report { plan, ..checked.report() };
     if json {
         print_json(&report)?;
     } else {
@@ -141,6 +155,7 @@ impl Checked {
             node: self.config.as_ref().map(|config| config.node.name.clone()),
             problems: self.problems.clone(),
             networks: networks.collect(),
+            plan: None,
         }
     }
 
@@ -231,6 +246,7 @@ fn text(report: &Report) -> String {
             _ => writeln!(out, ", its nodes come from: {source}"),
         };
     }
+    out += &report.plan.as_ref().map(Plan::text).unwrap_or_default();
     out
 }
 

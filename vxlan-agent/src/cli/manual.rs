@@ -122,6 +122,7 @@ pub(super) const CHECK: &str = "\
 Examples:
   vxlan-agent check
   vxlan-agent check /etc/vxlan-agent/config.toml.new
+  vxlan-agent check --dry-run                    and what an agent would change now
   vxlan-agent check --json
 
 Exit status:
@@ -223,7 +224,7 @@ mod tests {
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("refused"));
             count += 1;
         }
-        assert_eq!(count, 64);
+        assert_eq!(count, 65);
     }
 
     #[test]

@@ -149,7 +149,7 @@ enum Command {
         peer: Option<String>,
     },
     /// Say whether the configuration and the state files that it names will do: all mistakes at once, each with file
-    /// and line. It ends with 0 if they will, with 3 if not.
+    /// and line; with --dry-run also what an agent would change now. It ends with 0 if they will, with 3 if not.
     #[command(after_help = manual::CHECK)]
     Check(check::Check),
     /// Probe every other node through the tunnel from this one: whether it answers, how soon, and the path MTU, by the
