@@ -3,6 +3,7 @@
 
 mod accelerate;
 mod etcd;
+mod examine;
 pub mod flannel;
 mod network;
 mod node;
@@ -26,6 +27,7 @@ use crate::ownership;
 use crate::text::{Refused, Text};
 
 pub use etcd::EtcdConfig;
+pub use examine::Examination;
 pub use network::{Fastpath, Guard, Kind, NetworkConfig, SourceCheck};
 pub use node::{Attach, NodeConfig, Xdp};
 pub use pods::{Cni, DEFAULT_CNI_FILE, DEFAULT_SUBNET_FILE, PodsConfig};
@@ -120,27 +122,18 @@ impl Config {
         for snippet in snippets {
             files.push((snippet, snippets::parse(snippet)?));
         }
-        let (mut networks, mut claims, mut all) = (vec![], Claims::default(), None);
+        let mut assembly = Assembly::new(base, &node, common);
         for (file, section) in files.iter().flat_map(|(file, list)| list.iter().map(|one| (*file, one))) {
-            if section.get_ref().devices.is_some() {
-                accelerate::take_all(file, section, &mut all)?;
-                continue;
-            }
-            let view = View::new(file, section, common, base, &node)?;
-            claims.take(file, section, &view)?;
-            networks.push(view);
+            assembly.take(file, section)?;
         }
+        let Assembly { mut networks, all, .. } = assembly;
         if networks.is_empty() && all.is_none() {
-            let reason =
-                format!("there is no [[network]]: give one with a name and a vni, here or in {SNIPPETS}");
-            return Err(text.refuse(None, reason));
+            return Err(text.refuse(None, no_network()));
         }
         give_pods(text, pods, &mut networks)?;
         Ok(Self { node, networks, all })
     }
-}
 
-impl Config {
     /// Whether any network has a fast path, also of those that have yet to come.
     pub fn is_fast(&self) -> bool {
         let networks = self.networks.iter().map(|view| &view.network).chain(&self.all);
@@ -150,6 +143,38 @@ impl Config {
     /// Whether devices are accelerated that somebody else manages.
     pub fn has_accelerated(&self) -> bool {
         self.all.is_some() || self.networks.iter().any(|view| view.network.is_accelerated())
+    }
+}
+
+fn no_network() -> String {
+    format!("there is no [[network]]: give one with a name and a vni, here or in {SNIPPETS}")
+}
+
+/// A configuration that is being put together, one network after the other.
+struct Assembly<'t> {
+    base: &'t Path,
+    node: &'t Arc<NodeConfig>,
+    /// The state of networks that have none of their own.
+    common: Option<(&'t Text, &'t StateSection)>,
+    networks: Vec<View>,
+    claims: Claims<'t>,
+    all: Option<NetworkConfig>,
+}
+
+impl<'t> Assembly<'t> {
+    fn new(base: &'t Path, node: &'t Arc<NodeConfig>, common: Option<(&'t Text, &'t StateSection)>) -> Self {
+        Self { base, node, common, networks: vec![], claims: Claims::default(), all: None }
+    }
+
+    /// Takes in the network that `section` of `file` describes.
+    fn take(&mut self, file: &'t Text, section: &'t Spanned<NetworkSection>) -> Result<(), Refused> {
+        if section.get_ref().devices.is_some() {
+            return accelerate::take_all(file, section, &mut self.all);
+        }
+        let view = View::new(file, section, self.common, self.base, self.node)?;
+        self.claims.take(file, section, &view)?;
+        self.networks.push(view);
+        Ok(())
     }
 }
 

@@ -121,7 +121,7 @@ impl Feed {
 }
 
 /// Whose view the source takes.
-pub(super) fn viewer(config: &View) -> Viewer {
+pub(crate) fn viewer(config: &View) -> Viewer {
     let network = &config.network;
     let (node, name) = (config.node.name.clone(), network.name.clone());
     Viewer { node, network: name, vni: network.vni, l2: network.segment().is_some() }

@@ -3,13 +3,16 @@
 use anyhow::Context as _;
 
 use super::accelerate::nobody;
-use super::feed::viewer;
+use super::collide::{self, Claim};
+pub(crate) use super::feed::viewer;
 use super::network::{Network, Seen};
 use crate::cluster::{ClusterState, Node};
 use crate::config::{StateConfig, View};
 use crate::datapath::DatapathState;
 use crate::kernel::ruleset::Ruleset;
-use crate::kernel::{self, KernelChange, KernelState, Tables};
+use crate::kernel::{self, KernelChange, KernelState, Sought, Tables};
+use crate::net::Mac;
+use crate::ownership;
 use crate::plan::{BridgeFilters, HopLimits, Input, SegmentInput, Side, Ways};
 use crate::pods::Patience;
 use crate::source::parse_state;
@@ -22,8 +25,45 @@ pub(crate) struct Survey {
     pub(crate) cluster: ClusterState,
     /// Where the network runs.
     pub(crate) sides: Vec<Side>,
-    /// What it would change, and on which device.
-    pub(crate) changes: Vec<(String, KernelChange)>,
+    /// What it would change, device by device.
+    pub(crate) changes: Vec<Changes>,
+}
+
+/// What an agent would change on a device.
+pub(crate) struct Changes {
+    /// Its name.
+    pub(crate) device: String,
+    /// What there is.
+    pub(crate) observed: KernelState,
+    /// In the order in which it would be done.
+    pub(crate) changes: Vec<KernelChange>,
+}
+
+impl Changes {
+    fn between(device: String, observed: KernelState, wanted: KernelState) -> Self {
+        let (observed, wanted) = (without_headroom(observed), without_headroom(wanted));
+        let changes = kernel::diff(&observed, &wanted);
+        Self { device, observed, changes }
+    }
+}
+
+/// What would be removed of a network that is not configured any more.
+pub(crate) fn leftovers(network: &str, tables: &Tables) -> Vec<Changes> {
+    let of = |alias: &String| {
+        let sought = Sought { network, alias, name: "", mac: Mac::default(), adopt: None, held: None };
+        let observed = kernel::observed(tables, &sought).ok()?.0;
+        let device = observed.device.as_ref()?.name.clone();
+        Some(Changes::between(device, observed, KernelState::default()))
+    };
+    ownership::device_aliases(network).iter().filter_map(of).collect()
+}
+
+/// Whether a network can run on this machine.
+///
+/// # Errors
+/// Why it cannot: one sentence.
+pub(crate) fn refusal(view: &View, cluster: &ClusterState, tables: &Tables) -> Result<(), String> {
+    Network::without_source(view.clone(), cluster.clone()).check(cluster, tables)
 }
 
 /// The cluster as the source has it now, if it is a file; as the agent knew it last otherwise.
@@ -57,6 +97,14 @@ fn node(status: &NodeStatus) -> Node {
     Node { name, vtep, mac, subnets, stations: vec![] }
 }
 
+/// Why some of these networks cannot run beside the others, a sentence for each.
+pub(crate) fn collisions(networks: Vec<(View, ClusterState)>) -> Vec<String> {
+    let networks: Vec<_> =
+        networks.into_iter().map(|(view, cluster)| Network::without_source(view, cluster)).collect();
+    let claims: Vec<_> = networks.iter().map(Claim::of).collect();
+    collide::collisions(&claims).into_iter().flatten().collect()
+}
+
 /// What an agent would find and do about a network that it manages, knowing `previous` of the fast path.
 ///
 /// # Errors
@@ -80,10 +128,8 @@ pub(crate) fn survey(
     let (states, sides) = network.look(cluster, tables)?;
     let wanted = wanted(view, cluster, tables, &sides, previous)?;
     let names = cluster.owns().map(|own| view.device_over(own.vtep).to_owned());
-    let changes = names.zip(states.into_iter().zip(wanted)).flat_map(|(device, (state, wanted))| {
-        let changes = kernel::diff(&without_headroom(state), &without_headroom(wanted));
-        changes.into_iter().map(move |change| (device.clone(), change))
-    });
+    let changes = names.zip(states.into_iter().zip(wanted));
+    let changes = changes.map(|(device, (state, wanted))| Changes::between(device, state, wanted));
     Ok(Survey { changes: changes.collect(), cluster: cluster.clone(), sides })
 }
 

@@ -12,6 +12,7 @@ use super::{Cli, print};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   vxlan-agent features                       what this kernel lacks, if anything
+  vxlan-agent check                          whether the configuration will do
   vxlan-agent run                            the agent, as a service manager runs it
   vxlan-agent status                         what runs here and what is wrong
   vxlan-agent top                            what goes on, live
@@ -27,7 +28,8 @@ Examples:
 Exit status:
   0  it is done; `doctor`: nothing is wrong; `connectivity`: all answer
   1  it failed, and standard error says why; `doctor`: something is wrong; `connectivity`: somebody does not answer
-  2  the command line is wrong";
+  2  the command line is wrong
+  3  `check`: the configuration, or a file that it names, will not do";
 
 /// What there is to read without a command.
 pub(super) const START: &str = "\
@@ -116,6 +118,19 @@ Examples:
   vxlan-agent doctor --peer n2
   vxlan-agent doctor --json";
 
+pub(super) const CHECK: &str = "\
+Examples:
+  vxlan-agent check
+  vxlan-agent check /etc/vxlan-agent/config.toml.new
+  vxlan-agent check --dry-run                    and what an agent would change now
+  vxlan-agent check --json
+
+Exit status:
+  0  it will do
+  1  it could not be checked, and standard error says why
+  2  the command line is wrong
+  3  it will not do";
+
 pub(super) const CONNECTIVITY: &str = "\
 Examples:
   vxlan-agent connectivity
@@ -188,6 +203,7 @@ mod tests {
             CAPTURE,
             TRACE,
             DOCTOR,
+            CHECK,
             CONNECTIVITY,
             FEATURES,
             DETACH,
@@ -208,7 +224,7 @@ mod tests {
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("refused"));
             count += 1;
         }
-        assert_eq!(count, 60);
+        assert_eq!(count, 65);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod accelerate;
 mod capture;
+mod check;
 mod clock;
 mod connectivity;
 mod detach;
@@ -147,6 +148,10 @@ enum Command {
         #[arg(long, value_name = "NODE")]
         peer: Option<String>,
     },
+    /// Say whether the configuration and the state files that it names will do: all mistakes at once, each with file
+    /// and line; with --dry-run also what an agent would change now. It ends with 0 if they will, with 3 if not.
+    #[command(after_help = manual::CHECK)]
+    Check(check::Check),
     /// Probe every other node through the tunnel from this one: whether it answers, how soon, and the path MTU, by the
     /// fast path and by the kernel's. It ends with 1 if one does not answer.
     #[command(after_help = manual::CONNECTIVITY)]
@@ -234,6 +239,7 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(error) if error.is::<Unwell>() => ExitCode::FAILURE,
+        Err(error) if error.is::<Invalid>() => ExitCode::from(3),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "vxlan-agent: {error:#}");
             ExitCode::FAILURE
@@ -245,6 +251,11 @@ pub fn main() -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("something is wrong")]
 struct Unwell;
+
+/// `check` has shown why the configuration will not do.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration will not do")]
+struct Invalid;
 
 /// Flanneld's flags, if this program was called by that name.
 fn as_flanneld(mut words: impl Iterator<Item = OsString>) -> Option<Vec<String>> {
@@ -300,6 +311,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Top { interval, count } => top::run(&subject()?, json, *interval, *count),
         Command::Report { output } => report::write(subject(), given, output, json),
         Command::Connectivity => connectivity::show(given, name, json),
+        Command::Check(options) => check::show(options, given, name, json),
         Command::Doctor { peer } => doctor::show(given, name, peer.as_deref(), json),
         Command::Dump { what } => dump::show(&subject()?, *what, json),
         Command::Fastpath { to } => switch(&subject()?, *to, json),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::network::NetworkSection;
-use crate::text::{Refused, Text};
+use crate::text::{Examined, Refused, Text};
 
 /// The directory; every `*.toml` in it is read, in the order of the names.
 pub const SNIPPETS: &str = "network.d";
@@ -48,6 +48,12 @@ fn is_snippet(path: &Path) -> bool {
 /// The networks of a snippet.
 pub(super) fn parse(text: &Text) -> Result<Vec<Spanned<NetworkSection>>, Refused> {
     text.parse().map(|sections: SnippetSections| sections.network)
+}
+
+/// The networks of a snippet that nothing is wrong with, and what is wrong with the others.
+pub(super) fn examine(text: &Text) -> Examined<Vec<Spanned<NetworkSection>>> {
+    let Examined { value, refused, incomplete } = text.examine::<SnippetSections>();
+    Examined { value: value.map(|sections| sections.network), refused, incomplete }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ipnetwork::IpNetwork;
 
 use super::host::{counts, manager, memlock, sockets, udev_mac};
-use crate::agent::survey::{self, Survey};
+use crate::agent::survey::{self, Changes, Survey};
 use crate::cluster::ClusterState;
 use crate::config::{Config, Fastpath, NodeConfig, View};
 use crate::datapath::{self, DatapathState, Pins};
@@ -232,7 +232,12 @@ impl Facts {
             survey::survey(view, cluster, &self.tables, previous).map_err(|error| format!("{error:#}"))
         });
         let (cluster, sides, changes) = match surveyed {
-            Ok(Survey { cluster, sides, changes }) => (Ok(cluster), Ok(sides), changes),
+            Ok(Survey { cluster, sides, changes }) => {
+                let of_device = |Changes { device, changes, .. }: Changes| {
+                    changes.into_iter().map(move |change| (device.clone(), change))
+                };
+                (Ok(cluster), Ok(sides), changes.into_iter().flat_map(of_device).collect())
+            }
             Err(reason) => (cluster, Err(reason), vec![]),
         };
         let known = !network.is_accelerated();

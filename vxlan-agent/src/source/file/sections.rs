@@ -10,7 +10,7 @@ use toml::Spanned;
 use crate::cluster::{Candidate, ClusterState, Reason, Station, Viewer};
 use crate::config::NetworkName;
 use crate::net::Mac;
-use crate::text::{Refused, Text};
+use crate::text::{Examined, MOST, Refused, Text};
 
 /// A state file, read once for all networks whose nodes are in it.
 pub struct StateFile<'t> {
@@ -94,6 +94,42 @@ impl<'t> StateFile<'t> {
         Ok(ClusterState { policy: policy.map(u64::from), ..cluster })
     }
 
+    /// The cluster as `viewer` sees it without the nodes that something is wrong with, and everything that is wrong,
+    /// instead of what is wrong first; at most [`MOST`] of them.
+    pub fn examine(text: &'t Text, viewer: &Viewer) -> (Option<ClusterState>, Vec<Refused>) {
+        let Examined { value, mut refused, incomplete } = text.examine();
+        let Some(sections) = value else { return (None, refused) };
+        let file = Self { text, sections };
+        let nodes = &file.sections.node;
+        let (mut here, elsewhere): (Vec<_>, Vec<_>) =
+            nodes.iter().partition(|section| section.get_ref().is_in(&viewer.network));
+        // That the own node is missing may follow from another mistake.
+        let mut lost = incomplete.contains("node");
+        if !here.iter().any(|section| section.get_ref().name == viewer.node) {
+            let limited = file.refuse_own_elsewhere(&elsewhere, viewer).err();
+            lost |= limited.is_some();
+            refused.extend(limited);
+        }
+        while refused.len() < MOST {
+            let candidates = here.iter().map(|section| section.get_ref().candidate()).collect();
+            let invalid = match ClusterState::new(candidates, viewer) {
+                Ok(cluster) => return (Some(cluster), by_line(refused)),
+                Err(invalid) => invalid,
+            };
+            let blamed =
+                invalid.candidate.filter(|index| *index < here.len()).map(|index| here.remove(index));
+            if blamed.is_some() || !lost {
+                let span = blamed.map(Spanned::span);
+                refused.push(text.refuse(span, invalid.reason.to_string()));
+            }
+            match blamed {
+                Some(section) => lost |= section.get_ref().name == viewer.node,
+                None => break,
+            }
+        }
+        (None, by_line(refused))
+    }
+
     /// That the viewer is in the file, but not in this network, is another mistake than a wrong name.
     fn refuse_own_elsewhere(
         &self,
@@ -111,6 +147,11 @@ impl<'t> StateFile<'t> {
         let reason = Reason::OwnElsewhere(viewer.node.clone(), viewer.network.clone(), others);
         Err(self.text.refuse(Some(first.span()), reason.to_string()))
     }
+}
+
+fn by_line(mut refused: Vec<Refused>) -> Vec<Refused> {
+    refused.sort_by_key(|refused| refused.line);
+    refused
 }
 
 #[cfg(test)]
@@ -160,6 +201,27 @@ mod tests {
             assert!(refused.reason.contains(word), "{refused}");
             assert_eq!(refused.to_string().lines().count(), 1, "{refused}");
         }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_a_state_file_is_told_at_once() {
+        let wrong = "[[node]]\nname = \"b\"\nvtep = \"192.0.2\"\n\
+                     [[node]]\nname = \"c\"\nvtep = \"192.0.2.1\"\n\
+                     [[node]]\nname = \"d\"\nvtep = \"192.0.2.4\"\nsubnets = [\"10.1.0.0/16\"]\n";
+        let told = |content: &str| {
+            let text = Text::new("cluster.toml", content);
+            let (cluster, refused) = StateFile::examine(&text, &viewer());
+            assert_eq!(parse_state(&text, &viewer()).is_ok(), refused.is_empty(), "{refused:?}");
+            (cluster, refused.iter().map(|refused| refused.line).collect::<Vec<_>>())
+        };
+        let (cluster, lines) = told(&format!("{A}{wrong}"));
+        assert_eq!(lines, [Some(7), Some(8), Some(11)]);
+        assert_eq!(cluster.map(|cluster| cluster.remotes.len()), Some(0));
+        assert_eq!(told(A).1, []);
+        assert_eq!(told("").1, [None], "the own node is missing");
+        // It is missing because of its own mistake, which is told.
+        assert_eq!(told("[[node]]\nname = \"a\"\nvtep = \"127.0.0.1\"\n").1, [Some(1)]);
+        assert_eq!(told("[[node]]\nname = \"a\"\n").1, [Some(1)]);
     }
 
     #[test]
