@@ -43,6 +43,8 @@ pub struct ClusterState {
     pub policy: Option<u64>,
     /// Why the node is not ready although the cluster is followed: a line for whoever asks.
     pub trouble: Option<String>,
+    /// Other nodes that take no part, or only in part, by the source's name for them, and why.
+    pub left_out: BTreeMap<String, String>,
 }
 
 /// What follows a node's name in the entry of its VTEP over IPv6, where it has one over IPv4, too.
@@ -154,7 +156,8 @@ impl ClusterState {
         let mut remotes: BTreeMap<_, _> = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
         let own = remotes.remove(&viewer.node);
         let missing = || Invalid { candidate: None, reason: Reason::OwnMissing(viewer.node.clone(), count) };
-        Ok(Self { own: own.ok_or_else(missing)?, own6: None, remotes, policy: None, trouble: None })
+        let own = own.ok_or_else(missing)?;
+        Ok(Self { own, own6: None, remotes, policy: None, trouble: None, left_out: BTreeMap::new() })
     }
 
     /// A cluster over both IP versions out of one over each. A MAC means one VTEP: the second node
@@ -169,7 +172,9 @@ impl ClusterState {
             }
         }
         let trouble = v4.trouble.or(v6.trouble);
-        Self { own: v4.own, own6: Some(v6.own), remotes, policy: v4.policy.or(v6.policy), trouble }
+        let policy = v4.policy.or(v6.policy);
+        let left_out = v4.left_out.into_iter().chain(v6.left_out).collect();
+        Self { own: v4.own, own6: Some(v6.own), remotes, policy, trouble, left_out }
     }
 
     /// How many other nodes there are, whatever number of IP versions they run.

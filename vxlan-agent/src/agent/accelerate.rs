@@ -161,7 +161,14 @@ fn unspecified(v6: bool) -> IpAddr {
 pub(super) fn nobody(name: &str) -> ClusterState {
     let vtep = unspecified(false);
     let own = Node { name: name.to_owned(), vtep, mac: Mac::default(), subnets: vec![], stations: vec![] };
-    ClusterState { own, own6: None, remotes: BTreeMap::new(), policy: None, trouble: None }
+    ClusterState {
+        own,
+        own6: None,
+        remotes: BTreeMap::new(),
+        policy: None,
+        trouble: None,
+        left_out: Default::default(),
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,8 @@ impl Pending {
             handover: None,
             files: BTreeMap::new(),
             reload_error: None,
+            trouble: None,
+            left_out: Default::default(),
             plan_error: None,
             pending: None,
         }
@@ -163,6 +165,8 @@ impl Network {
             endpoints,
             files: self.files.clone(),
             reload_error: self.reload_error.clone(),
+            trouble: self.cluster.trouble.clone(),
+            left_out: self.cluster.left_out.clone(),
             plan_error: self.plan_error.clone(),
             pending: None,
         }

@@ -89,7 +89,7 @@ pub(crate) fn remembered(status: &NetworkStatus) -> Option<ClusterState> {
     let mut owns = status.own.iter().map(node);
     let (own, own6) = (owns.next()?, owns.next());
     let remotes = status.nodes.iter().map(|n| (n.name.clone(), node(n))).collect();
-    Some(ClusterState { own, own6, remotes, policy: None, trouble: None })
+    Some(ClusterState { own, own6, remotes, policy: None, trouble: None, left_out: Default::default() })
 }
 
 fn node(status: &NodeStatus) -> Node {

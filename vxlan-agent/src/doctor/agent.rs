@@ -6,7 +6,7 @@ use super::facts::NetworkFacts;
 use super::{Check, Facts, Finding};
 
 pub(super) const CHECKS: &[Check] =
-    &[configuration, running, version, cluster, networks, stuck, retrying, clock];
+    &[configuration, running, version, cluster, members, networks, stuck, retrying, clock];
 
 /// What starts it.
 const START: &str = "systemctl start vxlan-agent";
@@ -73,6 +73,32 @@ fn cluster(facts: &Facts) -> Vec<Finding> {
         Some(Finding::error("state-refused", what).of(&network.name).seen(reason).mend(mend))
     };
     facts.networks.iter().filter_map(refused).collect()
+}
+
+/// What the source says of nodes that cannot be right: it is followed, without them.
+fn members(facts: &Facts) -> Vec<Finding> {
+    let mut found = vec![];
+    for (network, status) in facts.told() {
+        let look = |node: &str| match network.source {
+            "etcd" => format!("etcdctl get --prefix /coreos.com/network/subnets/{node}"),
+            _ => format!("kubectl describe node {node}"),
+        };
+        if let Some(reason) = &status.trouble {
+            let what = "this node does not take part as a whole: other nodes may not know it";
+            let mend = format!("{}: mend what the evidence says", look(&facts.node.name));
+            found
+                .push(Finding::error("node-trouble", what).of(&network.name).seen(reason.clone()).mend(mend));
+        }
+        for (node, reason) in &status.left_out {
+            let what = format!("{node} is left out, or in part: what is sent to it is lost");
+            let mend =
+                format!("{}: give one of the two another subnet, address or MAC, or remove it", look(node));
+            found.push(
+                Finding::error("node-left-out", what).of(&network.name).seen(reason.clone()).mend(mend),
+            );
+        }
+    }
+    found
 }
 
 fn networks(facts: &Facts) -> Vec<Finding> {

@@ -173,7 +173,14 @@ impl Device {
             port: self.port,
             bridge: self.bridge,
             underlay: self.underlay,
-            cluster: ClusterState { own, own6: None, remotes, policy: None, trouble: None },
+            cluster: ClusterState {
+                own,
+                own6: None,
+                remotes,
+                policy: None,
+                trouble: None,
+                left_out: Default::default(),
+            },
             holes: BTreeSet::new(),
             left,
         }

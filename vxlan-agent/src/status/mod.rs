@@ -159,6 +159,12 @@ pub struct NetworkStatus {
     /// Why the state source has no cluster yet; what was programmed before stays.
     #[serde(default)]
     pub pending: Option<String>,
+    /// Why this node does not take part as a whole although the cluster is followed.
+    #[serde(default)]
+    pub trouble: Option<String>,
+    /// Nodes, by the source's name for them, that are left out, or in part, and why.
+    #[serde(default)]
+    pub left_out: BTreeMap<String, String>,
 }
 
 /// The bridge of a bridged network.
@@ -273,6 +279,8 @@ pub(crate) mod tests {
             handover: None,
             files: BTreeMap::new(),
             reload_error: None,
+            trouble: None,
+            left_out: BTreeMap::new(),
             plan_error: None,
             pending: None,
         }

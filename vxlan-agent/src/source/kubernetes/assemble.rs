@@ -152,7 +152,7 @@ pub(in crate::source) fn assemble(
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => return Err(format!("node '{}' has no VTEP", viewer.node)),
     };
-    Ok((cluster, left_out))
+    Ok((ClusterState { left_out: left_out.clone(), ..cluster }, left_out))
 }
 
 fn candidate(name: &str, side: &Side) -> Candidate {

@@ -1,15 +1,18 @@
 //! Faults are made for real, one after the other, and the doctor finds each, and nothing else. Where one command mends
 //! a fault, it is the doctor's own that does.
 
+mod cluster;
+mod host;
 mod peer;
 mod running;
+mod segment;
 mod stopped;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
-use vxlan_tests::lab::{Lab, wait_until};
+use vxlan_tests::lab::{Agent, Lab, wait_until};
 
 /// What the kernel and an agent take to notice something.
 const SOON: Duration = Duration::from_secs(6);
@@ -34,10 +37,15 @@ enum Mended {
     By(fn(&Lab)),
 }
 
-/// What the doctor of node 1 finds; `always` is known.
+/// What the doctor of node 1 finds.
 fn findings(lab: &Lab, args: &[&str]) -> Value {
+    findings_of(lab.agent(1).expect("an agent"), args)
+}
+
+/// What the doctor of an agent's node finds.
+fn findings_of(agent: &Agent, args: &[&str]) -> Value {
     let args: Vec<&str> = ["doctor"].iter().chain(args).copied().collect();
-    let (well, report) = lab.agent(1).and_then(|agent| agent.judged(&[], &args)).expect("a report");
+    let (well, report) = agent.judged(&[], &args).expect("a report");
     let found = report["findings"].as_array().expect("findings");
     assert_eq!(well, found.is_empty(), "the exit status says otherwise: {report:#}");
     assert!(report["checks"].as_u64().is_some_and(|count| count > 30), "{report:#}");
@@ -62,10 +70,14 @@ fn await_findings(lab: &Lab, args: &[&str], name: &str, expected: &[&str]) -> Va
 
 /// What the doctor finds in the end, and what is wrong with that.
 fn look_for(lab: &Lab, args: &[&str], name: &str, expected: &[&str]) -> (Value, Option<String>) {
+    look_for_of(lab.agent(1).expect("an agent"), args, name, expected)
+}
+
+fn look_for_of(agent: &Agent, args: &[&str], name: &str, expected: &[&str]) -> (Value, Option<String>) {
     let expected: BTreeSet<&str> = expected.iter().copied().collect();
     let mut last = Value::Null;
     let found = wait_until(name, SOON, || {
-        last = findings(lab, args);
+        last = findings_of(agent, args);
         ids(&last) == expected
     });
     let complaint = found.err().map(|error| format!("{error:#}: expected {expected:?}, there is {last:#}"));

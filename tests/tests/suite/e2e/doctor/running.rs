@@ -7,7 +7,7 @@ use vxlan_tests::lab::{DEVICE, Dropper, Lab, LabSpec, Overlay, PORT, UNDERLAY};
 
 use super::super::{build, warm_up};
 use super::Mended::{AsNamed, AsNamedAnd, By};
-use super::{Fault, await_findings, make_and_find};
+use super::{Fault, await_findings, host, make_and_find};
 
 fn sysctl(lab: &Lab, name: &str, value: &str) {
     lab.node(1).sysctl(&[(name, value)]).expect("a setting");
@@ -261,7 +261,9 @@ fn each_fault_that_an_agent_lives_with_is_found_and_goes_with_its_cause() {
     warm_up(&lab);
     make_and_find(&lab, FAULTS, &[]);
     programs_of_others(&lab);
-    managers(&lab);
+    host::managers(&lab);
+    host::other_agents(&lab);
+    host::wrong_checksums(&lab);
 }
 
 fn programs_of_others(lab: &Lab) {
@@ -273,36 +275,6 @@ fn programs_of_others(lab: &Lab) {
         }
         Err(error) => eprintln!("SKIPPED, because this kernel has no TCX: {error:#}"),
     }
-}
-
-/// Runs the doctor where `/run` says more than it does, or where something is not mounted.
-fn elsewhere(lab: &Lab, script: &str) -> Vec<String> {
-    let keep = "mount --make-rprivate / && mkdir -p /tmp/run.$$ && mount --rbind /run /tmp/run.$$ && \
-                mount -t tmpfs none /run && mkdir /run/vxlan-lab && mount --rbind /tmp/run.$$/vxlan-lab /run/vxlan-lab && \
-                umount -l /tmp/run.$$ && rmdir /tmp/run.$$";
-    let script = format!("{keep} && {script} && exec \"$0\" \"$@\"");
-    let wrapper = ["unshare", "--mount", "sh", "-c", &script];
-    let (_, report) = lab.agent(1).and_then(|agent| agent.judged(&wrapper, &["doctor"])).expect("a report");
-    super::ids(&report["findings"]).into_iter().map(str::to_owned).collect()
-}
-
-fn managers(lab: &Lab) {
-    let shown = lab.node(1).sh(&format!("ip -o link show dev {DEVICE}")).expect("a device");
-    let index = shown.split(':').next().expect("an index");
-    assert_eq!(elsewhere(lab, "true"), Vec::<String>::new(), "nothing else is wrong there");
-    let says = |directory: &str, text: &str| {
-        format!("mkdir -p {directory} && printf '{text}\\n' > {directory}/{index}")
-    };
-    let networkd = says(
-        "/run/systemd/netif/links",
-        "ADMIN_STATE=configured\\nNETWORK_FILE=/etc/systemd/network/x.network",
-    );
-    assert_eq!(elsewhere(lab, &networkd), ["foreign-manager"]);
-    let unmanaged = says("/run/systemd/netif/links", "ADMIN_STATE=unmanaged");
-    assert_eq!(elsewhere(lab, &unmanaged), Vec::<String>::new());
-    let manager = says("/run/NetworkManager/devices", "[device]\\nmanaged=true");
-    assert_eq!(elsewhere(lab, &manager), ["foreign-manager"]);
-    assert_eq!(elsewhere(lab, "umount -l /sys/fs/bpf"), ["bpffs-missing"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vxlan_tests::lab::{DEVICE, Lab, LabSpec, Overlay, PORT};
 
 use super::super::{build, warm_up};
 use super::Mended::AsNamed;
-use super::{Fault, await_findings, findings, ids, make_and_find, mend};
+use super::{Fault, await_findings, findings, host, ids, make_and_find, mend};
 
 const STOPPED: &str = "agent-not-running";
 
@@ -115,6 +115,7 @@ fn each_fault_in_the_kernels_tables_is_found_and_mended_as_the_doctor_says() {
     await_findings(&lab, &[], "a healthy node", &[]);
     lab.agent_mut(1).and_then(|agent| agent.stop()).expect("stopped");
     make_and_find(&lab, FAULTS, &[STOPPED]);
+    host::mac_of_udev(&lab);
     in_a_vrf(&lab);
     a_program_has_the_port(&lab);
     ip(&lab, &format!("link del {DEVICE}"));
