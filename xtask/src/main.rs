@@ -14,6 +14,7 @@ mod kernels;
 mod lab;
 mod linker;
 mod miri;
+mod pictures;
 mod run;
 mod suite;
 mod took;
@@ -46,6 +47,8 @@ enum Command {
     Ci,
     /// Look for inputs that break a promise of the packet engine or the agent's parsers
     Fuzz(fuzz::FuzzArgs),
+    /// Make the pictures of the documentation anew, of a lab with traffic (root)
+    Pictures(pictures::PictureArgs),
     /// Build the BPF programs into target/bpf/vxlan-ebpf.o
     BuildEbpf,
     /// Build the agent with the BPF programs inside it: target/release/vxlan-agent
@@ -64,6 +67,7 @@ fn main() -> std::process::ExitCode {
         Command::AgentBefore => before::build(),
         Command::Ci => checks::ci(),
         Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Pictures(args) => pictures::make(&args),
         Command::BuildEbpf => ebpf::build(),
         Command::Build => lab::build_agent(),
         Command::Ship => lab::ship_agent(),
