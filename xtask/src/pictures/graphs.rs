@@ -61,7 +61,7 @@ impl<'l> Prometheus<'l> {
     ///
     /// # Errors
     /// The dashboard has no such panel, the browser fails, or the picture is too large.
-    pub(super) fn draw(&self, panel: &str, length: Duration, to: &Path) -> Result<()> {
+    pub(super) fn draw(&self, panel: &str, length: Duration, height: u32, to: &Path) -> Result<()> {
         let query = query(panel)?;
         let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let page = format!(
@@ -69,7 +69,7 @@ impl<'l> Prometheus<'l> {
             length.as_secs()
         );
         let mut browser = self.lab.within("n1", "chromium-headless-shell");
-        browser.args(["--no-sandbox", "--hide-scrollbars", "--window-size=1000,900"]);
+        browser.args(["--no-sandbox", "--hide-scrollbars"]).arg(format!("--window-size=1000,{height}"));
         browser.arg("--virtual-time-budget=15000");
         browser.arg(format!("--user-data-dir={}", self.files.join("browser").display()));
         output(browser.arg(format!("--screenshot={}", to.display())).arg(page))?;
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn panels_that_are_drawn_are_in_the_dashboard() {
-        for (panel, _) in PANELS {
+        for (panel, ..) in PANELS {
             let query = query(panel).expect("a query");
             assert!(!query.contains('$') && query.contains("[10s]"), "{query}");
         }

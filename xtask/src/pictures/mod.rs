@@ -33,11 +33,11 @@ const TOOLS: &[Tool] = &[
 ];
 /// Views of `top`: the key, and the picture.
 const VIEWS: [(&str, &str); 2] = [("3", "top.svg"), ("4", "top-reasons.svg")];
-/// Panels of the dashboard, and the picture of the first query of each.
-const PANELS: [(&str, &str); 3] = [
-    ("Share of the fast path", "share.png"),
-    ("Packets into and out of the tunnel", "packets.png"),
-    ("Why packets are left to the kernel", "reasons.png"),
+/// Panels of the dashboard, the picture of the first query of each, and its height, for a legend of few or many lines.
+const PANELS: [(&str, &str, u32); 3] = [
+    ("Share of the fast path", "share.png", 860),
+    ("Packets into and out of the tunnel", "packets.png", 860),
+    ("Why packets are left to the kernel", "reasons.png", 1130),
 ];
 /// From here on `top` has rates to show.
 const FLOWS: Duration = Duration::from_secs(10);
@@ -92,7 +92,9 @@ pub(crate) fn make(args: &PictureArgs) -> Result<()> {
     })?;
     traffic.iter_mut().try_for_each(lab::Beside::still_runs)?;
     step("pictures of the dashboard's queries", || {
-        PANELS.iter().try_for_each(|(panel, file)| prometheus.draw(panel, SHOWN, &to.join(file)))
+        PANELS
+            .iter()
+            .try_for_each(|(panel, file, height)| prometheus.draw(panel, SHOWN, *height, &to.join(file)))
     })
 }
 
