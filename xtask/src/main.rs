@@ -15,6 +15,7 @@ mod lab;
 mod linker;
 mod miri;
 mod package;
+mod pictures;
 mod run;
 mod suite;
 mod took;
@@ -47,6 +48,8 @@ enum Command {
     Ci,
     /// Look for inputs that break a promise of the packet engine or the agent's parsers
     Fuzz(fuzz::FuzzArgs),
+    /// Make the pictures of the documentation anew, of a lab with traffic (root)
+    Pictures(pictures::PictureArgs),
     /// Build the BPF programs into target/bpf/vxlan-ebpf.o
     BuildEbpf,
     /// Build the agent with the BPF programs inside it: target/release/vxlan-agent
@@ -67,6 +70,7 @@ fn main() -> std::process::ExitCode {
         Command::AgentBefore => before::build(),
         Command::Ci => checks::ci(),
         Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Pictures(args) => pictures::make(&args),
         Command::BuildEbpf => ebpf::build(),
         Command::Build => lab::build_agent(),
         Command::Ship => lab::ship_agent(),

@@ -8,15 +8,17 @@ use serde_json::Value;
 use super::look::Look;
 use super::paths::Counted;
 use super::{DemoArgs, compare, heading, paths, traffic};
-use crate::lab::{Lab, LabSpec, Overlay, run};
+use crate::lab::{AgentOptions, Lab, LabSpec, Overlay, run};
 
+/// Where agents answer scrapes, each in the network namespace of its node.
+const METRICS: &str = "metrics = \"0.0.0.0:9469\"";
 /// Entries of a map that are shown.
 const ENTRIES: usize = 4;
 
 /// Runs the demo.
 pub(super) fn demo(args: &DemoArgs) -> Result<()> {
     heading(&format!("A cluster of {} nodes, two pods each, one agent per node", args.nodes));
-    let lab = lab(args.nodes, &Overlay::verified())?;
+    let lab = lab(args.nodes, &metered())?;
     layout(&lab);
     let before = snapshot(&lab)?;
     heading("Traffic, every byte checked");
@@ -33,6 +35,11 @@ pub(super) fn demo(args: &DemoArgs) -> Result<()> {
         return lab.keep();
     }
     Ok(())
+}
+
+/// Ours, with metrics.
+fn metered() -> Overlay {
+    Overlay::Agent(AgentOptions { node: METRICS.to_owned(), ..AgentOptions::verified() })
 }
 
 fn lab(nodes: u8, overlay: &Overlay) -> Result<Lab> {
