@@ -54,13 +54,15 @@ fn networks(server: &str) -> Vec<View> {
 #[test]
 fn the_unit_starts_what_the_documentation_installs() {
     let [program, command] = <[String; 2]>::try_from(unit("ExecStart")).expect("a program and a command");
-    assert_eq!(command, "run");
+    // systemd looks for it there, and where the packages put it.
+    let installed = format!("/usr/local/bin/{program}");
+    assert_eq!((program.as_str(), command.as_str()), ("vxlan-agent", "run"));
     assert_eq!(
         (unit("ConditionPathExists"), unit("Restart")),
         (vec![DEFAULT_PATH.into()], vec!["always".into()])
     );
     let docs = documentation("docs/plain-hosts.md");
-    for words in [format!("install -m 755 vxlan-agent {program}\n"), format!("install -m 644 deploy/{UNIT} ")]
+    for words in [format!("install -m 755 {program} {installed}\n"), format!("install -m 644 deploy/{UNIT} ")]
     {
         assert!(docs.contains(&words), "{words}");
     }
@@ -111,4 +113,32 @@ fn what_the_documentation_has_its_readers_write_is_valid() {
             assert_eq!((cluster.own.name.as_str(), cluster.remotes.len()), (server, SERVERS.len() - 1));
         }
     }
+}
+
+#[test]
+fn the_example_that_packages_install_is_valid() {
+    let read = |name: &str| {
+        let text = documentation(&format!("deploy/systemd/{name}"));
+        Text::new(&format!("/etc/vxlan-agent/{name}"), &text)
+    };
+    let base = Path::new(DEFAULT_PATH).parent().expect("a directory");
+    for server in SERVERS {
+        let config = Config::parse(&read("config.toml"), base, &|| Some(server.to_owned())).expect("valid");
+        let [view] = config.networks.as_slice() else { panic!("one network") };
+        let StateConfig::File(path) = &view.state else { panic!("a state file") };
+        assert_eq!(path, &base.join("nodes.toml"));
+        let (network, vni) = (view.network.name.clone(), view.network.vni);
+        let viewer = Viewer { node: server.into(), network, vni, l2: false };
+        let cluster = parse_state(&read("nodes.toml"), &viewer).expect("a valid state file");
+        assert_eq!(cluster.remotes.len(), SERVERS.len() - 1);
+    }
+}
+
+#[test]
+fn there_is_what_packages_contain() {
+    let manifest = documentation("vxlan-agent/Cargo.toml");
+    let sources = manifest.split('"').filter(|word| word.starts_with("../"));
+    let missing: Vec<_> =
+        sources.filter(|file| !deploy().join("../vxlan-agent").join(file).exists()).collect();
+    assert_eq!(missing, [""; 0]);
 }
