@@ -129,9 +129,12 @@ fn what_somebody_takes_out_of_the_guards_sets_comes_back() {
 #[test]
 fn rules_that_are_flushed_all_together_come_back_at_once() {
     let lab = build(&pair());
-    let before = rules(&lab);
+    let table = lab.agent(1).expect("an agent").nft_table();
+    let rules = || lab.node(1).sh(&format!("nft list chain inet {table} guard")).unwrap_or_default();
+    let before = rules();
+    assert!(before.contains("drop"), "{before}");
     lab.node(1).sh("nft flush ruleset").expect("a flush");
-    wait_until("the rules are back", Duration::from_secs(5), || rules(&lab) == before)
+    wait_until("the rules are back", Duration::from_secs(5), || rules() == before)
         .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
         .expect("a repair");
 }

@@ -1,5 +1,6 @@
 //! What an operator has in hand: status, the live view, the report, and what the agent may do.
 
+mod check;
 mod report;
 mod rights;
 mod status;
