@@ -119,7 +119,7 @@ fn what_the_documentation_has_its_readers_write_is_valid() {
 fn the_example_that_packages_install_is_valid() {
     let read = |name: &str| {
         let text = documentation(&format!("deploy/systemd/{name}"));
-        Text::new(&format!("/etc/vxlan-agent/{name}"), &text)
+        Text::new(format!("/etc/vxlan-agent/{name}"), &text)
     };
     let base = Path::new(DEFAULT_PATH).parent().expect("a directory");
     for server in SERVERS {
