@@ -6,7 +6,7 @@
 //! back in the answer, so that this goes the kernel's way, too; over IPv6 hop-by-hop options, which do not come
 //! back. Counters say which way it was: `encapsulated` and `options` at `tunnel_egress`.
 //!
-//! [`Prober`] is a socket and whoever waits for answers; [`sweep`] probes many nodes at once.
+//! [`Prober`] is a socket and whoever waits for answers; [`mod@sweep`] probes many nodes at once.
 
 mod message;
 mod mtu;
