@@ -76,11 +76,6 @@ impl Text {
         self.refuse(error.span(), reason)
     }
 
-    /// Where this was read.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// A refusal at `span` of this text.
     pub fn refuse(&self, span: Option<Range<usize>>, reason: impl Into<String>) -> Refused {
         let line = span.map(|s| self.line_of(s.start));

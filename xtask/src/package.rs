@@ -11,8 +11,10 @@ use crate::host::{self, Tool};
 use crate::run::{output, run, step, target_dir, workspace};
 use crate::{lab, toolchain};
 
-/// Who builds packages, in versions that are known to do it.
-const BUILDERS: &[(&str, &str)] = &[("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1")];
+/// A crate that builds packages, and the version that is known to do it.
+type Builder = (&'static str, &'static str);
+const DEB: Builder = ("cargo-deb", "3.8.0");
+const RPM: Builder = ("cargo-generate-rpm", "0.21.1");
 /// What cargo-deb asks for libraries' packages.
 const TOOLS: &[Tool] = &[("dpkg-shlibdeps", "dpkg-dev"), ("dpkg-deb", "dpkg")];
 
@@ -61,13 +63,13 @@ fn documents(agent: &Path, to: &Path) -> Result<()> {
 /// What packages contain stands in the agent's `Cargo.toml`. Paths below `target/release` there are those of what is
 /// shipped.
 fn deb(ship: &Path, results: &Path) -> Result<()> {
-    let mut cargo = builder("cargo-deb")?;
+    let mut cargo = builder(DEB)?;
     cargo.args(["deb", "--package", "vxlan-agent", "--no-build", "--no-strip", "--output"]).arg(results);
     step("building the Debian package", || run(cargo.env("CARGO_TARGET_DIR", ship)))
 }
 
 fn rpm(ship: &Path, results: &Path) -> Result<()> {
-    let mut cargo = builder("cargo-generate-rpm")?;
+    let mut cargo = builder(RPM)?;
     cargo
         .args(["generate-rpm", "--package", "vxlan-agent", "--target-dir"])
         .arg(ship)
@@ -110,13 +112,12 @@ fn checksums(results: &Path) -> Result<()> {
 }
 
 /// `cargo` with a builder of packages on its path; installs that into `target/tools` if need be.
-fn builder(name: &str) -> Result<Command> {
+fn builder((name, version): Builder) -> Result<Command> {
     let tools = target_dir().join("tools");
-    let (_, version) = BUILDERS.iter().find(|(builder, _)| *builder == name).context("no such builder")?;
-    let mut cargo = toolchain::cargo()?;
-    cargo.args(["install", name, "--version", version, "--locked", "--quiet", "--root"]).arg(&tools);
     if !tools.join("bin").join(name).exists() {
         step(&format!("building {name} {version} into {} (1-3 minutes)", tools.display()), || {
+            let mut cargo = toolchain::cargo()?;
+            cargo.args(["install", name, "--version", version, "--locked", "--quiet", "--root"]).arg(&tools);
             run(&mut cargo)
         })?;
     }

@@ -222,6 +222,16 @@ impl Agent {
         self.program = program;
     }
 
+    /// Ends this agent and has another one take its place; `None`: [`agent_binary`].
+    ///
+    /// # Errors
+    /// As [`Agent::stop`] and [`Agent::start`].
+    pub fn replace(&mut self, program: Option<PathBuf>) -> Result<()> {
+        self.stop()?;
+        self.set_program(program);
+        self.start()
+    }
+
     fn program(&self) -> Result<PathBuf> {
         self.program.clone().map_or_else(agent_binary, Ok)
     }

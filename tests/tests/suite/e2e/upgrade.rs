@@ -27,10 +27,7 @@ pub(super) fn before() -> Option<PathBuf> {
 }
 
 fn replace(lab: &mut Lab, n: u8, program: Option<PathBuf>) {
-    let agent = lab.agent_mut(n).expect("an agent");
-    agent.stop().expect("a stop");
-    agent.set_program(program);
-    agent.start().expect("a start");
+    lab.agent_mut(n).and_then(|agent| agent.replace(program)).expect("another agent");
 }
 
 /// Names of nf_tables tables of node 1.

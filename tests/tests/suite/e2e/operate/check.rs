@@ -25,27 +25,16 @@ fn check(lab: &Lab, args: &[&str]) -> (Option<i32>, Value) {
 fn planned(lab: &Lab) -> Vec<String> {
     let (code, report) = check(lab, &["--dry-run"]);
     assert_eq!((code, &report["valid"]), (Some(0), &Value::Bool(true)), "{report:#}");
-    let mut lines = vec![];
-    strings(&report["plan"], &mut lines);
-    lines.into_iter().filter(|line| line.starts_with(['+', '-'])).collect()
-}
-
-/// All strings in `value`.
-fn strings(value: &Value, found: &mut Vec<String>) {
-    match value {
-        Value::String(text) => found.push(text.clone()),
-        Value::Array(list) => list.iter().for_each(|value| strings(value, found)),
-        Value::Object(map) => map.values().for_each(|value| strings(value, found)),
-        _ => {}
-    }
+    let differences = report["plan"]["changes"].as_array().expect("a list");
+    let lines = differences.iter().flat_map(|difference| difference["lines"].as_array().expect("lines"));
+    lines.map(|line| line.as_str().expect("a line").to_owned()).collect()
 }
 
 #[test]
 fn a_dry_run_lists_what_is_missing_and_changes_nothing() {
-    let lab = build(&pair());
+    let mut lab = build(&pair());
     warm_up(&lab);
     assert_eq!(planned(&lab), [""; 0], "an agent runs, and has nothing to do");
-    let mut lab = lab;
     lab.agent_mut(1).and_then(|agent| agent.stop()).expect("a stop");
     lab.node(1).sh("ip route del 10.244.2.0/24").expect("damage");
     let missing = planned(&lab);

@@ -153,10 +153,7 @@ impl Soak {
     fn go_back(&mut self, n: u8) -> Result<()> {
         let Some(before) = upgrade::before() else { return Ok(()) };
         for program in [Some(before), None] {
-            let agent = self.agent(n)?;
-            agent.stop()?;
-            agent.set_program(program);
-            agent.start()?;
+            self.agent(n)?.replace(program)?;
             self.traffic.settle()?;
         }
         Ok(())

@@ -136,10 +136,9 @@ impl Soak {
             Sabotage::Table => self.delete_table(n),
             Sabotage::AllButPins => {
                 self.delete_table(n)?;
-                let devices = node.sh("ip -o link show type vxlan")?;
-                // `5: flannel.1: <…`, `6: vxr6@eth0: <…`
-                let names =
-                    devices.lines().filter_map(|line| line.split([' ', ':', '@']).find(|word| is_name(word)));
+                let devices = node.sh("ip -br link show type vxlan")?;
+                // `flannel.1        UNKNOWN …`, `vxr6@eth0        DOWN …`
+                let names = devices.lines().filter_map(|line| line.split([' ', '@']).next());
                 names.map(|name| format!("del {name}")).try_for_each(|words| link(&words))
             }
             Sabotage::UnderlaysLink => self.detach(n, &pins, UNDERLAY),
@@ -165,9 +164,4 @@ impl Soak {
         }
         links.iter().try_for_each(|link| Ok(std::fs::remove_file(link)?))
     }
-}
-
-/// Whether a word of `ip -o link` that is neither empty nor a number can only be an interface's name.
-fn is_name(word: &str) -> bool {
-    !word.is_empty() && word.parse::<u32>().is_err()
 }
