@@ -68,6 +68,10 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "segments::",
 ];
 
+/// Tests with root that run side by side. Each waits most of its time, so that one alone leaves CPUs idle; but labs share
+/// the CPUs' receive queues, and tests count lost packets.
+const LABS_AT_ONCE: usize = 2;
+
 /// A program full of tests.
 struct Program {
     file: PathBuf,
@@ -102,11 +106,10 @@ impl Programs {
         })
     }
 
-    /// The programs that need root, with the arguments `words`. One test at a time: labs share the CPUs'
-    /// receive queues, and tests count lost packets.
+    /// The programs that need root, with the arguments `words`.
     pub(crate) fn with_root<'a>(&'a self, words: &'a [String]) -> impl Iterator<Item = Command> + 'a {
         self.commands(true).map(move |mut command| {
-            command.arg("--test-threads=1").args(words);
+            command.arg(format!("--test-threads={LABS_AT_ONCE}")).args(words);
             if let (Some(agent), None) = (before::built(), std::env::var_os(before::VARIABLE)) {
                 command.env(before::VARIABLE, agent);
             }

@@ -122,7 +122,8 @@ fn hooked(lab: &Lab, n: u8) -> Option<usize> {
 fn wait_for_status(lab: &Lab, n: u8, case: Case, something: bool) {
     let agent = lab.agent(n).expect("an agent");
     let says = || hooked(lab, n).is_some_and(|found| (found != 0) == something);
-    wait_until("the agent follows", Duration::from_secs(5), says)
+    // The kernel gives no notice of programs: the agent looks for them every five seconds.
+    wait_until("the agent follows", Duration::from_secs(15), says)
         .inspect_err(|_| agent.print_log())
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
 }
