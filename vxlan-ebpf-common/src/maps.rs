@@ -7,7 +7,7 @@ use crate::counters::{Disposition, Hook, Reason};
 use crate::headers::{Be16, Be32, Mac};
 
 /// Changes with every incompatible change of a map's layout; part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -46,6 +46,14 @@ pub mod names {
     /// Per-CPU array of [`Counter`](super::Counter), indexed by
     /// [`counters::index`](crate::counters::index).
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array of [`Cached4`](super::Cached4): what programs have found in SUBNETS4.
+    pub const CACHED_SUBNETS4: &str = "CACHED_SUBNETS4";
+    /// Per-CPU array of [`Cached6`](super::Cached6): what programs have found in SUBNETS6.
+    pub const CACHED_SUBNETS6: &str = "CACHED_SUBNETS6";
+    /// Per-CPU array of [`Cached4`](super::Cached4): what programs have found in ENDPOINTS4.
+    pub const CACHED_ENDPOINTS4: &str = "CACHED_ENDPOINTS4";
+    /// Per-CPU array of [`Cached6`](super::Cached6): what programs have found in ENDPOINTS6.
+    pub const CACHED_ENDPOINTS6: &str = "CACHED_ENDPOINTS6";
     /// LRU hash: [`FlowKey`](super::FlowKey) → [`Flow`](super::Flow).
     pub const FLOWS: &str = "FLOWS";
     /// Array of one [`Listen`](crate::listen::Listen).
@@ -59,9 +67,33 @@ pub mod names {
     /// Program array of one: what the program of XDP reports by.
     pub const REPORT_XDP: &str = "REPORT_XDP";
     /// All of them.
-    pub const ALL: [&str; 22] = [
-        NODE, WATCH, NETWORKS, SWITCH, VNIS, LINKS, ROUTES4, ROUTES6, SUBNETS4, SUBNETS6, VTEPS, VTEP_IDS,
-        STATIONS, ENDPOINTS4, ENDPOINTS6, COUNTERS, FLOWS, LISTEN, SNAPSHOT, EVENTS, REPORT, REPORT_XDP,
+    pub const ALL: [&str; 26] = [
+        NODE,
+        WATCH,
+        NETWORKS,
+        SWITCH,
+        VNIS,
+        LINKS,
+        ROUTES4,
+        ROUTES6,
+        SUBNETS4,
+        SUBNETS6,
+        VTEPS,
+        VTEP_IDS,
+        STATIONS,
+        ENDPOINTS4,
+        ENDPOINTS6,
+        CACHED_SUBNETS4,
+        CACHED_SUBNETS6,
+        CACHED_ENDPOINTS4,
+        CACHED_ENDPOINTS6,
+        COUNTERS,
+        FLOWS,
+        LISTEN,
+        SNAPSHOT,
+        EVENTS,
+        REPORT,
+        REPORT_XDP,
     ];
 }
 
@@ -389,9 +421,17 @@ pub struct Node {
     pub more_ports: u16,
     /// UDP destination ports of networks, in network byte order; 0: none.
     pub ports: [Be16; NODE_PORTS],
+    /// Another number, but never 0, behind every change of subnets and endpoints: what programs have
+    /// [cached](Cached) under an earlier one counts no longer.
+    pub tables: u32,
 }
 
 impl Node {
+    /// The entry as it is planned, without the number that the maps give it.
+    pub const fn planned(self) -> Self {
+        Self { tables: 0, ..self }
+    }
+
     /// Whether a network may use this UDP destination port.
     #[inline(always)]
     pub const fn uses(&self, port: Be16) -> bool {
@@ -788,6 +828,54 @@ impl LinkEntry {
     }
 }
 
+/// A CPU's copy of an entry that one of its programs has found in a hash, which takes longer to look in.
+///
+/// A program reads [`Node::tables`] before it looks in the hash, and the agent writes it after the hash. So a copy
+/// under the number that NODE has is as new as that.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Cached<K, V> {
+    /// [`Node::tables`] of when it was looked for; 0: free.
+    pub tables: u32,
+    /// Its key.
+    pub key: K,
+    /// What was found.
+    pub value: V,
+}
+
+/// Of SUBNETS4 or ENDPOINTS4.
+pub type Cached4<V> = Cached<Key4, V>;
+/// Of SUBNETS6 or ENDPOINTS6.
+pub type Cached6<V> = Cached<Key6, V>;
+
+/// Entries of which a CPU has copies at most, of each kind.
+pub const CACHED: u32 = 1 << CACHED_BITS;
+const CACHED_BITS: u32 = 9;
+
+/// Where the copy of an entry is whose address has these words.
+#[inline(always)]
+const fn place(words: u32) -> u32 {
+    // Knuth's multiplier: addresses that differ in few bits get places of their own.
+    words.wrapping_mul(0x9e37_79b1) >> (u32::BITS - CACHED_BITS)
+}
+
+impl Key4 {
+    /// The place of its copy.
+    #[inline(always)]
+    pub const fn place(&self) -> u32 {
+        place(Be32::from_bytes(self.addr).0)
+    }
+}
+
+impl Key6 {
+    /// The place of its copy.
+    #[inline(always)]
+    pub const fn place(&self) -> u32 {
+        let [a, b, c, d] = self.addr.as_v6();
+        place(a.0 ^ b.0 ^ c.0 ^ d.0)
+    }
+}
+
 /// One cell of COUNTERS.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -926,7 +1014,9 @@ mod pod {
 const _: () = {
     assert!(size_of::<LocalVtep>() == 16 + 6 + 2 + 4 + 4 + 4 + 2 + 2 + 1 + 1 + 2 + 4);
     assert!(size_of::<Watch>() == 8 + 4 + 4);
-    assert!(size_of::<Node>() == 4 + 4 + 2 + 2 + 4 * 2);
+    assert!(size_of::<Node>() == 4 + 4 + 2 + 2 + 4 * 2 + 4);
+    assert!(size_of::<Cached4<Endpoint>>() == 4 + size_of::<Key4>() + size_of::<Endpoint>());
+    assert!(size_of::<Cached6<Endpoint>>() == 4 + size_of::<Key6>() + size_of::<Endpoint>());
     assert!(size_of::<Network>() == 4 + 4 + 2 + 1 + 1 + 4 + 2 * 48 + 4 + 32);
     assert!(size_of::<Key4>() == 4 + 4);
     assert!(size_of::<Key6>() == 4 + 16);

@@ -59,44 +59,46 @@ fn bounded(len: u32) -> Option<u64> {
     (len <= HEAD_LEN as u64).then_some(len)
 }
 
-/// Copies the beginning of a packet of `bytes`, if somebody listens.
+/// Copies the beginning of a packet of `bytes`, if somebody listens; whether somebody does.
 #[inline(always)]
-pub(crate) fn note(ctx: &TcContext, bytes: u32) {
-    let Some(listen) = listening() else { return };
-    let Some(snapshot) = SNAPSHOT.get_ptr_mut(0) else { return };
+pub(crate) fn note(ctx: &TcContext, bytes: u32) -> bool {
+    let Some(listen) = listening() else { return false };
+    let Some(snapshot) = SNAPSHOT.get_ptr_mut(0) else { return false };
     // SAFETY: the context is valid while the program runs, and what is copied is no more than `head` has. The snapshot
     // is this CPU's, where no other program runs meanwhile.
     unsafe {
         (*snapshot).copied = 0;
-        let Some(len) = copied(listen, bytes) else { return };
+        let Some(len) = copied(listen, bytes) else { return true };
         let to = (&raw mut (*snapshot).head).cast();
         if bpf_skb_load_bytes(ctx.as_ptr(), 0, to, len) == 0 {
             (*snapshot).copied = len;
         }
     }
+    true
 }
 
 /// The same at XDP.
 #[inline(always)]
-pub(crate) fn note_xdp(ctx: &XdpContext) {
-    let Some(listen) = listening() else { return };
-    let Some(snapshot) = SNAPSHOT.get_ptr_mut(0) else { return };
+pub(crate) fn note_xdp(ctx: &XdpContext) -> bool {
+    let Some(listen) = listening() else { return false };
+    let Some(snapshot) = SNAPSHOT.get_ptr_mut(0) else { return false };
     // SAFETY: as above.
     unsafe {
         (*snapshot).copied = 0;
         let bytes = bpf_xdp_get_buff_len(ctx.as_ptr().cast()) as u32;
-        let Some(len) = copied(listen, bytes) else { return };
+        let Some(len) = copied(listen, bytes) else { return true };
         let to = (&raw mut (*snapshot).head).cast();
         if bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, to, len) == 0 {
             (*snapshot).copied = len;
         }
     }
+    true
 }
 
-/// Has [`report_event`] take over, if somebody listens; it returns what the program would.
+/// Has [`report_event`] take over, if somebody `listens`; it returns what the program would.
 #[inline(always)]
-pub(crate) fn report(ctx: &TcContext, what: What) {
-    if leave(what) {
+pub(crate) fn report(ctx: &TcContext, listens: bool, what: What) {
+    if leave(listens, what) {
         // SAFETY: nothing is left to be dropped here.
         unsafe { REPORT.tail_call(ctx, 0) };
     }
@@ -104,8 +106,8 @@ pub(crate) fn report(ctx: &TcContext, what: What) {
 
 /// The same at XDP.
 #[inline(always)]
-pub(crate) fn report_xdp(ctx: &XdpContext, what: What) {
-    if leave(what) {
+pub(crate) fn report_xdp(ctx: &XdpContext, listens: bool, what: What) {
+    if leave(listens, what) {
         // SAFETY: as above.
         unsafe { REPORT_XDP.tail_call(ctx, 0) };
     }
@@ -113,8 +115,8 @@ pub(crate) fn report_xdp(ctx: &XdpContext, what: What) {
 
 /// Leaves what became of a packet in SNAPSHOT, if anybody is to be told.
 #[inline(always)]
-fn leave(what: What) -> bool {
-    let is_told = listening().is_some() && what.reason != Reason::NotVxlan;
+fn leave(listens: bool, what: What) -> bool {
+    let is_told = listens && what.reason != Reason::NotVxlan;
     if !is_told && what.reason != Reason::WriteFailed {
         return false;
     }
@@ -213,8 +215,9 @@ fn tell(ctx: &impl EbpfContext, snapshot: &mut Snapshot, (ifindex, length): (u32
 fn is_wanted(listen: &Listen, snapshot: &mut Snapshot, now: u64) -> bool {
     let len = snapshot.copied.min(HEAD_LEN as u32) as usize;
     let Some(bytes) = snapshot.head.get(..len) else { return false };
-    let network = Maps.listed(snapshot.event.network);
-    if !listen.filter.takes(&Maps, network, &snapshot.event, &Head(bytes)) {
+    let maps = Maps::new();
+    let network = maps.listed(snapshot.event.network);
+    if !listen.filter.takes(&maps, network, &snapshot.event, &Head(bytes)) {
         return false;
     }
     snapshot.heard.matched += 1;

@@ -33,18 +33,18 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 #[inline(always)]
 fn pod_egress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let bytes = skb.length();
-    listen::note(&ctx, bytes);
-    finish(&ctx, Hook::PodEgress, bytes, hooks::pod_egress(&mut skb, &Maps))
+    let (bytes, maps) = (skb.length(), Maps::new());
+    let listen = listen::note(&ctx, bytes);
+    finish(&ctx, (Hook::PodEgress, bytes, listen), &maps, hooks::pod_egress(&mut skb, &maps))
 }
 
 /// TC egress on the vxlan device.
 #[classifier]
 fn tunnel_egress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let bytes = skb.length();
-    listen::note(&ctx, bytes);
-    finish(&ctx, Hook::TunnelEgress, bytes, hooks::tunnel_egress(&mut skb, &Maps))
+    let (bytes, maps) = (skb.length(), Maps::new());
+    let listen = listen::note(&ctx, bytes);
+    finish(&ctx, (Hook::TunnelEgress, bytes, listen), &maps, hooks::tunnel_egress(&mut skb, &maps))
 }
 
 /// TC ingress on the underlay interface. Inlined like [`pod_egress`].
@@ -52,45 +52,45 @@ fn tunnel_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn underlay_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let bytes = skb.length();
-    listen::note(&ctx, bytes);
-    finish(&ctx, Hook::UnderlayIngress, bytes, hooks::underlay_ingress(&mut skb, &Maps))
+    let (bytes, maps) = (skb.length(), Maps::new());
+    let listen = listen::note(&ctx, bytes);
+    finish(&ctx, (Hook::UnderlayIngress, bytes, listen), &maps, hooks::underlay_ingress(&mut skb, &maps))
 }
 
 /// TC ingress on the vxlan device.
 #[classifier]
 fn tunnel_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let bytes = skb.length();
-    listen::note(&ctx, bytes);
-    finish(&ctx, Hook::TunnelIngress, bytes, hooks::tunnel_ingress(&mut skb, &Maps))
+    let (bytes, maps) = (skb.length(), Maps::new());
+    let listen = listen::note(&ctx, bytes);
+    finish(&ctx, (Hook::TunnelIngress, bytes, listen), &maps, hooks::tunnel_ingress(&mut skb, &maps))
 }
 
 /// TC egress on the host side of a pod's veth.
 #[classifier]
 fn pod_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let bytes = skb.length();
-    listen::note(&ctx, bytes);
-    finish(&ctx, Hook::PodIngress, bytes, hooks::pod_ingress(&mut skb, &Maps))
+    let (bytes, maps) = (skb.length(), Maps::new());
+    let listen = listen::note(&ctx, bytes);
+    finish(&ctx, (Hook::PodIngress, bytes, listen), &maps, hooks::pod_ingress(&mut skb, &maps))
 }
 
 /// TC ingress on the underlay interface, for what XDP has taken out of its tunnel.
 #[classifier]
 fn stripped_ingress(ctx: TcContext) -> i32 {
     let mut skb = MarkedSkb::new(&ctx);
-    let bytes = skb.length();
-    listen::note(&ctx, bytes);
-    finish(&ctx, Hook::StrippedIngress, bytes, hooks::stripped_ingress(&mut skb, &Maps))
+    let (bytes, maps) = (skb.length(), Maps::new());
+    let listen = listen::note(&ctx, bytes);
+    finish(&ctx, (Hook::StrippedIngress, bytes, listen), &maps, hooks::stripped_ingress(&mut skb, &maps))
 }
 
 /// TC ingress on a port of a segment's bridge.
 #[classifier]
 fn port_ingress(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let bytes = skb.length();
-    listen::note(&ctx, bytes);
-    finish(&ctx, Hook::PortIngress, bytes, hooks::port_ingress(&mut skb, &Maps))
+    let (bytes, maps) = (skb.length(), Maps::new());
+    let listen = listen::note(&ctx, bytes);
+    finish(&ctx, (Hook::PortIngress, bytes, listen), &maps, hooks::port_ingress(&mut skb, &maps))
 }
 
 /// XDP on the underlay interface, over packets of several buffers, too.
@@ -98,26 +98,32 @@ fn port_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn underlay_xdp(ctx: XdpContext) -> u32 {
     let mut packet = Xdp::new(&ctx);
-    packet.skip_tag(hooks::is_in_vlan(&packet, &Maps));
+    let maps = Maps::new();
+    packet.skip_tag(hooks::is_in_vlan(&packet, &maps));
     let bytes = packet.length();
-    listen::note_xdp(&ctx);
-    let Verdict { network, outcome } = hooks::underlay_xdp(&mut packet, &Maps);
+    let listen = listen::note_xdp(&ctx);
+    let Verdict { network, outcome } = hooks::underlay_xdp(&mut packet, &maps);
     let reason = outcome.map_or_else(|reason| reason, |forward| forward.reason());
-    Maps.count(network, Hook::UnderlayXdp, reason, bytes);
-    let action = if outcome.is_err() && is_dropped(network, Hook::UnderlayXdp, reason) {
+    maps.count(network, Hook::UnderlayXdp, reason, bytes);
+    let action = if outcome.is_err() && is_dropped(&maps, network, Hook::UnderlayXdp, reason) {
         xdp_action::XDP_DROP
     } else {
         xdp_action::XDP_PASS
     };
     let (hook, forwarded) = (Hook::UnderlayXdp, outcome.is_ok());
-    listen::report_xdp(&ctx, What { network, hook, reason, bytes, action: action as i32, forwarded });
+    listen::report_xdp(&ctx, listen, What { network, hook, reason, bytes, action: action as i32, forwarded });
     action
 }
 
 /// Carries out the verdict, counts it and tells who listens; in this order, because the verifier forgets across calls what belongs to
 /// which verdict.
 #[inline(always)]
-fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Verdict<'_>) -> i32 {
+fn finish(
+    ctx: &TcContext,
+    (hook, bytes, listen): (Hook, u32, bool),
+    maps: &Maps,
+    verdict: Verdict<'_>,
+) -> i32 {
     let Verdict { network, outcome } = verdict;
     let action = match outcome {
         Ok(Forward::Encapsulated(vtep)) => to_underlay(hook, vtep),
@@ -130,23 +136,23 @@ fn finish(ctx: &TcContext, hook: Hook, bytes: u32, verdict: Verdict<'_>) -> i32 
         Ok(Forward::Bridged(station, _)) => to_port(station),
         Ok(Forward::HandedOver(end)) => to_device(end),
         Ok(Forward::Stripped) => NEXT,
-        Err(reason) => give_up(network, hook, reason),
+        Err(reason) => give_up(maps, network, hook, reason),
     };
     let reason = verdict.reason();
-    Maps.count(network, hook, reason, bytes);
+    maps.count(network, hook, reason, bytes);
     let forwarded = outcome.is_ok();
-    listen::report(ctx, What { network, hook, reason, bytes, action, forwarded });
+    listen::report(ctx, listen, What { network, hook, reason, bytes, action, forwarded });
     action
 }
 
 #[inline(always)]
-fn give_up(network: NetworkId, hook: Hook, reason: Reason) -> i32 {
-    if reason == Reason::WriteFailed || is_dropped(network, hook, reason) { TC_ACT_SHOT } else { NEXT }
+fn give_up(maps: &Maps, network: NetworkId, hook: Hook, reason: Reason) -> i32 {
+    if reason == Reason::WriteFailed || is_dropped(maps, network, hook, reason) { TC_ACT_SHOT } else { NEXT }
 }
 
 #[inline(always)]
-fn is_dropped(network: NetworkId, hook: Hook, reason: Reason) -> bool {
-    Maps.network(network).is_some_and(|network| network.drops(hook, reason))
+fn is_dropped(maps: &Maps, network: NetworkId, hook: Hook, reason: Reason) -> bool {
+    maps.network(network).is_some_and(|network| network.drops(hook, reason))
 }
 
 /// The kernel resolves the next hop's MAC, and keeps it fresh.

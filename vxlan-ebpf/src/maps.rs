@@ -13,9 +13,10 @@ use vxlan_ebpf_common::counters::{self, CELLS_PER_NETWORK};
 use vxlan_ebpf_common::headers::Be32;
 use vxlan_ebpf_common::listen::{Listen, Snapshot};
 use vxlan_ebpf_common::maps::{
-    Addr, Counter, DEFAULT_FLOWS, DEFAULT_NETWORKS, DEFAULT_VTEPS, Endpoint, Flow, FlowKey, Key4, Key6,
-    LinkEntry, MAX_ENDPOINTS, MAX_ROUTES, MacKey, NETWORK_BITS, Network, NetworkId, Node, SWITCH_GENERATION,
-    SWITCH_OFF, Station, VniKey, Vtep, VtepId, Watch, subnet4, subnet6, switch,
+    Addr, CACHED, Cached, Cached4, Cached6, Counter, DEFAULT_FLOWS, DEFAULT_NETWORKS, DEFAULT_VTEPS,
+    Endpoint, Flow, FlowKey, Key4, Key6, LinkEntry, MAX_ENDPOINTS, MAX_ROUTES, MacKey, NETWORK_BITS, Network,
+    NetworkId, Node, SWITCH_GENERATION, SWITCH_OFF, Station, VniKey, Vtep, VtepId, Watch, subnet4, subnet6,
+    switch,
 };
 use vxlan_ebpf_common::{Hook, Reason, Tables};
 
@@ -26,6 +27,7 @@ const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const VTEPS_LEN: usize = DEFAULT_VTEPS as usize;
 const ROUTES_LEN: usize = MAX_ROUTES as usize;
 const ENDPOINTS_LEN: usize = MAX_ENDPOINTS as usize;
+const CACHED_LEN: usize = CACHED as usize;
 
 #[btf_map]
 static NODE: Array<Node, 1> = Array::new();
@@ -58,6 +60,14 @@ static ENDPOINTS4: HashMap<Key4, Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
 static ENDPOINTS6: HashMap<Key6, Endpoint, ENDPOINTS_LEN> = HashMap::new();
 #[btf_map]
+static CACHED_SUBNETS4: PerCpuArray<Cached4<VtepId>, CACHED_LEN> = PerCpuArray::new();
+#[btf_map]
+static CACHED_SUBNETS6: PerCpuArray<Cached6<VtepId>, CACHED_LEN> = PerCpuArray::new();
+#[btf_map]
+static CACHED_ENDPOINTS4: PerCpuArray<Cached4<Endpoint>, CACHED_LEN> = PerCpuArray::new();
+#[btf_map]
+static CACHED_ENDPOINTS6: PerCpuArray<Cached6<Endpoint>, CACHED_LEN> = PerCpuArray::new();
+#[btf_map]
 static FLOWS: LruHashMap<FlowKey, Flow, { DEFAULT_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, COUNTERS_LEN> = PerCpuArray::new();
@@ -75,20 +85,76 @@ pub(crate) static REPORT_XDP: ProgramArray<1> = ProgramArray::new();
 /// The node's maps. Entries may change while a program holds a reference: the agent writes
 /// whole entries, and one packet seeing half of two generations goes to a place that either was
 /// right a moment ago or will be in a moment.
-pub(crate) struct Maps;
+pub(crate) struct Maps {
+    node: Option<&'static Node>,
+    /// [`Node::tables`] when the program began; 0: nothing is cached.
+    tables: u32,
+}
 
 impl Maps {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        let node = NODE.get(0);
+        // SAFETY: the entry lies in a map's memory. Volatile, so that it is read before what is cached under it.
+        let tables = node.map_or(0, |node| unsafe { (&raw const node.tables).read_volatile() });
+        Self { node, tables }
+    }
+
     /// NETWORKS, whether the network's fast path is on or not.
     #[inline(always)]
     pub(crate) fn listed(&self, id: NetworkId) -> Option<&Network> {
         NETWORKS.get(id)
+    }
+
+    /// The subnet of `key`: its copy at `cached`, or what `look` finds, which is copied there.
+    #[inline(always)]
+    fn subnet<K: Copy + PartialEq>(
+        &self,
+        cached: Option<*mut Cached<K, VtepId>>,
+        key: &K,
+        look: impl FnOnce() -> Option<VtepId>,
+    ) -> Option<VtepId> {
+        let Some(cached) = cached else { return look() };
+        // SAFETY: this CPU's cell; programs of one CPU do not interrupt each other.
+        unsafe {
+            if self.tables != 0 && (*cached).tables == self.tables && (*cached).key == *key {
+                return Some((*cached).value);
+            }
+            let value = look()?;
+            *cached = Cached { tables: self.tables, key: *key, value };
+            Some(value)
+        }
+    }
+
+    /// As [`subnet`](Self::subnet), of endpoints. What the program may still hold is not overwritten: a copy that
+    /// counts stays.
+    #[inline(always)]
+    fn endpoint<K: Copy + PartialEq>(
+        &self,
+        cached: Option<*mut Cached<K, Endpoint>>,
+        key: &K,
+        look: impl FnOnce() -> Option<&'static Endpoint>,
+    ) -> Option<&Endpoint> {
+        let Some(cached) = cached else { return look() };
+        // SAFETY: as above.
+        unsafe {
+            let counts = self.tables != 0 && (*cached).tables == self.tables;
+            if counts && (*cached).key == *key {
+                return Some(&(*cached).value);
+            }
+            let found = look()?;
+            if !counts {
+                *cached = Cached { tables: self.tables, key: *key, value: *found };
+            }
+            Some(found)
+        }
     }
 }
 
 impl Tables for Maps {
     #[inline(always)]
     fn node(&self) -> Option<&Node> {
-        NODE.get(0)
+        self.node
     }
 
     #[inline(always)]
@@ -114,10 +180,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn route4(&self, network: &Network, destination: Be32) -> Option<VtepId> {
         if network.subnet4 != 0 {
+            let key = subnet4(network.id, network.subnet4, destination);
+            let cached = CACHED_SUBNETS4.get_ptr_mut(key.place());
             // SAFETY: see `Maps`.
-            let found = unsafe { SUBNETS4.get(&subnet4(network.id, network.subnet4, destination)) };
-            if let Some(id) = found {
-                return Some(*id);
+            if let Some(id) = self.subnet(cached, &key, || unsafe { SUBNETS4.get(&key) }.copied()) {
+                return Some(id);
             }
         }
         ROUTES4.get(&Key::new(NETWORK_BITS + 32, Key4::new(network.id, destination).bytes())).copied()
@@ -126,10 +193,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn route6(&self, network: &Network, destination: [Be32; 4]) -> Option<VtepId> {
         if network.subnet6 != 0 {
+            let key = subnet6(network.id, network.subnet6, destination);
+            let cached = CACHED_SUBNETS6.get_ptr_mut(key.place());
             // SAFETY: see `Maps`.
-            let found = unsafe { SUBNETS6.get(&subnet6(network.id, network.subnet6, destination)) };
-            if let Some(id) = found {
-                return Some(*id);
+            if let Some(id) = self.subnet(cached, &key, || unsafe { SUBNETS6.get(&key) }.copied()) {
+                return Some(id);
             }
         }
         let key = Key6::new(network.id, Addr::v6(destination));
@@ -188,14 +256,16 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn endpoint4(&self, network: NetworkId, address: Be32) -> Option<&Endpoint> {
+        let key = Key4::new(network, address);
         // SAFETY: see `Maps`.
-        unsafe { ENDPOINTS4.get(&Key4::new(network, address)) }
+        self.endpoint(CACHED_ENDPOINTS4.get_ptr_mut(key.place()), &key, || unsafe { ENDPOINTS4.get(&key) })
     }
 
     #[inline(always)]
     fn endpoint6(&self, network: NetworkId, address: [Be32; 4]) -> Option<&Endpoint> {
+        let key = Key6::new(network, Addr::v6(address));
         // SAFETY: see `Maps`.
-        unsafe { ENDPOINTS6.get(&Key6::new(network, Addr::v6(address))) }
+        self.endpoint(CACHED_ENDPOINTS6.get_ptr_mut(key.place()), &key, || unsafe { ENDPOINTS6.get(&key) })
     }
 
     #[inline(always)]

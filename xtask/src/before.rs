@@ -12,7 +12,7 @@ use crate::run::{run, step, target_dir, workspace};
 use crate::{linker, toolchain};
 
 /// The last commit before the maps got the layout that they have.
-const COMMIT: &str = "713460c2308b57cd3c1d306cfc07d09435e77efe";
+const COMMIT: &str = "45f49980ffd4903d8f8e02093d79d900cd05db62";
 
 /// What the tests find it by.
 pub(crate) const VARIABLE: &str = "VXLAN_AGENT_BEFORE";

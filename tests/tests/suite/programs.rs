@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use aya::maps::{HashMap, Map, MapData};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use proptest::prelude::*;
 use vxlan_agent::datapath::{KernelFeatures, Listener, Wanted};
 use vxlan_ebpf_common::listen::Filter;
 use vxlan_ebpf_common::maps::{
-    Addr, BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Flow, Kind, Mode, NO_HANDOVER,
-    NO_NETWORK, Network, TOLERATE_VIOLATIONS, local, moment, station,
+    Addr, BY_ADDRESS, DEFAULT_VTEPS, DROP_MALFORMED, DROP_OTHER_VNI, Endpoint, Flow, Key4, Kind, Mode,
+    NO_HANDOVER, NO_NETWORK, Network, TOLERATE_VIOLATIONS, local, moment, names, station,
 };
 use vxlan_ebpf_common::model::{Frame, Maps};
 use vxlan_ebpf_common::oracle::{self, Filters, FlowStep};
@@ -270,6 +273,59 @@ fn violations_pass_where_they_are_tolerated() {
     assert_eq!(tolerated.action, TC_ACT_UNSPEC);
     assert_eq!(tolerated.bytes, spoofed.bytes);
     assert_eq!(tolerated.counted[0].2, Reason::PodSpoofed);
+}
+
+/// The same frames twice, so that programs find what they have copied, between changes of all that they copy.
+#[test]
+fn a_change_of_subnets_and_endpoints_counts_at_once() {
+    let mut kernel = Kernel::load();
+    let mut maps = testbed::maps();
+    let seeds = testbed::seeds();
+    let mut agree = |maps: &Maps| {
+        kernel.fill(maps);
+        let all = seeds.iter().chain(&seeds);
+        all.map(|(hook, frame)| compare(&kernel, maps, *hook, frame)).collect::<Vec<_>>()
+    };
+    let first = agree(&maps);
+    assert!(first.iter().filter(|reason| **reason == Reason::Encapsulated).count() >= 4, "{first:?}");
+    maps.routes4.insert((testbed::key4(pod4(2, 0)), 24), REMOTE6);
+    maps.routes6.insert((testbed::key6(pod6(2, 0)), 64), REMOTE6);
+    assert!(agree(&maps).contains(&Reason::ForeignSource), "the senders' subnet is another node's");
+    maps = testbed::maps();
+    let moved = |endpoint: &mut Endpoint| endpoint.mac[5] ^= 0x80;
+    maps.endpoints4.values_mut().for_each(moved);
+    maps.endpoints6.values_mut().for_each(moved);
+    assert!(agree(&maps).contains(&Reason::Decapsulated), "pods have other MACs");
+    maps.endpoints4.clear();
+    maps.endpoints6.clear();
+    assert!(agree(&maps).contains(&Reason::NoEndpoint), "pods are gone");
+}
+
+/// Each CPU has copies of its own.
+fn stay_on_one_cpu() {
+    let this_thread = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this_thread).expect("CPUs");
+    let mut one = CpuSet::new();
+    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu) == Ok(true)).expect("a CPU");
+    one.set(first).and_then(|()| sched_setaffinity(this_thread, &one)).expect("a CPU");
+}
+
+/// What nobody announces is not seen, which shows that programs do look at their copies.
+#[test]
+fn an_endpoint_is_looked_up_once() {
+    stay_on_one_cpu();
+    let mut kernel = Kernel::load();
+    let mut maps = testbed::maps();
+    kernel.fill(&maps);
+    let frame = Inner::from_pod(pod4(2, 9).into()).frame();
+    assert_eq!(compare(&kernel, &maps, Hook::PodEgress, &frame), Reason::Encapsulated);
+    let pinned = MapData::from_pin(kernel.dir().join(names::ENDPOINTS4)).and_then(Map::from_map_data);
+    let endpoints: Result<HashMap<_, Key4, Endpoint>, _> = pinned.and_then(TryInto::try_into);
+    endpoints.expect("a map").remove(&testbed::key4(pod4(1, 1))).expect("the entry is there");
+    assert_eq!(compare(&kernel, &maps, Hook::PodEgress, &frame), Reason::Encapsulated);
+    maps.endpoints4.insert(testbed::key4(pod4(1, 4)), Endpoint::default());
+    kernel.fill(&maps);
+    assert_eq!(kernel.run(Hook::PodEgress, &frame).counted[0].2, Reason::UnknownSource);
 }
 
 /// Tables with some entries missing or changed.

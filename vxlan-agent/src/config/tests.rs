@@ -36,7 +36,7 @@ fn everything_that_can_be_detected_may_be_left_out() {
     assert_eq!(config.network.mtu, None);
     assert_eq!(config.network.fastpath, Fastpath::Verified);
     assert_eq!(config.state, StateConfig::File("/etc/cluster.toml".into()));
-    assert_eq!(config.node.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v7/@node"));
+    assert_eq!(config.node.pins(), Path::new("/sys/fs/bpf/vxlan-agent/v8/@node"));
 }
 
 #[test]

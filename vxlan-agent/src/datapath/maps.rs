@@ -119,7 +119,7 @@ impl Maps {
 
     /// Everything that is in the maps; no attachments.
     pub(super) fn read(&self) -> Result<DatapathState, MapError> {
-        let mut state = DatapathState { node: self.node.get(&0, 0)?, ..DatapathState::default() };
+        let mut state = DatapathState { node: self.node.get(&0, 0)?.planned(), ..DatapathState::default() };
         state.networks = self.networks()?;
         state.vnis = self.vnis.iter().collect::<Result<_, _>>()?;
         read_prefixes::<8, 4>(&self.routes4, &mut state.routes)?;
@@ -149,8 +149,23 @@ impl Maps {
 
     /// Carries out a change of a map. Attachments are no maps: they are passed over.
     pub(super) fn write(&mut self, change: &Change) -> Result<(), MapError> {
+        self.write_entry(change)?;
+        if change.is_cached() { self.renumber() } else { Ok(()) }
+    }
+
+    /// Gives the tables another number, so that programs look in them anew.
+    pub(super) fn renumber(&mut self) -> Result<(), MapError> {
+        let node = self.node.get(&0, 0)?;
+        let tables = node.tables.wrapping_add(1).max(1);
+        self.node.set(0, &Node { tables, ..node }, 0)
+    }
+
+    fn write_entry(&mut self, change: &Change) -> Result<(), MapError> {
         match *change {
-            Change::SetNode(node) => self.node.set(0, &node, 0),
+            Change::SetNode(node) => {
+                let Node { tables, .. } = self.node.get(&0, 0)?;
+                self.node.set(0, &Node { tables, ..node }, 0)
+            }
             Change::PutNetwork(id, network) => self.networks.set(id, &network, 0),
             Change::DeleteNetwork(id) => self.forget_network(id),
             Change::PutVni(key, id) => self.vnis.insert(&key, &id, 0),
@@ -187,7 +202,14 @@ impl Maps {
 
     /// Writes many entries of one of the maps [`BATCHED`] in one call; whether it was done. Anything else
     /// is not done.
-    pub(super) fn write_together(&self, changes: &[Change]) -> bool {
+    pub(super) fn write_together(&mut self, changes: &[Change]) -> bool {
+        let done = self.write_entries(changes);
+        // Of what was not done some may have been.
+        let is_cached = changes.first().is_some_and(Change::is_cached);
+        done && (!is_cached || self.renumber().is_ok())
+    }
+
+    fn write_entries(&self, changes: &[Change]) -> bool {
         match changes {
             [] | [_] => false,
             [Change::PutVtep(..), ..] => self.put(names::VTEPS, changes, |change| match *change {

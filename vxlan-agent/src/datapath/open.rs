@@ -96,7 +96,9 @@ impl Datapath {
                 links.attach(program, *attachment).with_context(context)?;
             }
         }
-        let maps = Maps::open(dir)?;
+        let mut maps = Maps::open(dir)?;
+        // An agent that was killed may not have come to it.
+        maps.renumber().context("cannot write NODE")?;
         let mut state = maps.read().context("cannot read the maps")?;
         state.attachments = attachments;
         Ok(Self {

@@ -97,6 +97,14 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether it is of a map of whose entries programs keep copies ([`Node::tables`]).
+    pub const fn is_cached(&self) -> bool {
+        matches!(
+            self,
+            Self::PutSubnet(..) | Self::DeleteSubnet(_) | Self::PutEndpoint(..) | Self::DeleteEndpoint(_)
+        )
+    }
+
     /// Whether it writes what says who another node is: without it, its packets look like a stranger's.
     pub const fn is_about_a_node(&self) -> bool {
         matches!(self, Self::PutVtep(..) | Self::PutVtepId(..) | Self::PutRoute(..))

@@ -66,9 +66,9 @@ fn replaced_under_traffic(options: AgentOptions) {
     under_traffic(&mut lab, |lab| {
         for _ in 0..2 {
             replace(lab, 1, None);
-            wait_alone(lab, "v6");
-            replace(lab, 1, Some(before.clone()));
             wait_alone(lab, "v7");
+            replace(lab, 1, Some(before.clone()));
+            wait_alone(lab, "v8");
             // Both call it the same.
             let table = lab.agent(1).expect("an agent").nft_table();
             assert_eq!(tables(lab).trim(), format!("table inet {table}"));
@@ -76,7 +76,7 @@ fn replaced_under_traffic(options: AgentOptions) {
         replace(lab, 1, None);
         replace(lab, 2, None);
     });
-    wait_alone(&lab, "v6");
+    wait_alone(&lab, "v7");
     assert_fast(&lab);
     let agent = lab.agent(1).expect("an agent");
     let own = node_pin_dir(agent.pin_dir());
