@@ -3,6 +3,7 @@
 extern crate std;
 
 mod arrivals;
+mod cached;
 mod decap;
 mod encap;
 mod flows;
