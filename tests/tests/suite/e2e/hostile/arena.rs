@@ -12,7 +12,7 @@ use vxlan_tests::lab::traffic::{Capture, Frame, Injector};
 use vxlan_tests::lab::{Family, Overlay, UNDERLAY, wait_until, xdp};
 
 use super::course::{Course, is_marker};
-use super::ground::{Ground, OTHER, Spec, add_other_network, has_all, keep_quiet, saying};
+use super::ground::{Ground, OTHER, Place, Saying, Spec, add_other_network, has_all, keep_quiet};
 use super::is_fast;
 use super::normal::{Normal, errors};
 
@@ -53,14 +53,17 @@ pub(super) struct Arena {
     answers: Capture,
     neighbour: Option<Capture>,
     /// What the hosts of a segment say, so that it is known where they are.
-    saying: Vec<(Injector, Vec<u8>)>,
+    saying: Vec<Saying>,
+    /// How many MACs have been seen that nobody had before.
+    newcomers: Cell<u16>,
     other: Capture,
     socket: UdpSocket,
     pins: [Option<Pins>; 2],
     markers: Cell<u32>,
     /// Whether it is known of the hosts of a segment where they are.
     is_settled: Cell<bool>,
-    ground: Ground,
+    /// Lasts as long as what is sent in it.
+    _ground: Ground,
 }
 
 /// What became of the frames of a case. Addresses that differ from lab to lab are replaced.
@@ -111,13 +114,14 @@ impl Arena {
             returned: capture(ground.node(2), UNDERLAY),
             answers: capture(sender, "eth0"),
             neighbour: ground.hosts().first().map(|_| capture(ground.end(1, 2), "eth0")),
-            saying: ground.hosts().into_iter().rev().map(|host| saying(&ground, host)).collect(),
+            saying: ground.hosts().into_iter().rev().map(|host| Saying::of(&ground, host)).collect(),
+            newcomers: Cell::new(0),
             other: capture(ground.node(2), OTHER),
             socket,
             pins: [1, 2].map(|n| ground.pins(n)),
             markers: Cell::new(0),
             is_settled: Cell::new(false),
-            ground,
+            _ground: ground,
         }
     }
 
@@ -154,24 +158,34 @@ impl Arena {
         self.is_settled.set(false);
     }
 
-    /// Has all hosts of the segment say where they are, until it is believed.
+    /// Has all hosts of the segment say where they are, until it is believed. An agent that is late may yet hear
+    /// of what they have gone back on: so somebody new speaks last at each host, and has to be known, too.
     fn settle(&self, from: From) {
-        let hosts = self.ground.hosts();
-        let is_there = |(n, pins): (u8, &Option<Pins>)| {
+        let newcomers: Vec<_> = self.saying.iter().map(|_| self.newcomer()).collect();
+        let is_there = |(n, pins): (u8, &Option<Pins>), places: &[Place]| {
             let state = pins.as_ref().map(|pins| pins.state().expect("the maps can be read"));
-            state.is_none_or(|state| has_all(&state, n, self.course.nodes, &hosts))
+            state.is_none_or(|state| has_all(&state, n, self.course.nodes, places))
         };
         let believed = || {
             let before = self.moves();
-            for (injector, frame) in &self.saying {
-                injector.send(frame).expect("the interface takes the frame");
-            }
+            self.saying.iter().for_each(Saying::say);
+            let new = self.saying.iter().zip(&newcomers).map(|(saying, mac)| saying.say_of(*mac));
+            let places: Vec<_> = new.chain(self.saying.iter().map(|saying| saying.place)).collect();
             let (_, counted) = self.observe_and_count(from, &[self.ordinary(from)]);
             let is_fast = self.way == Way::Kernel || counted.iter().any(|(_, reason)| is_fast(*reason));
-            is_fast && before == self.moves() && (1..).zip(&self.pins).all(is_there)
+            let all_there = || (1..).zip(&self.pins).all(|node| is_there(node, &places));
+            is_fast && before == self.moves() && all_there()
         };
         wait_until("all hosts are where they are", PATIENCE, believed).expect("in time");
         self.is_settled.set(true);
+    }
+
+    /// A MAC that nobody has had before.
+    fn newcomer(&self) -> [u8; 6] {
+        let number = self.newcomers.get() + 1;
+        self.newcomers.set(number);
+        let [high, low] = number.to_be_bytes();
+        [2, 0xfe, 0, 0, high, low]
     }
 
     /// How many frames from elsewhere than expected the programs of both nodes have counted.

@@ -1,11 +1,10 @@
 //! What the frames' course leads through: a routed network between pods, or a segment between stations.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use vxlan_agent::datapath::{DatapathState, Pins};
-use vxlan_ebpf_common::maps::{Addr, LOCAL_VTEP, MacKey, Station};
+use vxlan_ebpf_common::maps::{Addr, LOCAL_VTEP, MacKey};
 use vxlan_ebpf_common::testbed::Inner;
 use vxlan_tests::lab::addr::underlay;
 use vxlan_tests::lab::segment::{Host, SegmentLab, TenantSpec};
@@ -15,7 +14,7 @@ use vxlan_tests::lab::{
     wait_until,
 };
 
-use super::course::Course;
+use super::course::{Course, edited};
 use crate::e2e::{build, warm_up};
 
 /// Number of a node of the cluster that there is not.
@@ -191,26 +190,49 @@ fn add_absent_node(lab: &mut SegmentLab) {
     }
 }
 
-/// Whether `state`, that of node `n`, has every host where it is.
-pub(super) fn has_all(state: &DatapathState, n: u8, nodes: [IpAddr; 2], hosts: &[&Host]) -> bool {
-    let stations: BTreeMap<MacKey, Station> = state.stations.clone();
+/// A MAC, and the node that it is behind.
+pub(super) type Place = (u8, [u8; 6]);
+
+/// Whether `state`, that of node `n`, has every MAC where it is.
+pub(super) fn has_all(state: &DatapathState, n: u8, nodes: [IpAddr; 2], places: &[Place]) -> bool {
     let network = state.networks.keys().next().copied().unwrap_or_default();
-    hosts.iter().all(|host| {
-        let Some(station) = stations.get(&MacKey::new(network, host.mac)) else { return false };
-        if host.node == n {
+    places.iter().all(|&(node, mac)| {
+        let Some(station) = state.stations.get(&MacKey::new(network, mac)) else { return false };
+        if node == n {
             return station.ifindex != 0;
         }
-        let behind = Addr::from(nodes[usize::from(host.node) - 1]);
+        let behind = Addr::from(nodes[usize::from(node) - 1]);
         station.vtep != LOCAL_VTEP && state.vteps.get(&station.vtep).is_some_and(|vtep| vtep.addr == behind)
     })
 }
 
-/// A frame of `host` to the first one of the other node, and what to send it by.
-pub(super) fn saying(ground: &Ground, host: &Host) -> (Injector, Vec<u8>) {
-    let to = ground.hosts().into_iter().find(|to| to.node != host.node).expect("another host");
-    let inner =
-        Inner { from_mac: host.mac, to_mac: to.mac, from: host.ip4.into(), ..Inner::from_pod(to.ip4.into()) };
-    (Injector::open(host, "eth0").expect("a socket"), inner.build())
+/// What a host says, so that it is known where it is: a frame to the first host of the other node.
+pub(super) struct Saying {
+    pub(super) place: Place,
+    injector: Injector,
+    frame: Vec<u8>,
+}
+
+impl Saying {
+    pub(super) fn of(ground: &Ground, host: &Host) -> Self {
+        let to = ground.hosts().into_iter().find(|to| to.node != host.node).expect("another host");
+        let (from, from_mac, to_mac) = (host.ip4.into(), host.mac, to.mac);
+        let inner = Inner { from_mac, to_mac, from, ..Inner::from_pod(to.ip4.into()) };
+        let injector = Injector::open(host, "eth0").expect("a socket");
+        Self { place: (host.node, host.mac), injector, frame: inner.build() }
+    }
+
+    /// Says it.
+    pub(super) fn say(&self) {
+        self.injector.send(&self.frame).expect("the interface takes the frame");
+    }
+
+    /// Says it of `mac`, which is then behind the same node.
+    pub(super) fn say_of(&self, mac: [u8; 6]) -> Place {
+        let frame = edited(self.frame.clone(), |b| b[6..12].copy_from_slice(&mac));
+        self.injector.send(&frame).expect("the interface takes the frame");
+        (self.place.0, mac)
+    }
 }
 
 /// Neighbours are not asked again while packets are counted, and every error is sent.
