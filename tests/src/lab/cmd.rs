@@ -35,11 +35,17 @@ pub(super) fn feed(command: &mut Command, input: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// A limit from here on only says when to give up, and a machine that does other things may be late.
+const LIMIT: Duration = Duration::from_secs(5);
+/// So long is waited then, which is far from when agents read everything anew.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Polls `condition` until it is true.
 ///
 /// # Errors
-/// It still is not after `timeout`; the error names `what` was waited for.
+/// It still is not after `timeout`, or after 15 s if that is from 5 s to 15 s; the error names `what` was waited for.
 pub fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<()> {
+    let timeout = if timeout < LIMIT { timeout } else { timeout.max(PATIENCE) };
     let end = Instant::now() + timeout;
     while !condition() {
         if Instant::now() >= end {
