@@ -29,6 +29,7 @@ use crate::text::{Refused, Text};
 pub use etcd::EtcdConfig;
 pub use examine::Examination;
 pub use network::{Fastpath, Guard, Kind, NetworkConfig, SourceCheck};
+pub(crate) use node::hostname;
 pub use node::{Attach, NodeConfig, Xdp};
 pub use pods::{Cni, DEFAULT_CNI_FILE, DEFAULT_SUBNET_FILE, PodsConfig};
 pub use segment::{Flood, Segment};
@@ -99,7 +100,7 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, Refused> {
         let base = path.parent().unwrap_or(Path::new("."));
         let text = Text::read(path)?;
-        Self::assemble(&text, &snippets::read(base)?, base, &node::hostname)
+        Self::assemble(&text, &snippets::read(base)?, base, &hostname)
     }
 
     /// Checks `text`; a relative state path counts from `base`, `hostname` names a nameless node.
@@ -252,5 +253,7 @@ impl View {
 
 #[cfg(test)]
 mod reference;
+#[cfg(test)]
+pub(crate) use reference::documented;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod doctor;
+mod init;
 pub mod kernel;
 mod listen;
 pub mod local;

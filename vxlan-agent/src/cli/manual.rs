@@ -12,6 +12,7 @@ use super::{Cli, print};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   vxlan-agent features                       what this kernel lacks, if anything
+  vxlan-agent init -o config.toml            a configuration for this machine
   vxlan-agent check                          whether the configuration will do
   vxlan-agent run                            the agent, as a service manager runs it
   vxlan-agent status                         what runs here and what is wrong
@@ -37,11 +38,18 @@ vxlan-agent keeps a VXLAN overlay of the kernel, and short-cuts it by BPF. Where
 
   A cluster with Kubernetes     kubectl apply -k deploy/base, or `vxlan-agent flannel` in flanneld's place
   A device that is there        vxlan-agent accelerate flannel.1     somebody else's: nothing of it is changed
-  Hosts without a cluster       write /etc/vxlan-agent/config.toml, then: vxlan-agent run
+  Hosts without a cluster       vxlan-agent init -o /etc/vxlan-agent/config.toml, then: vxlan-agent run
 
 On a node where it runs:  vxlan-agent status  says whether it is well,  vxlan-agent top  shows what goes on.
 All commands:  vxlan-agent --help
 ";
+
+pub(super) const INIT: &str = "\
+Examples:
+  vxlan-agent init                                    to read, and nothing is written
+  vxlan-agent init -o /etc/vxlan-agent/config.toml    and nodes.toml next to it
+  vxlan-agent init --kind l2 --network vms --underlay eth1
+  vxlan-agent init --json";
 
 pub(super) const RUN: &str = "\
 Examples:
@@ -192,6 +200,7 @@ mod tests {
     fn examples_are_valid() {
         let all = [
             EXAMPLES,
+            INIT,
             RUN,
             STATUS,
             TOP,
@@ -224,7 +233,7 @@ mod tests {
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("refused"));
             count += 1;
         }
-        assert_eq!(count, 65);
+        assert_eq!(count, 70);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod doctor;
 mod dump;
 mod features;
 mod flows;
+mod init;
 mod manual;
 mod monitor;
 mod report;
@@ -62,6 +63,10 @@ struct Common {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Look at this machine and write a configuration for it, with a list of nodes: underlay, MTU, subnets that are free
+    /// here, everything else as a comment with its default. --network gives the network its name.
+    #[command(after_help = manual::INIT)]
+    Init(init::Init),
     /// Run the agent in the foreground; on SIGTERM it ends and leaves everything in place.
     #[command(after_help = manual::RUN)]
     Run,
@@ -293,6 +298,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Features => features::show(json),
         Command::Completions { shell } => manual::completions(*shell),
         Command::Man { directory } => manual::pages(directory),
+        Command::Init(options) => init::run(options, given, name, json),
         Command::Run => {
             log_to_stderr(json);
             run(configuration(whole()?)?, file(given))

@@ -192,7 +192,7 @@ fn pin_dir<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Err
 }
 
 /// The name that Kubernetes has for the node, if it says so, or the host name without its domain.
-pub(super) fn hostname() -> Option<String> {
+pub(crate) fn hostname() -> Option<String> {
     if let Some(name) = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()) {
         return Some(name);
     }

@@ -10,7 +10,7 @@ use crate::text::Text;
 const REFERENCE: &str = include_str!("../../../docs/configuration.md");
 
 /// The keys in the tables of the section `heading`: their first column.
-pub(super) fn documented(heading: &str) -> BTreeSet<&'static str> {
+pub(crate) fn documented(heading: &str) -> BTreeSet<&'static str> {
     let mut sections = REFERENCE.split("\n## ").flat_map(|part| part.split("\n### "));
     let section = sections.find(|section| section.lines().next() == Some(heading));
     let rows = section.unwrap_or_else(|| panic!("no section {heading}")).lines();

@@ -1,6 +1,7 @@
 //! What an operator has in hand: status, the live view, the report, and what the agent may do.
 
 mod check;
+mod init;
 mod report;
 mod rights;
 mod status;
