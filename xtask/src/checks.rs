@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::run::{output, run, step};
 use crate::suite::{self, Programs};
-use crate::{apiserver, ebpf, host, kernels, lab, miri, took, toolchain};
+use crate::{apiserver, deny, ebpf, host, kernels, lab, miri, took, toolchain};
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
@@ -108,6 +108,10 @@ fn build(agent: bool) -> Result<Programs> {
 pub(crate) fn ci() -> Result<()> {
     host::prepare("ci")?;
     step("formatting (cargo fmt --check)", || run(toolchain::cargo()?.args(["fmt", "--all", "--check"])))?;
+    // Its build takes longer than all lints together.
+    if deny::is_built() {
+        deny::check(&deny::DenyArgs::default())?;
+    }
     ebpf::build()?;
     ebpf::clippy()?;
     step("clippy on the host crates", || {

@@ -7,6 +7,7 @@ mod apiserver;
 mod apt;
 mod before;
 mod checks;
+mod deny;
 mod ebpf;
 mod fuzz;
 mod host;
@@ -17,9 +18,11 @@ mod miri;
 mod package;
 mod pictures;
 mod run;
+mod sbom;
 mod suite;
 mod took;
 mod toolchain;
+mod tools;
 
 use clap::{Parser, Subcommand};
 
@@ -46,6 +49,8 @@ enum Command {
     AgentBefore,
     /// What has to pass before a change goes in: format, clippy, documentation, tests
     Ci,
+    /// Check the licences, duplicates and sources of all crates against deny.toml; with a database, vulnerabilities too
+    Deny(deny::DenyArgs),
     /// Look for inputs that break a promise of the packet engine or the agent's parsers
     Fuzz(fuzz::FuzzArgs),
     /// Make the pictures of the documentation anew, of a lab with traffic (root)
@@ -56,7 +61,7 @@ enum Command {
     Build,
     /// Build the agent as it is shipped, the same bytes wherever it is built: target/ship/release/vxlan-agent
     Ship,
-    /// Build packages of it: Debian, RPM and a tarball, with checksums, into target/package
+    /// Build packages of it: Debian, RPM and a tarball, with bills of materials and checksums, into target/package
     Package(package::PackageArgs),
 }
 
@@ -69,6 +74,7 @@ fn main() -> std::process::ExitCode {
         Command::KubeApiserver => apiserver::build(),
         Command::AgentBefore => before::build(),
         Command::Ci => checks::ci(),
+        Command::Deny(args) => deny::check(&args),
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Pictures(args) => pictures::make(&args),
         Command::BuildEbpf => ebpf::build(),

@@ -1,4 +1,4 @@
-//! Packages of the agent: Debian's, RPM, and a tarball with checksums.
+//! Packages of the agent: Debian's, RPM, and a tarball, with bills of materials and checksums.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,12 +9,11 @@ use clap::Args;
 
 use crate::host::{self, Tool};
 use crate::run::{output, run, step, target_dir, workspace};
-use crate::{lab, toolchain};
+use crate::tools::{self, Subcommand};
+use crate::{lab, sbom};
 
-/// A crate that builds packages, and the version that is known to do it.
-type Builder = (&'static str, &'static str);
-const DEB: Builder = ("cargo-deb", "3.8.0");
-const RPM: Builder = ("cargo-generate-rpm", "0.21.1");
+const DEB: Subcommand = ("cargo-deb", "3.8.0");
+const RPM: Subcommand = ("cargo-generate-rpm", "0.21.1");
 /// What cargo-deb asks for libraries' packages.
 const TOOLS: &[Tool] = &[("dpkg-shlibdeps", "dpkg-dev"), ("dpkg-deb", "dpkg")];
 
@@ -42,6 +41,7 @@ pub(crate) fn build(args: &PackageArgs) -> Result<()> {
     if !args.deb {
         rpm(&ship, &results)?;
         tarball(&ship, &results)?;
+        sbom::write(&results)?;
     }
     checksums(&results)?;
     println!("{}", results.display());
@@ -63,13 +63,13 @@ fn documents(agent: &Path, to: &Path) -> Result<()> {
 /// What packages contain stands in the agent's `Cargo.toml`. Paths below `target/release` there are those of what is
 /// shipped.
 fn deb(ship: &Path, results: &Path) -> Result<()> {
-    let mut cargo = builder(DEB)?;
+    let mut cargo = tools::cargo_with(DEB)?;
     cargo.args(["deb", "--package", "vxlan-agent", "--no-build", "--no-strip", "--output"]).arg(results);
     step("building the Debian package", || run(cargo.env("CARGO_TARGET_DIR", ship)))
 }
 
 fn rpm(ship: &Path, results: &Path) -> Result<()> {
-    let mut cargo = builder(RPM)?;
+    let mut cargo = tools::cargo_with(RPM)?;
     cargo
         .args(["generate-rpm", "--package", "vxlan-agent", "--target-dir"])
         .arg(ship)
@@ -109,21 +109,4 @@ fn checksums(results: &Path) -> Result<()> {
         Command::new("sha256sum").args(names).current_dir(results).stdout(Stdio::from(sums)).status()?;
     ensure!(status.success(), "sha256sum ended with {status}");
     Ok(())
-}
-
-/// `cargo` with a builder of packages on its path; installs that into `target/tools` if need be.
-fn builder((name, version): Builder) -> Result<Command> {
-    let tools = target_dir().join("tools");
-    if !tools.join("bin").join(name).exists() {
-        step(&format!("building {name} {version} into {} (1-3 minutes)", tools.display()), || {
-            let mut cargo = toolchain::cargo()?;
-            cargo.args(["install", name, "--version", version, "--locked", "--quiet", "--root"]).arg(&tools);
-            run(&mut cargo)
-        })?;
-    }
-    let mut cargo = toolchain::cargo()?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::iter::once(tools.join("bin")).chain(std::env::split_paths(&path));
-    cargo.env("PATH", std::env::join_paths(places)?);
-    Ok(cargo)
 }
