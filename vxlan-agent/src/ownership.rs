@@ -2,7 +2,8 @@
 //!
 //! - Devices carry an alias (`ip link show`: `alias vxlan-agent …`) with the network's name.
 //! - On our vxlan device, every permanent neighbour, every forwarding entry and every single-address
-//!   assignment is ours; a route is ours when it also carries [`ROUTE_PROTOCOL`]. Where the device is a
+//!   assignment is ours; a route is ours when it also carries [`ROUTE_PROTOCOL`]. So is a route with that number
+//!   out of another interface, to a subnet whose first address is such a neighbour. Where the device is a
 //!   bridge's port, forwarding entries that go by themselves are not.
 //! - On a bridge with our alias, every address is ours that neither goes by itself nor is link-local. Of a
 //!   bridge without it nothing is ours but the port that our device is. On either, a neighbour is ours that

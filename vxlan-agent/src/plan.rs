@@ -168,14 +168,32 @@ impl Input<'_> {
         for node in self.cluster.remotes.values().filter(over) {
             state.fdb.insert(node.mac, node.vtep);
             for subnet in &node.subnets {
-                let via = subnet.network();
-                let both_ipv6 = |s: &&IpNetwork| s.is_ipv6() && subnet.is_ipv6();
-                let src = own.subnets.iter().find(both_ipv6).map(IpNetwork::network);
-                state.neighbours.insert(via, node.mac);
-                state.routes.insert(*subnet, Route { via, src });
+                state.neighbours.insert(subnet.network(), node.mac);
+                state.routes.insert(*subnet, self.route(own, node, subnet));
             }
         }
         state
+    }
+
+    fn route(&self, own: &Node, node: &Node, to: &IpNetwork) -> Route {
+        if to.is_ipv4() == node.vtep.is_ipv4()
+            && let Some(oif) = self.direct(node)
+        {
+            return Route { via: node.vtep, past: Some(oif), src: None };
+        }
+        let both_ipv6 = |s: &&IpNetwork| s.is_ipv6() && to.is_ipv6();
+        let src = own.subnets.iter().find(both_ipv6).map(IpNetwork::network);
+        Route { via: to.network(), past: None, src }
+    }
+
+    /// The interface of the link that a node is on, too, if packets get there without a tunnel. What IPsec
+    /// protects is the tunnel, so that stays where there are policies; in a VRF the main table serves nobody.
+    fn direct(&self, node: &Node) -> Option<IfIndex> {
+        let side = self.side_to(node).filter(|_| self.config.network.direct_routing)?;
+        let hop = self.way(node).filter(|hop| hop.neighbour == node.vtep)?;
+        let link = self.tables.links.get(&hop.ifindex)?;
+        let same_link = hop.ifindex == side.underlay.ifindex && link.sends_ethernet;
+        (same_link && side.asked.vrf.is_none() && self.ipsec(node) == 0).then_some(hop.ifindex)
     }
 
     pub(crate) fn is_fast(&self) -> bool {
@@ -277,6 +295,7 @@ impl Input<'_> {
             family: number(node.vtep),
             flags: self.ipsec(node)
                 | if chain { vtep::HOOKED_OUT } else { 0 }
+                | if self.direct(node).is_some() { vtep::DIRECT } else { 0 }
                 | if known.is_some_and(|hop| hop.mtu_locked) { vtep::NO_DF } else { 0 },
             ifindex: known.map_or(0, |hop| hop.ifindex.0),
             next_hop: known.map_or(MapNextHop::default(), |hop| next_hop(hop.neighbour)),

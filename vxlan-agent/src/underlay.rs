@@ -187,6 +187,7 @@ mod tests {
             malformed: Guard::Kernel,
             other_vni: Guard::Kernel,
             notrack: false,
+            direct_routing: false,
             headers: crate::kernel::WantedHeaders::default(),
         };
         find(&node, &network, case.vtep.parse().expect("address"), case.v6, tables)

@@ -205,6 +205,9 @@ reasons! {
 
     /// Decapsulated, and handed to the host stack where the vxlan device would hand it over.
     HandedOver = 48, "handed_over", Kernel;
+
+    /// The node is on the same link: the host routes packets to its pods without a tunnel.
+    DirectRoute = 49, "direct_route", Kernel;
 }
 
 /// Cells of COUNTERS per hook.

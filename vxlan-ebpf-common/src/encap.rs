@@ -4,24 +4,21 @@ use crate::checksum::Sum;
 use crate::counters::Reason;
 use crate::headers::{Be16, Eth, Mac};
 use crate::inner::{self, Inner, largest_packet};
-use crate::maps::{Family, MARKS_ROUTE, Network, Vtep, VtepId};
+use crate::maps::{Family, MARKS_ROUTE, Network, Vtep};
 use crate::packet::{ETH_LEN, Packet};
 use crate::profile;
-use crate::tables::Tables;
 use crate::underlay::{self, Encap, Underlay, V4, V6};
 
-/// Encapsulates `p`, whose IP header is `old` and shall be `new`, for the VTEP `id`. In the tunnel it has the
+/// Encapsulates `p`, whose IP header is `old` and shall be `new`, for `vtep`. In the tunnel it has the
 /// Ethernet header `frame`, or else that of the VTEPs.
 #[inline(always)]
-pub(crate) fn encapsulate<'t, P: Packet, T: Tables, H: Inner>(
+pub(crate) fn encapsulate<'t, P: Packet, H: Inner>(
     p: &mut P,
-    t: &'t T,
     network: &Network,
-    id: VtepId,
+    vtep: &'t Vtep,
     frame: Option<&Eth>,
     (old, new): (&H, &H),
 ) -> Result<&'t Vtep, Reason> {
-    let vtep = t.vtep(id).ok_or(Reason::NoVtep)?;
     if network.flags & MARKS_ROUTE != 0 && p.fwmark() != 0 {
         return Err(Reason::Marked);
     }

@@ -304,7 +304,7 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
     let current = flow.generation == generation;
     let direction = flow.direction(way);
     let same = direction.hash == hash && direction.dscp == tuple.dscp;
-    if current && direction.state == seen::PENDING && same {
+    if current && direction.state == seen::PENDING && same && !is_plain(p, network, way) {
         direction.state = seen::VERIFIED;
         direction.checked = now;
     }
@@ -315,6 +315,15 @@ pub(crate) fn passed<P: Packet, T: Tables, H: Inner>(
 #[inline(always)]
 fn is_marked<P: Packet>(p: &P, network: &Network, way: Way) -> bool {
     matches!(way, Way::Egress) && network.flags & MARKS_ROUTE != 0 && p.fwmark() != 0
+}
+
+/// Whether a packet to a pod came over the underlay without a tunnel. Rules may tell by the interface, so
+/// nothing follows from it for a packet of the same flow that comes in a tunnel.
+#[inline(always)]
+fn is_plain<P: Packet>(p: &P, network: &Network, way: Way) -> bool {
+    let from = p.arrived_by();
+    let is_underlay = from == network.local4.ifindex || from == network.local6.ifindex;
+    matches!(way, Way::Ingress) && from != 0 && is_underlay
 }
 
 impl Flow {

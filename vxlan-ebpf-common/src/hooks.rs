@@ -408,8 +408,13 @@ fn from_pod<'t, P: Packet, T: Tables, H: Inner>(
         return Err(Reason::NotForNode);
     }
     let forwarded = ip.forwarded()?;
+    let vtep = t.vtep(id).ok_or(Reason::NoVtep)?;
+    // Before a flow is noted that nobody would see come out of the stack.
+    if vtep.is_direct(H::FAMILY) {
+        return Err(Reason::DirectRoute);
+    }
     flow::admit(p, t, network, (&ip, ETH_LEN), Way::Egress)?;
-    encap::encapsulate(p, t, network, id, None, (&ip, &forwarded)).map(Forward::Encapsulated)
+    encap::encapsulate(p, network, vtep, None, (&ip, &forwarded)).map(Forward::Encapsulated)
 }
 
 /// Why a pod's packet that leaves the overlay is not forwarded.
@@ -512,7 +517,8 @@ fn from_host<'t, P: Packet, T: Tables, H: Inner>(
     let id = t.station(&MacKey::of(network.id, eth.dst)).ok_or(Reason::OtherMac)?.vtep;
     let ip: H = checked(p)?;
     flow::passed(p, t, network, (&ip, ETH_LEN), Way::Egress);
-    encap::encapsulate(p, t, network, id, None, (&ip, &ip)).map(Forward::Encapsulated)
+    let vtep = t.vtep(id).ok_or(Reason::NoVtep)?;
+    encap::encapsulate(p, network, vtep, None, (&ip, &ip)).map(Forward::Encapsulated)
 }
 
 #[inline(always)]

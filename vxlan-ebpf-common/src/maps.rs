@@ -311,6 +311,17 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// As [`Vtep::family`] has it.
+    #[inline(always)]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 6,
+        }
+    }
+}
+
 /// This node's end of the tunnel over one underlay family.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -615,6 +626,8 @@ pub mod vtep {
     pub const HOOKED_OUT: u8 = 1 << 2;
     /// The MTU of the way there is locked, so that packets may be fragmented (`ip_mtu_locked`).
     pub const NO_DF: u8 = 1 << 3;
+    /// The host routes packets to its subnets without a tunnel, over the IP version of its address.
+    pub const DIRECT: u8 = 1 << 4;
 }
 
 impl Vtep {
@@ -630,13 +643,18 @@ impl Vtep {
         self.heard != 0 && fresh && self.generation == generation
     }
 
+    /// Whether pods' packets of this IP version get to it without a tunnel. What the host stack has routed
+    /// into the tunnel all the same goes through it.
+    #[inline(always)]
+    pub const fn is_direct(&self, inner: Family) -> bool {
+        self.flags & vtep::DIRECT != 0 && self.family == inner.number()
+    }
+
     /// Why no packet is encapsulated for it, if so.
     #[inline(always)]
     pub const fn refuses_encap(&self) -> Option<Reason> {
-        if self.flags & vtep::IPSEC_OUT != 0 {
-            Some(Reason::Ipsec)
-        } else if self.flags & vtep::HOOKED_OUT != 0 {
-            Some(Reason::Hooked)
+        if self.flags & (vtep::IPSEC_OUT | vtep::HOOKED_OUT) != 0 {
+            Some(if self.flags & vtep::IPSEC_OUT != 0 { Reason::Ipsec } else { Reason::Hooked })
         } else if self.ifindex == 0 {
             Some(Reason::NoNextHop)
         } else {

@@ -59,8 +59,8 @@ fn switch<'t, P: Packet, T: Tables, H: Inner>(
 ) -> Result<Forward<'t>, Reason> {
     let ip: H = hooks::checked(p)?;
     if receiver.vtep != LOCAL_VTEP {
-        return encap::encapsulate(p, t, network, receiver.vtep, Some(eth), (&ip, &ip))
-            .map(Forward::Encapsulated);
+        let vtep = t.vtep(receiver.vtep).ok_or(Reason::NoVtep)?;
+        return encap::encapsulate(p, network, vtep, Some(eth), (&ip, &ip)).map(Forward::Encapsulated);
     }
     if receiver.ifindex == p.ifindex() {
         return Err(Reason::SamePort);

@@ -1,6 +1,6 @@
 //! Looking round before a round: the underlay and our devices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -30,6 +30,7 @@ impl Network {
                 Some(segment) => self.observe_segment(segment, cluster, own, tables)?,
                 None => self.observe_device(name, &alias, own.mac, self.config.adopts(), tables)?,
             };
+            self.observe_past_routes(cluster, own, tables, &mut state);
             if self.config.adopts().is_some() {
                 state.direct_routes = self.direct_routes(cluster, own, device, underlay.ifindex, tables);
             }
@@ -109,6 +110,23 @@ impl Network {
         let network = &self.config.network.name;
         let held = self.devices.get(name).copied();
         kernel::observed(tables, &Sought { network, alias, name, mac, adopt, held })
+    }
+
+    /// Routes of ours past the tunnel to nodes whose neighbours somebody has removed.
+    fn observe_past_routes(
+        &self,
+        cluster: &ClusterState,
+        own: &Node,
+        tables: &Tables,
+        state: &mut KernelState,
+    ) {
+        let mut past = kernel::past_routes(tables, |_| true).peekable();
+        if past.peek().is_none() {
+            return;
+        }
+        let remotes = cluster.remotes.values().filter(|node| node.vtep.is_ipv4() == own.vtep.is_ipv4());
+        let subnets: BTreeSet<_> = remotes.flat_map(|node| &node.subnets).collect();
+        state.routes.extend(past.filter(|(to, _)| subnets.contains(to)));
     }
 
     /// Routes past the tunnel that flannel left behind. Those to nodes that are gone are looked for

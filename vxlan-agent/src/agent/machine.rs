@@ -474,6 +474,17 @@ impl Machine {
         observed.context("cannot observe the fast path")
     }
 
+    /// Has programs leave packets to the kernel before it routes them to nodes without a tunnel. What fails
+    /// here is done with the rest, and told then.
+    pub(super) fn run_ahead_of_routes(&mut self, desired: &DatapathState) {
+        let Some(datapath) = &mut self.datapath else { return };
+        for change in datapath::ahead_of_routes(datapath.state(), desired) {
+            if let Err(error) = datapath.apply(&change) {
+                tracing::debug!("{}: {error:#}", describe(&change));
+            }
+        }
+    }
+
     /// Brings the fast path closer to what is desired; whether anything was changed.
     pub(super) fn apply_datapath(
         &mut self,

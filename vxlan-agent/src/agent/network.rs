@@ -38,6 +38,8 @@ pub(super) struct Network {
     pub(super) id: Option<NetworkId>,
     /// Where it runs, once for each of [`ClusterState::owns`].
     pub(super) underlays: Vec<Underlay>,
+    /// VTEPs of nodes on the same link whose pods packets get to without a tunnel.
+    pub(super) direct: BTreeSet<IpAddr>,
     /// Its devices by name, as they were found last.
     pub(super) devices: BTreeMap<String, IfIndex>,
     /// The bridge of a bridged network, if it is ours, as it was found last.
@@ -107,6 +109,7 @@ impl Network {
             cluster,
             id: None,
             underlays: vec![],
+            direct: BTreeSet::new(),
             devices: BTreeMap::new(),
             bridge: None,
             left: vec![],
@@ -200,10 +203,19 @@ impl Network {
         let inner_v6 = subnets.iter().any(|s| s.is_ipv6());
         let mut underlays = sides.iter().map(|side| &side.underlay).filter(|_| inner_v6);
         let v6 = underlays.try_for_each(|underlay| sysctl::forward_ipv6(&underlay.name));
-        match v4.and(v6) {
+        match v4.and(v6).and_then(|()| self.take_either_way(machine, sides)) {
             Ok(()) => machine.retries.held(&key),
             Err(error) => machine.retries.failed(key, &error, now),
         }
+    }
+
+    /// Lets packets out of the tunnel in also where answers leave without one: a node on the same link may not
+    /// know of it, or not yet.
+    fn take_either_way(&self, machine: &Machine, sides: &[Side]) -> anyhow::Result<()> {
+        let devices =
+            sides.iter().filter(|_| self.config.network.direct_routing).filter_map(|side| side.device);
+        let mut links = devices.filter_map(|device| machine.tables.links.get(&device));
+        links.try_for_each(|link| sysctl::loosen_reverse_path(&link.name))
     }
 
     /// What `what` of this network is called in the list of what failed.
@@ -255,6 +267,8 @@ impl Network {
         self.hooked = std::mem::take(&mut desired.hooked);
         self.recent.note(&desired.datapath.links, &desired.claims, Instant::now());
         self.underlays = sides.iter().map(|side| side.underlay.clone()).collect();
+        let routes = desired.kernel.iter().flat_map(|kernel| kernel.routes.values());
+        self.direct = routes.filter(|route| route.past.is_some()).map(|route| route.via).collect();
         // None of somebody else's is ours to remove.
         self.devices = if self.is_accelerated() { BTreeMap::new() } else { self.found_devices(sides) };
         self.note_guard();
@@ -426,6 +440,7 @@ fn lacks_base(change: &KernelChange, desired: &KernelState, broken: &BTreeSet<Ba
         AddBridgeAddress(..) | RemoveBridgeAddress(..) | PutAnswer(..) | RemoveAnswer(..) => bridge,
         // It is of no use where it is no port.
         CreateDevice(_) => device || bridge,
+        AddRoute(_, route) | ReplaceRoute(_, route) | RemoveRoute(_, route) if route.past.is_some() => false,
         AddRoute(_, route) | ReplaceRoute(_, route) => {
             let fdb = desired.neighbours.get(&route.via).is_some_and(|mac| broken.contains(&Base::Fdb(*mac)));
             device || fdb || broken.contains(&Base::Neighbour(route.via))
@@ -469,12 +484,17 @@ mod tests {
         let (ip, mac) = (IpAddr::from([10, 2, 0, 0]), Mac([2, 0, 0, 0, 0, 2]));
         let desired = KernelState { neighbours: BTreeMap::from([(ip, mac)]), ..KernelState::default() };
         let to = "10.2.0.0/24".parse().expect("subnet");
-        let add = KernelChange::AddRoute(to, Route { via: ip, src: None });
+        let route = Route { via: ip, past: None, src: None };
+        let add = KernelChange::AddRoute(to, route.clone());
         assert!(!lacks_base(&add, &desired, &BTreeSet::new()));
         for broken in [Base::Device, Base::Neighbour(ip), Base::Fdb(mac)] {
             assert!(lacks_base(&add, &desired, &[broken].into()));
         }
-        assert!(!lacks_base(&KernelChange::RemoveRoute(to), &desired, &[Base::Neighbour(ip)].into()));
+        let remove = KernelChange::RemoveRoute(to, route.clone());
+        assert!(!lacks_base(&remove, &desired, &[Base::Neighbour(ip)].into()));
+        assert!(lacks_base(&remove, &desired, &[Base::Device].into()));
+        let past = KernelChange::AddRoute(to, Route { past: Some(IfIndex(2)), ..route });
+        assert!(!lacks_base(&past, &desired, &[Base::Device, Base::Neighbour(ip), Base::Fdb(mac)].into()));
         assert!(!lacks_base(&KernelChange::RemoveHeadroom(IfIndex(3)), &desired, &[Base::Device].into()));
     }
 

@@ -122,6 +122,7 @@ impl Network {
         };
         let node = |node: &Node| NodeStatus {
             ipsec: ipsec(node.vtep),
+            direct: self.direct.contains(&node.vtep),
             name: node.name.clone(),
             vtep: node.vtep,
             mac: node.mac,

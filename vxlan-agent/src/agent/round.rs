@@ -1,4 +1,5 @@
-//! One round: observe, plan, diff, apply. Kernel first, fast path second.
+//! One round: observe, plan, diff, apply. Kernel first, fast path second; but programs leave packets to the kernel
+//! before it routes them without a tunnel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,6 +70,9 @@ impl Agent {
         for ((network, seen), planned) in self.networks.iter_mut().zip(&seen).zip(&mut planned) {
             let (Some(seen), Some((_, desired))) = (seen, planned) else { continue };
             network.set_table(&mut self.machine, look, &mut wanted);
+            if network.config.network.direct_routing {
+                self.machine.run_ahead_of_routes(&desired.datapath);
+            }
             changed |= network.apply_kernel(&mut self.machine, seen, desired, &mut wanted).await;
         }
         self.machine.mention_hooked(hooked);

@@ -1,6 +1,9 @@
 //! How a network should be, for somebody who is not the agent: the same plan, compared with the same tables.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context as _;
+use ipnetwork::IpNetwork;
 
 use super::accelerate::nobody;
 use super::collide::{self, Claim};
@@ -10,10 +13,10 @@ use crate::cluster::{ClusterState, Node};
 use crate::config::{StateConfig, View};
 use crate::datapath::DatapathState;
 use crate::kernel::ruleset::Ruleset;
-use crate::kernel::{self, KernelChange, KernelState, Sought, Tables};
+use crate::kernel::{self, KernelChange, KernelState, Netlink, Sought, Tables};
 use crate::net::Mac;
 use crate::ownership;
-use crate::plan::{BridgeFilters, HopLimits, Input, SegmentInput, Side, Ways};
+use crate::plan::{self, BridgeFilters, HopLimits, Input, SegmentInput, Side, Ways};
 use crate::pods::Patience;
 use crate::source::parse_state;
 use crate::status::{NetworkStatus, NodeStatus};
@@ -27,6 +30,8 @@ pub(crate) struct Survey {
     pub(crate) sides: Vec<Side>,
     /// What it would change, device by device.
     pub(crate) changes: Vec<Changes>,
+    /// Subnets of nodes on the same link that packets get to without a tunnel.
+    pub(crate) direct: BTreeSet<IpNetwork>,
 }
 
 /// What an agent would change on a device.
@@ -105,6 +110,28 @@ pub(crate) fn collisions(networks: Vec<(View, ClusterState)>) -> Vec<String> {
     collide::collisions(&claims).into_iter().flatten().collect()
 }
 
+/// Ways to VTEPs, as far as routes depend on them.
+pub(crate) async fn ways(view: &View, cluster: &ClusterState, tables: &Tables, netlink: &Netlink) -> Ways {
+    let mut ways = Ways::new();
+    if !view.network.direct_routing {
+        return ways;
+    }
+    let network = Network::without_source(view.clone(), cluster.clone());
+    let sides = network.look(cluster, tables).map(|(_, sides)| sides).unwrap_or_default();
+    let policies = kernel::policies().await.unwrap_or_default();
+    for side in sides {
+        let (own, port) = (side.underlay.address, view.network.port);
+        for node in cluster.remotes.values() {
+            // The tunnel that IPsec protects stays.
+            if node.vtep.is_ipv4() == own.is_ipv4() && plan::ipsec(&policies, own, node.vtep, port) == 0 {
+                let hop = netlink.next_hop(node.vtep, &side.asked).await;
+                ways.entry(side.asked).or_default().insert(node.vtep, hop);
+            }
+        }
+    }
+    ways
+}
+
 /// What an agent would find and do about a network that it manages, knowing `previous` of the fast path.
 ///
 /// # Errors
@@ -113,6 +140,7 @@ pub(crate) fn survey(
     view: &View,
     cluster: &ClusterState,
     tables: &Tables,
+    ways: &Ways,
     previous: &DatapathState,
 ) -> anyhow::Result<Survey> {
     let mut network = Network::without_source(view.clone(), cluster.clone());
@@ -122,15 +150,17 @@ pub(crate) fn survey(
         let Seen { sides, .. } = network.look_beside(tables);
         return match reason {
             Some(reason) => Err(anyhow::Error::msg(reason)),
-            None => Ok(Survey { cluster: network.cluster, sides, changes: vec![] }),
+            None => Ok(Survey { cluster: network.cluster, sides, changes: vec![], direct: BTreeSet::new() }),
         };
     }
     let (states, sides) = network.look(cluster, tables)?;
-    let wanted = wanted(view, cluster, tables, &sides, previous)?;
+    let wanted = wanted(view, cluster, tables, (&sides, ways), previous)?;
+    let routes = wanted.iter().flat_map(|state| &state.routes);
+    let direct = routes.filter(|(_, route)| route.past.is_some()).map(|(to, _)| *to).collect();
     let names = cluster.owns().map(|own| view.device_over(own.vtep).to_owned());
     let changes = names.zip(states.into_iter().zip(wanted));
     let changes = changes.map(|(device, (state, wanted))| Changes::between(device, state, wanted));
-    Ok(Survey { changes: changes.collect(), cluster: cluster.clone(), sides })
+    Ok(Survey { changes: changes.collect(), cluster: cluster.clone(), sides, direct })
 }
 
 /// It only makes packets faster, and bridges of pods have it once their pods are known.
@@ -142,10 +172,10 @@ fn wanted(
     view: &View,
     cluster: &ClusterState,
     tables: &Tables,
-    sides: &[Side],
+    (sides, ways): (&[Side], &Ways),
     previous: &DatapathState,
 ) -> anyhow::Result<Vec<KernelState>> {
-    let (ruleset, patience, ways) = (Ruleset::default(), Patience::default(), Ways::new());
+    let (ruleset, patience) = (Ruleset::default(), Patience::default());
     let hop_limits = HopLimits { v4: 0, v6: Default::default() };
     let input = Input {
         id: previous.number(&view.network.name).unwrap_or_default(),
@@ -154,7 +184,7 @@ fn wanted(
         cluster,
         tables,
         sides,
-        ways: &ways,
+        ways,
         policies: &[],
         foreign: &[],
         source_ports: (0, 0),

@@ -17,6 +17,7 @@ use crate::kernel::nft::{self, expression::Ports};
 use crate::net::Vni;
 use crate::node::{self, Change, Guard, Installed, Masquerade, TunnelTable};
 use crate::ownership;
+use crate::underlay::Underlay;
 
 /// Stands for the tables in the list of what failed.
 const TUNNELS: &str = "nf_tables";
@@ -210,7 +211,7 @@ impl Network {
     fn masquerade(&self) -> Option<Masquerade> {
         let config = &self.config.pods;
         let networks = config.networks.iter().filter(|_| config.masquerade);
-        let pods: Vec<_> = networks.map(|pods| (*pods, self.device_to(pods).to_owned())).collect();
+        let pods: Vec<_> = networks.map(|pods| (*pods, self.interfaces_to(pods))).collect();
         let ports = if config.random_ports { Ports::Random } else { Ports::Kept };
         (!pods.is_empty()).then(|| Masquerade { network: self.name().to_owned(), pods, ports })
     }
@@ -269,10 +270,14 @@ impl Network {
     }
 
     /// The vxlan device that leads to `pods` of other nodes.
-    fn device_to(&self, pods: &IpNetwork) -> &str {
+    fn interfaces_to(&self, pods: &IpNetwork) -> Vec<String> {
         let same_version = |own: &&Node| own.subnets.iter().any(|s| s.is_ipv4() == pods.is_ipv4());
         let own = self.cluster.owns().find(same_version).unwrap_or(&self.cluster.own);
-        self.config.device_over(own.vtep)
+        let direct = self.config.network.direct_routing && own.vtep.is_ipv4() == pods.is_ipv4();
+        let over = |underlay: &&Underlay| underlay.address.is_ipv4() == pods.is_ipv4();
+        let underlay = self.underlays.iter().find(over).filter(|_| direct);
+        let device = self.config.device_over(own.vtep).to_owned();
+        std::iter::once(device).chain(underlay.map(|underlay| underlay.name.clone())).collect()
     }
 }
 

@@ -39,6 +39,7 @@ fn network(name: String, device: &str) -> Result<NetworkConfig, String> {
         malformed: Guard::default(),
         other_vni: Guard::default(),
         notrack: false,
+        direct_routing: false,
         headers: WantedHeaders::default(),
     })
 }
@@ -159,7 +160,11 @@ impl NetworkSection {
     /// Refuses what the kernel says, and not a configuration; `devices`: of what.
     fn refuse_owners_keys(&self, text: &Text, all: &Range<usize>, devices: &str) -> Result<(), Refused> {
         let owners = [("vni", span(&self.vni)), ("port", span(&self.port)), ("mtu", span(&self.mtu))];
-        let ours = [("notrack", span(&self.notrack)), ("state", self.state.as_ref().map(|_| all.clone()))];
+        let ours = [
+            ("notrack", span(&self.notrack)),
+            ("direct_routing", span(&self.direct_routing)),
+            ("state", self.state.as_ref().map(|_| all.clone())),
+        ];
         let at = |is_given: bool| is_given.then(|| all.clone());
         let headers =
             [("ttl", at(self.ttl.is_some())), ("tos", at(self.tos.is_some())), ("df", at(self.df.is_some()))];

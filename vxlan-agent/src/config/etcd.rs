@@ -93,6 +93,7 @@ impl EtcdConfig {
             ));
         }
         network.mtu = network.mtu.or(conf.mtu);
+        network.direct_routing |= conf.direct_routing;
         Ok(())
     }
 }

@@ -41,6 +41,8 @@ pub struct NetworkConfig {
     pub other_vni: Guard,
     /// Whether conntrack is left out of the tunnel's outer packets.
     pub notrack: bool,
+    /// Whether nodes on the same link are reached without a tunnel.
+    pub direct_routing: bool,
     /// How the vxlan device makes outer headers.
     pub headers: WantedHeaders,
 }
@@ -152,6 +154,7 @@ pub(super) struct NetworkSection {
     #[serde(default)]
     pub(super) other_vni: Guard,
     pub(super) notrack: Option<Spanned<bool>>,
+    pub(super) direct_routing: Option<Spanned<bool>>,
     #[serde(default, deserialize_with = "kernel::ttl")]
     pub(super) ttl: Option<Field>,
     #[serde(default, deserialize_with = "kernel::tos")]
@@ -229,11 +232,19 @@ impl NetworkSection {
             malformed,
             other_vni,
             notrack: self.notrack.as_ref().is_some_and(|notrack| *notrack.get_ref()),
+            direct_routing: self.direct_routing.as_ref().is_some_and(|direct| *direct.get_ref()),
             headers: WantedHeaders { ttl, tos, df, checksum },
         })
     }
 
     fn segment(&self, text: &Text) -> Result<Segment, Refused> {
+        if let Some(direct) = &self.direct_routing {
+            let name = self.name();
+            let reason = format!(
+                "'direct_routing' is for kind = \"l3\": network '{name}' bridges frames, and a host without a tunnel routes packets"
+            );
+            return Err(text.refuse(Some(direct.span()), reason));
+        }
         let yes = |flag: &Option<Spanned<bool>>, usual| flag.as_ref().map_or(usual, |flag| *flag.get_ref());
         Ok(Segment {
             bridge: self.bridge(text)?,

@@ -40,6 +40,17 @@ fn everything_that_can_be_detected_may_be_left_out() {
 }
 
 #[test]
+fn nodes_on_the_same_link_may_be_reached_without_a_tunnel_in_routed_networks() {
+    let of = |lines: &str| parse(&format!("[[network]]\nname = \"pods\"\nvni = 7\n{lines}"));
+    assert!(!of("").expect("valid").network.direct_routing);
+    assert!(of("direct_routing = true\n").expect("valid").network.direct_routing);
+    let bridged = "[[network]]\nname = \"pods\"\nvni = 7\nkind = \"l2\"\ndirect_routing = false\n";
+    refused(bridged, Some(8), "'direct_routing' is for kind = \"l3\"");
+    let beside = "[[network]]\nkind = \"accelerate\"\ndevice = \"flannel.1\"\ndirect_routing = true\n";
+    refused(beside, Some(7), "'direct_routing' is not for kind = \"accelerate\"");
+}
+
+#[test]
 fn outer_headers_may_be_chosen() {
     use crate::kernel::{DontFragment, Field, WantedHeaders};
     let of = |lines: &str| {

@@ -41,5 +41,5 @@ pub use pins::Pins;
 pub use recorder::{LookUp, Recorder, Written};
 pub use rehearsal::{Ran, Rehearsal};
 pub use sizes::Sizes;
-pub use state::{Attachment, Change, DatapathState, diff};
+pub use state::{Attachment, Change, DatapathState, ahead_of_routes, diff};
 pub use tcx::{Tcx, is_called};

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use vxlan_ebpf_common::Hook;
 use vxlan_ebpf_common::maps::{
     Endpoint, Key6, Kind, LinkEntry, MacKey, NAME_LEN, NO_NETWORK, Network, NetworkId, Node, Station, VniKey,
-    Vtep, VtepId, name_bytes,
+    Vtep, VtepId, name_bytes, vtep,
 };
 
 use super::sizes::Sizes;
@@ -156,6 +156,17 @@ pub fn diff(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
     changes.extend(deletes(&o.networks, &d.networks, Change::DeleteNetwork));
     changes.extend(d.attachments.difference(&o.attachments).copied().map(Change::Attach));
     changes
+}
+
+/// What has to be there before the kernel routes packets to nodes without a tunnel: programs leave them to it.
+pub fn ahead_of_routes(observed: &DatapathState, desired: &DatapathState) -> Vec<Change> {
+    let is_direct = |entry: &Vtep| entry.flags & vtep::DIRECT != 0;
+    let direct = desired.vteps.iter().filter(|(_, entry)| is_direct(entry));
+    let known = direct.filter_map(|(id, _)| Some((*id, *observed.vteps.get(id)?)));
+    let others = known.filter(|(_, entry)| !is_direct(entry));
+    others
+        .map(|(id, entry)| Change::PutVtep(id, Vtep { flags: entry.flags | vtep::DIRECT, ..entry }))
+        .collect()
 }
 
 fn puts<K: Ord + Copy, V: PartialEq + Copy>(
@@ -403,6 +414,24 @@ mod tests {
         state.limit_stations(Sizes::of(1, 1, 1));
         let count = |id| state.stations.keys().filter(|key| key.network == id).count();
         assert_eq!((count(1), count(2)), (100, (16_384 - 100) / 2));
+    }
+
+    #[test]
+    fn nodes_that_come_onto_the_link_are_the_kernels_before_it_has_routes_and_no_sooner_is_anything_else() {
+        let state = |flags: [u8; 3], mtu| {
+            let vteps =
+                [1, 2, 3].map(|id| (id, Vtep { flags: flags[id as usize - 1], mtu, ..Vtep::default() }));
+            DatapathState { vteps: vteps.into(), ..DatapathState::default() }
+        };
+        let (observed, mut desired) = (
+            state([vtep::NO_DF, vtep::DIRECT, vtep::DIRECT], 1400),
+            state([vtep::DIRECT, vtep::DIRECT, 0], 1450),
+        );
+        // A new one is nobody's before the programs know of it.
+        desired.vteps.insert(4, Vtep { flags: vtep::DIRECT, ..Vtep::default() });
+        let first = Vtep { flags: vtep::NO_DF | vtep::DIRECT, mtu: 1400, ..Vtep::default() };
+        assert_eq!(ahead_of_routes(&observed, &desired), [Change::PutVtep(1, first)]);
+        assert_eq!(ahead_of_routes(&desired, &state([0; 3], 1450)), []);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What checks look at, read once. Nothing here judges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::datapath::{self, DatapathState, Pins};
 use crate::kernel::nft::chains::{self, Chain};
 use crate::kernel::{self, KernelChange, Netlink, NextHop, Policy, Tables, sysctl};
 use crate::net::{IfIndex, Mtu, Vni};
-use crate::plan::Side;
+use crate::plan::{Side, Ways};
 use crate::preflight;
 use crate::probe::Overlay;
 use crate::report::source;
@@ -122,6 +122,8 @@ pub(super) struct NetworkFacts {
     pub(super) sides: Result<Vec<Side>, String>,
     /// What an agent would change, and on which device.
     pub(super) changes: Vec<(String, KernelChange)>,
+    /// Subnets of nodes on the same link that packets get to without a tunnel.
+    pub(super) direct: BTreeSet<IpNetwork>,
     /// How the underlay leads to VTEPs.
     pub(super) ways: BTreeMap<IpAddr, Option<NextHop>>,
     /// Which interface the kernel sends packets for other nodes' subnets out of.
@@ -212,7 +214,13 @@ impl Facts {
             _ => vec![],
         };
         let networks = match &asked.config {
-            Ok(config) => config.networks.iter().map(|view| self.configured(view, &written)).collect(),
+            Ok(config) => {
+                let mut networks = vec![];
+                for view in &config.networks {
+                    networks.push(self.configured(view, &written, netlink).await);
+                }
+                networks
+            }
             Err(_) => written.into_iter().map(NetworkFacts::remembered).collect::<Vec<_>>(),
         };
         let is_asked_for =
@@ -223,22 +231,27 @@ impl Facts {
         }
     }
 
-    fn configured(&self, view: &View, written: &[NetworkStatus]) -> NetworkFacts {
+    async fn configured(&self, view: &View, written: &[NetworkStatus], netlink: &Netlink) -> NetworkFacts {
+        let status = written.iter().find(|status| status.name == view.network.name).cloned();
+        let view = &completed(view, status.as_ref());
         let network = &view.network;
-        let status = written.iter().find(|status| status.name == network.name).cloned();
         let cluster = survey::cluster(view, status.as_ref());
-        let previous = &self.fastpath.state;
+        let (tables, previous) = (&self.tables, &self.fastpath.state);
+        let ways = match &cluster {
+            Ok(cluster) => survey::ways(view, cluster, tables, netlink).await,
+            Err(_) => Ways::new(),
+        };
         let surveyed = cluster.as_ref().map_err(Clone::clone).and_then(|cluster| {
-            survey::survey(view, cluster, &self.tables, previous).map_err(|error| format!("{error:#}"))
+            survey::survey(view, cluster, tables, &ways, previous).map_err(|error| format!("{error:#}"))
         });
-        let (cluster, sides, changes) = match surveyed {
-            Ok(Survey { cluster, sides, changes }) => {
+        let (cluster, sides, changes, direct) = match surveyed {
+            Ok(Survey { cluster, sides, changes, direct }) => {
                 let of_device = |Changes { device, changes, .. }: Changes| {
                     changes.into_iter().map(move |change| (device.clone(), change))
                 };
-                (Ok(cluster), Ok(sides), changes.into_iter().flat_map(of_device).collect())
+                (Ok(cluster), Ok(sides), changes.into_iter().flat_map(of_device).collect(), direct)
             }
-            Err(reason) => (cluster, Err(reason), vec![]),
+            Err(reason) => (cluster, Err(reason), vec![], BTreeSet::new()),
         };
         let known = !network.is_accelerated();
         let seen = status.as_ref().and_then(|status| Some((status.vni?, status.port?)));
@@ -252,6 +265,7 @@ impl Facts {
             cluster,
             sides,
             changes,
+            direct,
             ways: BTreeMap::new(),
             leads: BTreeMap::new(),
             status,
@@ -318,6 +332,13 @@ impl Facts {
     }
 }
 
+/// `view` with what the network's parameters in etcd say of the tunnel, as far as the agent has written that down.
+fn completed(view: &View, status: Option<&NetworkStatus>) -> View {
+    let mut view = view.clone();
+    view.network.direct_routing |= status.is_some_and(|status| status.nodes.iter().any(|node| node.direct));
+    view
+}
+
 impl NetworkFacts {
     /// As the agent wrote it down, where the configuration is refused.
     fn remembered(status: NetworkStatus) -> Self {
@@ -332,6 +353,7 @@ impl NetworkFacts {
             cluster: cluster.ok_or_else(|| "no agent has known its cluster".to_owned()),
             sides: Ok(vec![]),
             changes: vec![],
+            direct: BTreeSet::new(),
             ways: BTreeMap::new(),
             leads: BTreeMap::new(),
             status: Some(status),

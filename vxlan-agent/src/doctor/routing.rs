@@ -61,7 +61,8 @@ fn reverse_path(facts: &Facts) -> Vec<Finding> {
             }
             let Some(device) = side.device else { continue };
             let odd = network.leads.iter().find_map(|(subnet, out)| {
-                let out = (*out).filter(|out| *out != device && subnet.is_ipv4())?;
+                let past_tunnel = subnet.is_ipv4() && !network.direct.contains(subnet);
+                let out = (*out).filter(|out| *out != device && past_tunnel)?;
                 Some((subnet, facts.interface(out)))
             });
             let name = facts.interface(device);
@@ -93,7 +94,9 @@ fn elsewhere(facts: &Facts) -> Vec<Finding> {
             continue;
         }
         for (subnet, out) in &network.leads {
-            if out.is_some_and(|out| devices.contains(&out)) || planned(subnet) {
+            let is_direct = network.direct.contains(subnet)
+                && network.sides().iter().any(|side| *out == Some(side.underlay.ifindex));
+            if is_direct || out.is_some_and(|out| devices.contains(&out)) || planned(subnet) {
                 continue;
             }
             let out =

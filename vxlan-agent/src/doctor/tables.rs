@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::facts::NetworkFacts;
 use super::{Check, Facts, Finding, Severity};
-use crate::kernel::{Device, KernelChange};
+use crate::kernel::{Device, KernelChange, Route};
 use crate::net::full_length;
 use crate::ownership::ROUTE_PROTOCOL;
 
@@ -28,6 +28,7 @@ fn difference(facts: &Facts, device: &str, change: &KernelChange) -> Vec<Finding
     };
     let seen = format!("an agent would {change}");
     let ip = |address: &IpAddr| if address.is_ipv6() { "ip -6" } else { "ip" };
+    let out = |route: &Route| route.past.map_or_else(|| device.to_owned(), |oif| facts.interface(oif));
     let (id, what, mend) = match change {
         SetDevice(wanted) => return otherwise(facts, device, wanted),
         CreateDevice(_) => (
@@ -69,17 +70,17 @@ fn difference(facts: &Facts, device: &str, change: &KernelChange) -> Vec<Finding
         ),
         AddRoute(to, route) | ReplaceRoute(to, route) => {
             let src = route.src.map(|src| format!(" src {src}")).unwrap_or_default();
-            let (ip, via) = (ip(&route.via), route.via);
+            let (ip, via, out) = (ip(&route.via), route.via, out(route));
             (
                 "route-missing",
                 format!("the route to {to} is missing or wrong: packets to that node's pods go elsewhere"),
-                format!("{ip} route replace {to} via {via} dev {device} onlink proto {ROUTE_PROTOCOL}{src}"),
+                format!("{ip} route replace {to} via {via} dev {out} onlink proto {ROUTE_PROTOCOL}{src}"),
             )
         }
-        RemoveRoute(to) => (
+        RemoveRoute(to, route) => (
             "route-stale",
             format!("there is a route to {to}, which is no node's any more"),
-            format!("{} route del {to} dev {device}", ip(&to.ip())),
+            format!("{} route del {to} dev {}", ip(&to.ip()), out(route)),
         ),
         RemoveDirectRoute(to, route) => (
             "route-stale",

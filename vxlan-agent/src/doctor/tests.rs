@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::facts::NetworkFacts;
@@ -43,6 +44,7 @@ fn network() -> NetworkFacts {
         cluster: Ok(ClusterState::new(vec![node(1), node(2)], &viewer).expect("valid")),
         sides: Ok(vec![side]),
         changes: vec![],
+        direct: BTreeSet::new(),
         ways: BTreeMap::new(),
         leads: BTreeMap::new(),
         status: None,
@@ -160,6 +162,19 @@ fn a_table_of_neighbours_that_is_nearly_full_is_found() {
     assert_found(&full, &[]);
     full.tables.neighbours.extend((0..95).map(|n| ((IfIndex(5), ip(n, false)), neighbour(false))));
     assert_found(&full, &["neighbour-limit"]);
+}
+
+#[test]
+fn a_node_that_is_reached_without_a_tunnel_is_no_fault_unless_the_kernel_sends_its_packets_elsewhere() {
+    let subnet = "10.2.0.0/24".parse().expect("a subnet");
+    let mut direct = facts();
+    set(&mut direct, "ipv4/conf/all/rp_filter", "1");
+    direct.networks[0].leads.insert(subnet, Some(IfIndex(2)));
+    assert_found(&direct, &["rp-filter", "route-elsewhere"]);
+    direct.networks[0].direct.insert(subnet);
+    assert_found(&direct, &[]);
+    direct.networks[0].leads.insert(subnet, Some(IfIndex(5)));
+    assert_found(&direct, &["route-elsewhere"]);
 }
 
 #[test]

@@ -34,6 +34,9 @@ const NETWORK: &str = r##"# port = 8472                              # UDP; IANA
 # checksum = false                         # example: no UDP checksum; without it over IPv6 alone
 "##;
 
+const ROUTED: &str = r##"# direct_routing = false                   # true: nodes on the same link are reached without a tunnel
+"##;
+
 const SEGMENT: &str = r##"# flood = "copies"                         # or a multicast group of the underlay, such as "239.1.1.1"
 # learning = true                          # false: stations are those of the list of nodes
 # suppress = false                         # true: the local bridge answers ARP and neighbour discovery
@@ -105,7 +108,9 @@ impl Found {
         let device = quoted(&format!("vxlan{vni}"));
         let _ = writeln!(out, "# device = {device}");
         out += NETWORK;
-        if *kind == Wanted::L2 {
+        if *kind == Wanted::L3 {
+            out += ROUTED;
+        } else {
             out += &self.bridge_line();
             let addresses = if self.subnets.is_empty() { "[]".to_owned() } else { list(&self.subnets) };
             let _ = writeln!(

@@ -25,7 +25,7 @@ pub enum KernelChange {
     RemoveFdb(Mac),
     AddRoute(IpNetwork, Route),
     ReplaceRoute(IpNetwork, Route),
-    RemoveRoute(IpNetwork),
+    RemoveRoute(IpNetwork, Route),
     RemoveDirectRoute(IpNetwork, DirectRoute),
     AddHeadroom(IfIndex, Headroom),
     SetHeadroom(IfIndex, Headroom),
@@ -70,7 +70,7 @@ impl fmt::Display for KernelChange {
             Self::RemoveFdb(mac) => write!(f, "remove forwarding entry {mac}"),
             Self::AddRoute(to, route) => write!(f, "add route {to} via {}", route.via),
             Self::ReplaceRoute(to, route) => write!(f, "replace route {to} via {}", route.via),
-            Self::RemoveRoute(to) => write!(f, "remove route {to}"),
+            Self::RemoveRoute(to, route) => write!(f, "remove route {to} via {}", route.via),
             Self::RemoveDirectRoute(to, route) => write!(f, "remove route {to} via {}", route.via),
             Self::AddHeadroom(bridge, _) => write!(f, "add head-room port to bridge {bridge}"),
             Self::SetHeadroom(bridge, h) => {
@@ -99,6 +99,11 @@ impl fmt::Display for KernelChange {
 /// additions before removals; a route goes before what it needs; bridges go last.
 pub fn diff(observed: &KernelState, desired: &KernelState) -> Vec<KernelChange> {
     let mut changes = bridge_changes(observed, desired);
+    if desired.device.is_none() {
+        // The neighbours that say whose they are go with the device.
+        changes
+            .extend(needless_routes(observed, desired).filter(|(_, route)| route.past.is_some()).map(remove));
+    }
     changes.extend(device_changes(observed.device.as_ref(), desired.device.as_ref()));
     // What the kernel forgets with the device's own changes has to be put again.
     let mut now = observed.clone();
@@ -193,9 +198,20 @@ fn put_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<Kerne
     }
 }
 
+/// Routes of ours to subnets that are no node's.
+fn needless_routes<'s>(
+    now: &'s KernelState,
+    desired: &'s KernelState,
+) -> impl Iterator<Item = (&'s IpNetwork, &'s Route)> {
+    now.routes.iter().filter(|(to, _)| !desired.routes.contains_key(to))
+}
+
+fn remove((to, route): (&IpNetwork, &Route)) -> KernelChange {
+    KernelChange::RemoveRoute(*to, route.clone())
+}
+
 fn remove_content(now: &KernelState, desired: &KernelState, changes: &mut Vec<KernelChange>) {
-    let routes = now.routes.keys().filter(|to| !desired.routes.contains_key(to));
-    changes.extend(routes.map(|to| KernelChange::RemoveRoute(*to)));
+    changes.extend(needless_routes(now, desired).map(remove));
     let replaced = |to: &IpNetwork| desired.routes.contains_key(to) && !now.routes.contains_key(to);
     let direct = now.direct_routes.iter().filter(|(to, _)| !replaced(to));
     changes.extend(direct.map(|(to, route)| KernelChange::RemoveDirectRoute(*to, route.clone())));
@@ -235,6 +251,8 @@ impl KernelState {
         match change {
             KernelChange::DeleteDevice(_) => {
                 let headroom = std::mem::take(&mut self.headroom);
+                let mut routes = std::mem::take(&mut self.routes);
+                routes.retain(|_, route| route.past.is_some());
                 let direct_routes = std::mem::take(&mut self.direct_routes);
                 let headroom_elsewhere = std::mem::take(&mut self.headroom_elsewhere);
                 let old_bridges = std::mem::take(&mut self.old_bridges);
@@ -242,6 +260,7 @@ impl KernelState {
                 let answers = std::mem::take(&mut self.answers);
                 *self = Self {
                     headroom,
+                    routes,
                     headroom_elsewhere,
                     direct_routes,
                     bridge: self.bridge.take(),
@@ -274,7 +293,7 @@ impl KernelState {
                 self.routes.insert(*to, route.clone());
                 self.direct_routes.remove(to);
             }
-            KernelChange::RemoveRoute(to) => drop(self.routes.remove(to)),
+            KernelChange::RemoveRoute(to, _) => drop(self.routes.remove(to)),
             KernelChange::RemoveDirectRoute(to, _) => drop(self.direct_routes.remove(to)),
             KernelChange::AddHeadroom(bridge, h) | KernelChange::SetHeadroom(bridge, h) => {
                 self.headroom.insert(*bridge, h.clone());

@@ -22,6 +22,8 @@ pub struct Index {
     routes: BTreeMap<IfIndex, Vec<RouteEntry>>,
     /// Routes to single addresses without a gateway.
     to_hosts: Vec<RouteEntry>,
+    /// Routes of ours past vxlan devices.
+    past: Vec<RouteEntry>,
 }
 
 impl PartialEq for Index {
@@ -57,6 +59,9 @@ impl Index {
             }
             if is_to_host(route) {
                 index.to_hosts.push(route.clone());
+            }
+            if tables.is_past_tunnels(route) {
+                index.past.push(route.clone());
             }
         }
         index
@@ -135,6 +140,18 @@ impl Tables {
         found.unwrap_or_default().iter().chain(scan)
     }
 
+    fn is_past_tunnels(&self, route: &RouteEntry) -> bool {
+        let tunnel = |oif| self.vxlan(oif).is_some();
+        route.ours && !route.is_overlays() && route.via.is_some() && route.oif.is_some_and(|oif| !tunnel(oif))
+    }
+
+    /// Routes of ours by way of a gateway, past vxlan devices.
+    pub fn routes_past_tunnels(&self) -> impl Iterator<Item = &RouteEntry> {
+        let found = self.index.as_deref().map(|index| index.past.as_slice());
+        let scan = self.routes.iter().filter(move |route| found.is_none() && self.is_past_tunnels(route));
+        found.unwrap_or_default().iter().chain(scan)
+    }
+
     /// Routes to single addresses without a gateway.
     pub fn routes_to_hosts(&self) -> impl Iterator<Item = &RouteEntry> {
         let found = self.index.as_deref().map(|index| index.to_hosts.as_slice());
@@ -162,13 +179,15 @@ mod tests {
             let (ip, ifindex) = (ip.parse().expect("an address"), IfIndex(ifindex));
             tables.addresses.insert(Address { ifindex, ip, prefix: 24 });
         }
-        for (to, oif) in [("10.0.0.7/32", 2), ("10.1.0.0/24", 2), ("10.2.0.0/24", 4)] {
+        for (to, oif, via) in
+            [("10.0.0.7/32", 2, ""), ("10.1.0.0/24", 2, "10.1.0.0"), ("10.2.0.0/24", 4, "192.0.2.2")]
+        {
             tables.routes.insert(RouteEntry {
                 to: to.parse().expect("a network"),
                 priority: 0,
                 oif: Some(IfIndex(oif)),
                 legs: vec![],
-                via: None,
+                via: via.parse().ok(),
                 src: None,
                 ours: true,
             });
@@ -189,11 +208,12 @@ mod tests {
                 links(&mut tables.addressed_bridges()),
                 links(&mut tables.holder("10.0.0.1".parse().expect("an address")).into_iter()),
             ];
-            (found, tables.routes_through(IfIndex(2)).count(), tables.routes_to_hosts().count())
+            let routes = [tables.routes_to_hosts().count(), tables.routes_past_tunnels().count()];
+            (found, tables.routes_through(IfIndex(2)).count(), routes)
         };
         let expected = [vec![2], vec![2, 4], vec![2], vec![], vec![1], vec![1]];
-        assert_eq!(look(&tables), (expected.clone(), 2, 1));
+        assert_eq!(look(&tables), (expected.clone(), 2, [1, 1]));
         tables.make_index();
-        assert_eq!(look(&tables), (expected, 2, 1));
+        assert_eq!(look(&tables), (expected, 2, [1, 1]));
     }
 }

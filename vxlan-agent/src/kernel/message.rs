@@ -372,8 +372,9 @@ fn route_address(ip: IpAddr) -> RouteAddress {
     }
 }
 
+/// On-link, also past the device: the kernel has said that the gateway is.
 fn full_route(device: IfIndex, to: IpNetwork, how: &Route) -> RouteNetlinkMessage {
-    let mut message = route(device, to);
+    let mut message = route(how.past.unwrap_or(device), to);
     message.header.scope = RouteScope::Universe;
     message.header.flags = RouteFlags::Onlink;
     message.attributes.push(RouteAttribute::Gateway(route_address(how.via)));
@@ -396,6 +397,14 @@ pub(super) fn put_link_route(device: IfIndex, to: IpNetwork) -> Request {
     let mut message = route(device, to);
     message.header.scope = RouteScope::Link;
     (RouteNetlinkMessage::NewRoute(message), CREATE_OR_REPLACE)
+}
+
+/// Removes a route of ours past our device.
+pub(super) fn remove_past_route(oif: IfIndex, to: IpNetwork, via: IpAddr) -> Request {
+    let mut message = route(oif, to);
+    message.header.scope = RouteScope::NoWhere;
+    message.attributes.push(RouteAttribute::Gateway(route_address(via)));
+    (RouteNetlinkMessage::DelRoute(message), 0)
 }
 
 /// Removes a route through our device, of ours or of the agent that had it before.

@@ -50,7 +50,7 @@ pub use learnt::learnt_mtus;
 pub use message::Asked;
 pub use netlink::{Netlink, Target};
 pub use next_hops::Object;
-pub use observed::{ForeignDevice, Sought, observed};
+pub use observed::{ForeignDevice, Sought, observed, past_routes};
 pub use paths::{LOCAL, Leads, MAIN, Odd, Path};
 pub use reach::Reach;
 pub use rules::{Rule, Selects, Verdict};

@@ -175,6 +175,10 @@ impl Netlink {
                 let removed = self.ack(message::remove_direct_route(*to, route)).await;
                 return Ok(absent_is_fine(removed)?);
             }
+            RemoveRoute(to, Route { via, past: Some(oif), .. }) => {
+                let removed = self.ack(message::remove_past_route(*oif, *to, *via)).await;
+                return Ok(absent_is_fine(removed)?);
+            }
             _ => {}
         }
         let device = match target.index {
@@ -190,7 +194,7 @@ impl Netlink {
             RemoveFdb(mac) => message::remove_fdb(device, *mac),
             AddRoute(to, route) => message::add_route(device, *to, route),
             ReplaceRoute(to, route) => return Ok(self.replace_route(device, *to, route).await?),
-            RemoveRoute(to) => message::remove_route(device, *to),
+            RemoveRoute(to, _) => message::remove_route(device, *to),
             AddFlood(vtep) => message::add_flood(device, *vtep),
             RemoveFlood(vtep) => message::remove_flood(device, *vtep),
             PutStation(mac, vtep) => return Ok(self.put_station(device, *mac, *vtep).await?),
@@ -206,7 +210,7 @@ impl Netlink {
     async fn replace_route(&self, device: IfIndex, to: IpNetwork, route: &Route) -> io::Result<()> {
         let replaced = self.ack(message::replace_route(device, to, route)).await;
         let Err(refused) = &replaced else { return Ok(()) };
-        if to.is_ipv4() || refused.raw_os_error() != Some(nix::libc::EINVAL) {
+        if to.is_ipv4() || route.past.is_some() || refused.raw_os_error() != Some(nix::libc::EINVAL) {
             return replaced;
         }
         let gateway = IpNetwork::from(route.via);
@@ -370,7 +374,7 @@ impl Netlink {
 
 fn is_removal(change: &KernelChange) -> bool {
     use KernelChange::{RemoveAddress, RemoveFdb, RemoveFlood, RemoveNeighbour, RemoveRoute};
-    matches!(change, RemoveAddress(_) | RemoveFdb(_) | RemoveFlood(_) | RemoveNeighbour(_) | RemoveRoute(_))
+    matches!(change, RemoveAddress(_) | RemoveFdb(_) | RemoveFlood(_) | RemoveNeighbour(_) | RemoveRoute(..))
 }
 
 /// What is gone already need not be removed.

@@ -149,8 +149,19 @@ fn content(tables: &Tables, device: IfIndex, state: &mut KernelState) {
     let before = tables.routes_through(device).filter(|r| !r.ours && r.is_overlays());
     let ours = tables.routes_through(device).filter(|r| r.ours);
     // One without a gateway is left from replacing another, half-way.
-    let ours = ours.map(|r| (r.to, Route { via: r.via.unwrap_or(r.to.ip()), src: r.src }));
-    state.routes = before.filter_map(left_behind).chain(ours).collect();
+    let ours = ours.map(|r| (r.to, Route { via: r.via.unwrap_or(r.to.ip()), past: None, src: r.src }));
+    let past = past_routes(tables, |to| state.neighbours.contains_key(&to.network()));
+    state.routes = before.filter_map(left_behind).chain(ours).chain(past).collect();
+}
+
+/// Routes of ours past vxlan devices, to those subnets that are `wanted`. A device's neighbours say to which
+/// subnets its network has routes.
+pub fn past_routes(
+    tables: &Tables,
+    wanted: impl Fn(&IpNetwork) -> bool,
+) -> impl Iterator<Item = (IpNetwork, Route)> {
+    let past = tables.routes_past_tunnels().filter(move |route| wanted(&route.to));
+    past.filter_map(|r| Some((r.to, Route { via: r.via?, past: r.oif, src: r.src })))
 }
 
 /// A route of the agent that had the device before: with a source that we never ask for, so that it
@@ -158,7 +169,7 @@ fn content(tables: &Tables, device: IfIndex, state: &mut KernelState) {
 fn left_behind(route: &RouteEntry) -> Option<(IpNetwork, Route)> {
     let via = route.via?;
     let nowhere = if via.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-    Some((route.to, Route { via, src: Some(nowhere) }))
+    Some((route.to, Route { via, past: None, src: Some(nowhere) }))
 }
 
 /// The head-room ports of this network, and the bridges that have one of somebody else's.
@@ -193,6 +204,7 @@ pub(super) fn headroom_of(link: &Link) -> Option<IfIndex> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Neighbour;
     use crate::net::Mtu;
 
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -309,8 +321,36 @@ mod tests {
         let (state, _) = look(&tables).expect("ours");
         let subnets: Vec<_> = state.routes.keys().map(ToString::to_string).collect();
         assert_eq!(subnets, ["10.2.0.0/24", "10.3.0.0/24"]);
-        let as_we_want = |(to, route): (&IpNetwork, &Route)| route == &Route { via: to.network(), src: None };
+        let as_we_want =
+            |(to, route): (&IpNetwork, &Route)| route == &Route { via: to.network(), past: None, src: None };
         assert_eq!(state.routes.iter().map(as_we_want).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn a_route_past_the_device_is_the_networks_whose_neighbour_has_its_first_address() {
+        let mut tables = vxlan_link(Some("vxlan-agent network pods"), MAC, true);
+        let route = |to: &str, ours| RouteEntry {
+            to: to.parse().expect("subnet"),
+            priority: 0,
+            oif: Some(IfIndex(2)),
+            legs: vec![],
+            via: "192.0.2.2".parse().ok(),
+            src: None,
+            ours,
+        };
+        tables.routes =
+            [route("10.2.0.0/24", true), route("10.3.0.0/24", true), route("10.4.0.0/24", false)].into();
+        let neighbour = |to: &str| {
+            let entry = Neighbour { mac: MAC, permanent: true, lasting: true, ours: false };
+            ((IfIndex(9), to.parse().expect("an address")), entry)
+        };
+        tables.neighbours = [neighbour("10.2.0.0"), neighbour("10.4.0.0")].into();
+        let (state, _) = look(&tables).expect("ours");
+        let past = Route { via: IpAddr::from([192, 0, 2, 2]), past: Some(IfIndex(2)), src: None };
+        assert_eq!(state.routes, [("10.2.0.0/24".parse().expect("subnet"), past)].into());
+        let gone = crate::kernel::diff(&state, &KernelState::default());
+        let first = gone.first().map(ToString::to_string);
+        assert_eq!(first.as_deref(), Some("remove route 10.2.0.0/24 via 192.0.2.2"), "before the device");
     }
 
     #[test]

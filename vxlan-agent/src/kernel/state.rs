@@ -43,7 +43,8 @@ pub struct KernelState {
     /// VTEPs that get a copy of what no forwarding entry knows, broadcast and multicast (head-end
     /// replication). A multicast group is the device's ([`Segment::group`]) and not in here.
     pub flood: BTreeSet<IpAddr>,
-    /// Routes to remote subnets.
+    /// Routes to remote subnets, of ours. Neighbours and forwarding entries of a node that is reached past
+    /// the device stay: they say whose the route is, and the route can lead through the device at once.
     pub routes: BTreeMap<IpNetwork, Route>,
     /// Routes to such subnets past the device, which flannel left behind: never desired.
     pub direct_routes: BTreeMap<IpNetwork, DirectRoute>,
@@ -123,11 +124,14 @@ impl Device {
     }
 }
 
-/// A route through the vxlan device: on-link via an address that only exists as a neighbour.
+/// A route to a node's subnet. Through the vxlan device it is on-link via an address that only exists as a
+/// neighbour; past it, the gateway is the node itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// First address of the subnet.
+    /// First address of the subnet; past the device the node's underlay address.
     pub via: IpAddr,
+    /// The interface that it leads out of past the device; `None`: through the device.
+    pub past: Option<IfIndex>,
     /// Source of packets from the host itself, for IPv6. For IPv4 the kernel takes the device's
     /// address by itself, and must not be told to: before Linux 5.14 the first address of a subnet
     /// that a bridge has is a broadcast address, and refused as a source.

@@ -107,6 +107,21 @@ pub fn takes_back() -> bool {
     read(LIBERAL).as_deref() != Some("0")
 }
 
+/// Has the host take packets over IPv4 from `interface` whose answers leave by another, if it would drop them.
+pub fn loosen_reverse_path(interface: &str) -> anyhow::Result<()> {
+    let own = format!("ipv4/conf/{interface}/rp_filter");
+    let strict = [own.as_str(), "ipv4/conf/all/rp_filter"].into_iter().filter_map(read).max();
+    if strict.as_deref() != Some("1") {
+        return Ok(());
+    }
+    write(&own, "2")?;
+    tracing::info!(
+        interface,
+        "the reverse path filter is loose here, since answers may leave without a tunnel"
+    );
+    Ok(())
+}
+
 fn switch_on(name: &str) -> anyhow::Result<()> {
     if read(name).as_deref() != Some("0") {
         return Ok(());

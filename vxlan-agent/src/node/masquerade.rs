@@ -4,7 +4,8 @@
 //!   knows the way to a pod.
 //! - From elsewhere through the tunnel to a pod: the tunnel's address, so that the answer comes
 //!   back the same way. That is a node's process that uses another of the node's addresses, or a
-//!   client outside whose connection to a service this node passes on.
+//!   client outside whose connection to a service this node passes on. Where nodes on the same link are
+//!   reached without a tunnel, it is the same for the underlay and its address.
 //!
 //! Between pods, never.
 
@@ -23,9 +24,9 @@ use crate::ownership;
 pub struct Masquerade {
     /// Name of the network, which the table is named after.
     pub network: String,
-    /// Networks of all pods of the cluster, at most one of each IP version, and the name of the
-    /// vxlan device that leads to them.
-    pub pods: Vec<(IpNetwork, String)>,
+    /// Networks of all pods of the cluster, at most one of each IP version, and the names of the
+    /// interfaces that lead to other nodes' pods: the vxlan device, and perhaps the underlay.
+    pub pods: Vec<(IpNetwork, Vec<String>)>,
     /// What becomes of the ports of what is masqueraded.
     pub ports: Ports,
 }
@@ -43,13 +44,12 @@ impl Masquerade {
     }
 }
 
-/// The rules for `pods`: networks of pods, and the name of the vxlan device that leads to them.
-fn chain(pods: &[(IpNetwork, String)], ports: Ports) -> Chain {
-    let rules = pods.iter().flat_map(|(network, device)| {
-        [
-            ("pods to elsewhere", pods_to_elsewhere(network).masquerade(ports)),
-            ("elsewhere to pods", elsewhere_to_pods(network, device).masquerade(ports)),
-        ]
+/// The rules for `pods`: networks of pods, and the names of the interfaces that lead to them.
+fn chain(pods: &[(IpNetwork, Vec<String>)], ports: Ports) -> Chain {
+    let rules = pods.iter().flat_map(|(network, interfaces)| {
+        let inwards = interfaces.iter().map(|interface| elsewhere_to_pods(network, interface));
+        let inwards = inwards.map(|rule| ("elsewhere to pods", rule.masquerade(ports)));
+        std::iter::once(("pods to elsewhere", pods_to_elsewhere(network).masquerade(ports))).chain(inwards)
     });
     Chain {
         name: "postrouting",
@@ -75,10 +75,10 @@ fn pods_to_elsewhere(pods: &IpNetwork) -> Attributes {
     }
 }
 
-fn elsewhere_to_pods(pods: &IpNetwork, device: &str) -> Attributes {
+fn elsewhere_to_pods(pods: &IpNetwork, interface: &str) -> Attributes {
     let version = Version::of(pods);
     let mut name = [0; libc::IFNAMSIZ];
-    name.iter_mut().zip(device.bytes()).for_each(|(to, from)| *to = from);
+    name.iter_mut().zip(interface.bytes()).for_each(|(to, from)| *to = from);
     Attributes::default()
         .over(version)
         .load_source(version)
@@ -93,16 +93,18 @@ fn elsewhere_to_pods(pods: &IpNetwork, device: &str) -> Attributes {
 mod tests {
     use super::*;
 
-    fn marks(network: &str, device: &str) -> Vec<String> {
-        comments(&[chain(&[(network.parse().expect("a network"), device.to_owned())], Ports::Random)])
+    fn marks(network: &str, interfaces: &[&str]) -> Vec<String> {
+        let interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
+        comments(&[chain(&[(network.parse().expect("a network"), interfaces)], Ports::Random)])
     }
 
     #[test]
     fn the_mark_in_the_comments_tells_one_table_from_another() {
-        let base = marks("10.244.0.0/16", "vxlan1");
+        let base = marks("10.244.0.0/16", &["vxlan1"]);
         assert_eq!(base.len(), 2, "one family, two rules");
-        assert_eq!(base, marks("10.244.0.0/16", "vxlan1"));
-        for other in [marks("10.245.0.0/16", "vxlan1"), marks("10.244.0.0/16", "vxlan2")] {
+        assert_eq!(base, marks("10.244.0.0/16", &["vxlan1"]));
+        assert_eq!(marks("10.244.0.0/16", &["vxlan1", "eth0"]).len(), 3, "one interface more, one rule more");
+        for other in [marks("10.245.0.0/16", &["vxlan1"]), marks("10.244.0.0/16", &["vxlan2"])] {
             assert_ne!(base[0], other[0]);
         }
     }

@@ -38,6 +38,7 @@ pub(super) fn config(fastpath: Fastpath) -> View {
         malformed: Guard::Kernel,
         other_vni: Guard::Kernel,
         notrack: false,
+        direct_routing: false,
         headers: WantedHeaders::default(),
     };
     View { node: node.into(), network, pods: PodsConfig::default(), state: StateConfig::File("/".into()) }
@@ -85,6 +86,7 @@ pub(super) struct World {
     foreign: Vec<Foreign>,
     ruleset: Ruleset,
     by_address: bool,
+    policies: Vec<Policy>,
 }
 
 impl World {
@@ -98,7 +100,8 @@ impl World {
         let (tables, next_hops, previous) = (Tables::default(), BTreeMap::new(), DatapathState::default());
         let config = config(fastpath);
         let (xdp, foreign, ruleset) = (None, vec![], Ruleset::default());
-        Self { config, tables, underlay, next_hops, previous, xdp, foreign, ruleset, by_address: false }
+        let (by_address, policies) = (false, vec![]);
+        Self { config, tables, underlay, next_hops, previous, xdp, foreign, ruleset, by_address, policies }
     }
 
     fn plan(&self, cluster: &ClusterState) -> Desired {
@@ -125,8 +128,7 @@ impl World {
         cluster: &ClusterState,
         plan: impl FnOnce(&Input<'_>) -> Desired,
     ) -> Desired {
-        let Self { config, tables: _, underlay, next_hops, previous, xdp, foreign, ruleset, by_address } =
-            self;
+        let Self { config, underlay, next_hops, previous, xdp, foreign, ruleset, by_address, .. } = self;
         let (source_ports, xdp) = ((32_768, 60_999), xdp.as_ref());
         let asked = asked(underlay);
         let headers = config.network.headers.over(Headers::of_new_device(false));
@@ -142,7 +144,7 @@ impl World {
             tables,
             sides,
             ways,
-            policies: &[],
+            policies: &self.policies,
             foreign,
             source_ports,
             hop_limits: &HopLimits { v4: 64, v6: BTreeMap::new() },
@@ -197,8 +199,8 @@ fn the_kernel_gets_what_flannel_would_put_there() {
     let mac = cluster(&[2].into()).remotes["node-2"].mac;
     assert_eq!(kernel.neighbours, [(via4, mac), (via6, mac)].into());
     assert_eq!(kernel.fdb, [(mac, IpAddr::from([192, 0, 2, 2]))].into());
-    assert_eq!(kernel.routes[&subnet("10.2.0.0/24")], Route { via: via4, src: None });
-    assert_eq!(kernel.routes[&subnet("fd00:2::/64")], Route { via: via6, src: Some(own6) });
+    assert_eq!(kernel.routes[&subnet("10.2.0.0/24")], Route { via: via4, past: None, src: None });
+    assert_eq!(kernel.routes[&subnet("fd00:2::/64")], Route { via: via6, past: None, src: Some(own6) });
     let device = kernel.device.expect("planned");
     assert_eq!((device.name.as_str(), device.port, device.mtu), ("vxlan7", 8472, Mtu(1450)));
 }
@@ -251,6 +253,67 @@ fn link(index: u32) -> Link {
         makes_addresses: true,
         sends_ethernet: true,
     }
+}
+
+/// A world with `direct_routing`, in which node 2 is on the link of `eth2` and node 3 behind a router.
+fn world_with_direct_routing() -> World {
+    let mut world = World::new(Fastpath::Verified);
+    world.config.network.direct_routing = true;
+    world.tables.links.insert(IfIndex(2), link(2));
+    for (n, neighbour) in [(2, 2), (3, 254)] {
+        let hop = NextHop::new(IfIndex(2), IpAddr::from([192, 0, 2, neighbour]));
+        world.next_hops.insert(IpAddr::from([192, 0, 2, n]), Some(hop));
+    }
+    world
+}
+
+/// Interfaces that lead past the tunnel to the IPv4 subnets of nodes 2 and 3, and whether programs know of it.
+fn past(world: &World) -> [(Option<u32>, bool); 2] {
+    let Desired { kernel, datapath, .. } = world.plan(&cluster(&[2, 3].into()));
+    [2, 3].map(|n| {
+        let to = subnet(&format!("10.{n}.0.0/24"));
+        let vtep = datapath.vteps[&datapath.routes[&(NETWORK, to)]];
+        (kernel[0].routes[&to].past.map(|oif| oif.0), vtep.flags & vtep::DIRECT != 0)
+    })
+}
+
+#[test]
+fn a_node_on_the_same_link_is_reached_past_the_tunnel_over_its_addresss_ip_version() {
+    let world = world_with_direct_routing();
+    assert_eq!(past(&world), [(Some(2), true), (None, false)]);
+    let kernel = world.plan(&cluster(&[2, 3].into())).kernel.remove(0);
+    let route = Route { via: IpAddr::from([192, 0, 2, 2]), past: Some(IfIndex(2)), src: None };
+    assert_eq!(kernel.routes[&subnet("10.2.0.0/24")], route);
+    assert_eq!(kernel.routes[&subnet("fd00:2::/64")].past, None, "IPv6 stays in the tunnel over IPv4");
+    assert_eq!((kernel.neighbours.len(), kernel.fdb.len()), (4, 2), "what the tunnel needs stays");
+}
+
+#[test]
+fn nobody_is_reached_past_the_tunnel_unless_it_is_asked_for() {
+    let mut world = world_with_direct_routing();
+    world.config.network.direct_routing = false;
+    assert_eq!(past(&world), [(None, false); 2]);
+}
+
+#[test]
+fn a_link_that_is_not_the_underlays_or_carries_no_frames_leads_to_nobody() {
+    let mut world = world_with_direct_routing();
+    world.tables.links.get_mut(&IfIndex(2)).expect("there").sends_ethernet = false;
+    assert_eq!(past(&world), [(None, false); 2]);
+    let mut world = world_with_direct_routing();
+    world.tables.links.insert(IfIndex(3), link(3));
+    let vtep = IpAddr::from([192, 0, 2, 2]);
+    world.next_hops.insert(vtep, Some(NextHop::new(IfIndex(3), vtep)));
+    assert_eq!(past(&world), [(None, false); 2]);
+    world.next_hops.insert(vtep, None);
+    assert_eq!(past(&world), [(None, false); 2]);
+}
+
+#[test]
+fn what_ipsec_protects_stays_in_the_tunnel() {
+    let mut world = world_with_direct_routing();
+    world.policies = Policy::everything(Way::Out).into();
+    assert_eq!(past(&world), [(None, false); 2]);
 }
 
 #[test]

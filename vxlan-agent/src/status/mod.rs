@@ -192,6 +192,9 @@ pub struct NodeStatus {
     /// Whether an IPsec policy may apply to the tunnel to it, so that the kernel's device carries it.
     #[serde(default)]
     pub ipsec: bool,
+    /// Whether it is on the same link, and packets get to its pods without a tunnel.
+    #[serde(default)]
+    pub direct: bool,
 }
 
 /// Something of somebody else's on an interface.

@@ -128,7 +128,12 @@ fn of_vtep(entry: &Vtep) -> String {
         (index, Some(hop)) => format!("next hop {hop} by {}", interface(index)),
         (index, None) => format!("by {}, the kernel finds the next hop", interface(index)),
     };
-    let flags = [(vtep::IPSEC_OUT, "IPsec out"), (vtep::IPSEC_IN, "IPsec in"), (vtep::HOOKED_OUT, "hooked")];
+    let flags = [
+        (vtep::IPSEC_OUT, "IPsec out"),
+        (vtep::IPSEC_IN, "IPsec in"),
+        (vtep::HOOKED_OUT, "hooked"),
+        (vtep::DIRECT, "on the same link: direct"),
+    ];
     let address = IpAddr::from(entry.addr);
     let value = format!("{address}, MAC {}, {way}, MTU {}", Mac(entry.mac), entry.mtu);
     with_flags(value, &flags, entry.flags)

@@ -308,9 +308,20 @@ impl<'p> Walk<'p> {
             Some(port) => Place::PodIngress(port, at(port, bytes)),
             None => {
                 let name = entries::interface(port.unwrap_or(ifindex).0);
+                if let Some(vtep) = self.direct_vtep(ifindex) {
+                    let summary = format!("It would leave by {name} for the node {vtep}, without a tunnel.");
+                    return Place::End(Ended::Sent, summary);
+                }
                 Place::End(Ended::Elsewhere, format!("It would leave by {name}, outside of the overlay."))
             }
         }
+    }
+
+    /// The node that it gets to without a tunnel, being on the link of the interface that it leaves by.
+    fn direct_vtep(&self, out: IfIndex) -> Option<IpAddr> {
+        let (_, to) = frame::addresses(self.question).ok()?;
+        let mut routes = self.host.tables.routes_past_tunnels();
+        routes.find(|route| route.oif == Some(out) && route.to.contains(to)).and_then(|route| route.via)
     }
 
     async fn tunnel(&mut self, device: IfIndex, frame: &Frame) -> Result<Place> {

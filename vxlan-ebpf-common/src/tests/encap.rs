@@ -4,8 +4,8 @@ use std::vec::Vec;
 use etherparse::{PacketHeaders, TransportHeader};
 
 use super::*;
-use crate::hooks::{pod_egress, tunnel_egress};
-use crate::maps::NextHop;
+use crate::hooks::{pod_egress, tunnel_egress, underlay_ingress};
+use crate::maps::{NextHop, vtep};
 use crate::testbed::*;
 
 const REMOTES: [IpAddr; 4] =
@@ -58,6 +58,41 @@ fn a_packet_for_a_remote_pod_is_encapsulated_over_either_underlay() {
             check_outer_ip(&headers, id);
         }
     }
+}
+
+/// Tables in which all nodes are on the same link.
+fn direct(mut maps: Maps) -> Maps {
+    maps.vteps.values_mut().for_each(|entry| entry.flags |= vtep::DIRECT);
+    maps
+}
+
+#[test]
+fn what_gets_to_a_node_without_a_tunnel_is_the_kernels_over_the_ip_version_of_its_address() {
+    for to in REMOTES {
+        let over_v4 = to == REMOTES[0] || to == REMOTES[1];
+        let sent = Inner::from_pod(to).frame();
+        let (reason, after) = run_with(pod_egress, &sent, &direct(maps()));
+        if to.is_ipv4() != over_v4 {
+            assert_eq!(reason, Reason::Encapsulated, "to {to}");
+            continue;
+        }
+        assert_eq!((reason, after.bytes), (Reason::DirectRoute, sent.bytes.clone()), "to {to}");
+        let verified = direct(flows::verified());
+        assert_eq!(run_with(pod_egress, &sent, &verified).0, Reason::DirectRoute);
+        assert!(verified.flows.borrow().is_empty(), "nobody would see the flow pass");
+    }
+}
+
+#[test]
+fn what_the_host_stack_sends_into_the_tunnel_goes_through_it_whatever_the_pods_packets_do() {
+    let sent = Inner { from_mac: LOCAL_MAC, to_mac: vtep_mac(REMOTE4), ..Inner::from_pod(REMOTES[0]) };
+    assert_eq!(run_with(tunnel_egress, &sent.frame(), &direct(maps())).0, Reason::Encapsulated);
+}
+
+#[test]
+fn what_a_node_on_the_same_link_sends_in_a_tunnel_is_let_in() {
+    let frame = Outer::from_remote(REMOTE4, Inner::from_remote(REMOTE4, false).build()).frame();
+    assert_eq!(run_with(underlay_ingress, &frame, &direct(maps())).0, Reason::Decapsulated);
 }
 
 fn check_outer_ip(headers: &PacketHeaders<'_>, id: u32) {

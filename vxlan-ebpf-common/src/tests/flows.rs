@@ -159,6 +159,20 @@ fn a_translated_packet_does_not_verify_the_flow_that_it_looks_like() {
 }
 
 #[test]
+fn a_packet_that_came_without_a_tunnel_verifies_nothing_for_those_in_one() {
+    let (maps, connection) = (verified(), Connection::new(Payload::Udp, false));
+    let here = maps.networks.values().next().expect("a network").local4;
+    let frame = connection.frame(&connection.back(), 0, 22);
+    assert_eq!(run_with(tunnel_ingress, &frame, &maps).0, Reason::Unverified);
+    let plain = Frame { arrived_by: here.ifindex, ..frame.clone() };
+    assert_eq!(run_with(pod_ingress, &plain, &maps).0, Reason::Passed);
+    assert_eq!(only_flow(&maps).ingress.state, seen::PENDING);
+    let tunnelled = Frame { arrived_by: here.device, ..frame };
+    assert_eq!(run_with(pod_ingress, &tunnelled, &maps).0, Reason::Passed);
+    assert_eq!(only_flow(&maps).ingress.state, seen::VERIFIED);
+}
+
+#[test]
 fn datagrams_are_looked_at_again_after_a_second() {
     let (mut maps, connection) = (verified(), Connection::new(Payload::Udp, false));
     connection.open(&maps);

@@ -13,9 +13,14 @@ const RATE: u32 = 5_000;
 
 /// A stream of UDP from pod to pod in both directions while `change` happens.
 pub(super) fn under_traffic(lab: &mut Lab, change: impl FnOnce(&mut Lab)) {
+    under_traffic_over(Family::V4, lab, change);
+}
+
+/// The same over this IP version.
+pub(super) fn under_traffic_over(family: Family, lab: &mut Lab, change: impl FnOnce(&mut Lab)) {
     let streams = [(1, 2), (2, 1)].map(|(from, to)| {
         let (client, server) = (lab.pod(from, 1), lab.pod(to, 1));
-        UdpStream::start(client, server, server.ip4.into(), RATE, 200).expect("a stream")
+        UdpStream::start(client, server, server.ip(family), RATE, 200).expect("a stream")
     });
     std::thread::sleep(Duration::from_millis(200)); // traffic before, not synchronisation
     change(lab);

@@ -8,6 +8,7 @@ mod change;
 mod cni;
 mod connectivity;
 mod delivery;
+mod direct;
 mod doctor;
 mod etcd;
 mod firewall;

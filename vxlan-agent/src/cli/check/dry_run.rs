@@ -10,7 +10,7 @@ use crate::agent::survey::{self, Survey};
 use crate::cluster::ClusterState;
 use crate::config::{StateConfig, View};
 use crate::datapath::{DatapathState, Pins};
-use crate::kernel::{Device, KernelChange, KernelState, Netlink, Tables};
+use crate::kernel::{Device, KernelChange, KernelState, Netlink, Route, Tables};
 use crate::net::{Vni, full_length};
 use crate::report::source;
 use crate::status::{self, NetworkStatus};
@@ -40,14 +40,15 @@ struct Difference {
 /// a problem more.
 pub(super) async fn compare(checked: &mut Checked) -> anyhow::Result<Plan> {
     let Some(config) = &checked.config else { return Ok(Plan::default()) };
-    let mut tables = Netlink::open()?.dump().await?;
+    let netlink = Netlink::open()?;
+    let mut tables = netlink.dump().await?;
     tables.make_index();
     let written = status::read(&config.node.run_dir).ok().flatten();
     let written = written.map(|status| status.networks).unwrap_or_default();
     let (mut plan, mut problems) = (Plan::default(), vec![]);
     for view in &config.networks {
         let known = checked.clusters.get(&view.network.name);
-        match of_network(view, known, &written, &tables) {
+        match of_network(view, known, &written, (&tables, &netlink)).await {
             Ok(differences) => plan.changes.extend(differences),
             Err(Untold::CannotRun(reason)) => {
                 let reason = format!("network '{}' cannot run on this machine: {reason}", view.network.name);
@@ -79,11 +80,11 @@ enum Untold {
     LeftOut(Option<String>),
 }
 
-fn of_network(
+async fn of_network(
     view: &View,
     known: Option<&ClusterState>,
     written: &[NetworkStatus],
-    tables: &Tables,
+    (tables, netlink): (&Tables, &Netlink),
 ) -> Result<Vec<Difference>, Untold> {
     let name = &view.network.name;
     if view.network.is_accelerated() {
@@ -101,7 +102,8 @@ fn of_network(
         }
     };
     survey::refusal(view, &cluster, tables).map_err(Untold::CannotRun)?;
-    let surveyed = survey::survey(view, &cluster, tables, &DatapathState::default());
+    let ways = survey::ways(view, &cluster, tables, netlink).await;
+    let surveyed = survey::survey(view, &cluster, tables, &ways, &DatapathState::default());
     let Survey { changes, .. } = surveyed.map_err(|error| Untold::CannotRun(format!("{error:#}")))?;
     Ok(changes.iter().filter_map(|changes| difference(name, changes)).collect())
 }
@@ -138,7 +140,10 @@ fn lines(device: &str, observed: &KernelState, change: &KernelChange) -> Vec<Str
     let gone = |what: String| vec![format!("- {what}")];
     let neighbour = |ip, mac| format!("neighbour {ip} lladdr {mac} dev {device}");
     let fdb = |mac, vtep| format!("fdb {mac} dst {vtep} dev {device}");
-    let route = |to: &IpNetwork, via| format!("route {to} via {via} dev {device}");
+    let route = |to: &IpNetwork, route: &Route| match route.past {
+        Some(_) => format!("route {to} via {}, without a tunnel", route.via),
+        None => format!("route {to} via {} dev {device}", route.via),
+    };
     let host = |ip: &std::net::IpAddr| format!("address {ip}/{} dev {device}", full_length(*ip));
     let to_all = |vtep| format!("fdb 00:00:00:00:00:00 dst {vtep} dev {device}");
     let answer = |bridge: &str, ip, mac| format!("neighbour {ip} lladdr {mac} dev {bridge}");
@@ -165,13 +170,16 @@ fn lines(device: &str, observed: &KernelState, change: &KernelChange) -> Vec<Str
             format!("fdb {mac} dev {device}"),
             observed.fdb.get(mac).map(|vtep| format!("dst {vtep}")),
         )),
-        AddRoute(to, wanted) => put(None, route(to, wanted.via)),
+        AddRoute(to, wanted) => put(None, route(to, wanted)),
         ReplaceRoute(to, wanted) => {
             let direct = || Some(format!("route {to} via {}", observed.direct_routes.get(to)?.via));
-            let old = observed.routes.get(to).map(|old| route(to, old.via)).or_else(direct);
-            put(old, route(to, wanted.via))
+            let old = observed.routes.get(to).map(|old| route(to, old)).or_else(direct);
+            put(old, route(to, wanted))
         }
-        RemoveRoute(to) => gone(format!("route {to} dev {device}")),
+        RemoveRoute(to, old) => gone(match old.past {
+            Some(_) => route(to, old),
+            None => format!("route {to} dev {device}"),
+        }),
         RemoveDirectRoute(to, old) => gone(format!("route {to} via {}", old.via)),
         CreateBridge(name, own) => put(None, format!("bridge {name} MAC {} MTU {}", own.mac, own.mtu)),
         SetBridge(name, own) => {
@@ -217,7 +225,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::kernel::{self, Headers, Route};
+    use crate::kernel::{self, Headers};
     use crate::net::{IfIndex, Mac, Mtu};
 
     fn state(mtu: u32, mac: u8, via: [u8; 4]) -> KernelState {
@@ -239,7 +247,7 @@ mod tests {
             device: Some(device),
             neighbours: BTreeMap::from([(via.into(), mac)]),
             fdb: BTreeMap::from([(mac, IpAddr::from([192, 0, 2, 2]))]),
-            routes: BTreeMap::from([(to, Route { via: via.into(), src: None })]),
+            routes: BTreeMap::from([(to, Route { via: via.into(), past: None, src: None })]),
             ..KernelState::default()
         }
     }

@@ -62,6 +62,11 @@ pub(super) fn network_text(out: &mut String, network: &NetworkStatus, fastpath: 
     if !guarded.is_empty() {
         let _ = writeln!(out, "ipsec      no fast path, because of policies: {}", guarded.join(", "));
     }
+    let direct: BTreeSet<&str> = network.nodes.iter().filter(|n| n.direct).map(|n| n.name.as_str()).collect();
+    if !direct.is_empty() {
+        let direct: Vec<&str> = direct.into_iter().collect();
+        let _ = writeln!(out, "direct     on the same link, without a tunnel: {}", direct.join(", "));
+    }
     for hooked in &network.hooked {
         let _ = writeln!(out, "kernel's   what passes {} because of: {}", hooked.interface, hooked.what);
     }

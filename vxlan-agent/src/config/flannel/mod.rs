@@ -168,6 +168,7 @@ fn config(
         malformed: extras.malformed,
         other_vni: extras.other_vni,
         notrack: extras.notrack,
+        direct_routing: net_conf.is_some_and(|conf| conf.direct_routing),
         headers: WantedHeaders::default(),
     };
     Ok(View { node: Arc::new(node), network, pods: pods(flags, net_conf)?, state })

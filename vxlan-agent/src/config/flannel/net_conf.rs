@@ -18,6 +18,8 @@ pub(crate) struct NetConf {
     pub(crate) vni: Vni,
     pub(crate) port: u16,
     pub(crate) mtu: Option<Mtu>,
+    /// Whether nodes on the same link are reached without a tunnel.
+    pub(crate) direct_routing: bool,
     /// What is asked for and not done, one sentence each.
     pub(crate) undone: Vec<String>,
 }
@@ -45,16 +47,9 @@ impl NetConf {
         if backend.truth("GBP")?.unwrap_or(false) {
             return Err("Backend.GBP is not done here: remove it".to_owned());
         }
-        let undone = [
-            ("DirectRouting", "packets are encapsulated to nodes on the same link, too"),
-            ("Learning", "the device does not learn: every node is known"),
-        ];
-        let mut said = vec![];
-        for (key, why) in undone {
-            if backend.truth(key)?.unwrap_or(false) {
-                said.push(format!("Backend.{key}: {why}"));
-            }
-        }
+        let learning = backend.truth("Learning")?.unwrap_or(false);
+        let learns =
+            learning.then(|| "Backend.Learning: the device does not learn: every node is known".to_owned());
         let conf = Self {
             network: top.network("Network")?,
             ipv6_network: top.network("IPv6Network")?,
@@ -66,7 +61,8 @@ impl NetConf {
                 port => u16::try_from(port).map_err(|_| format!("Backend.Port {port} is no UDP port"))?,
             },
             mtu: mtu(backend.number("MTU")?.unwrap_or(0))?,
-            undone: said,
+            direct_routing: backend.truth("DirectRouting")?.unwrap_or(false),
+            undone: learns.into_iter().collect(),
         };
         conf.check()
     }

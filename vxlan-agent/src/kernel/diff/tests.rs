@@ -35,8 +35,9 @@ fn device() -> impl Strategy<Value = Device> {
 }
 
 fn route() -> impl Strategy<Value = (IpNetwork, Route)> {
-    (ip(), prop::option::of(ip()))
-        .prop_map(|(via, src)| (IpNetwork::new(via, 24).expect("prefix"), Route { via, src }))
+    (ip(), prop::option::of(1..3_u32), prop::option::of(ip())).prop_map(|(via, past, src)| {
+        (IpNetwork::new(via, 24).expect("prefix"), Route { via, past: past.map(IfIndex), src })
+    })
 }
 
 fn headroom() -> impl Strategy<Value = (IfIndex, Headroom)> {
@@ -111,7 +112,7 @@ proptest! {
         let changes = diff(&observed, &desired);
         let puts = positions(&changes, |c| matches!(c, AddAddress(_) | PutFdb(..) | PutNeighbour(..)));
         let add = positions(&changes, |c| matches!(c, AddRoute(..) | ReplaceRoute(..)));
-        let remove = positions(&changes, |c| matches!(c, RemoveRoute(_)));
+        let remove = positions(&changes, |c| matches!(c, RemoveRoute(..)));
         let rest = positions(&changes, |c| matches!(c, RemoveNeighbour(_) | RemoveFdb(_) | RemoveAddress(_)));
         for (earlier, later) in [(&puts, &add), (&add, &remove), (&remove, &rest)] {
             prop_assert!(earlier.iter().max() < later.iter().min() || earlier.is_empty() || later.is_empty());

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use vxlan_tests::lab::addr::inner6;
+use vxlan_tests::lab::addr::{inner4, inner6};
 use vxlan_tests::lab::kubernetes::flannel;
-use vxlan_tests::lab::traffic::Talk;
+use vxlan_tests::lab::traffic::{Ping, Talk};
 use vxlan_tests::lab::{AgentOptions, DEVICE, Lab, LabSpec, Overlay, wait_until};
 
-use super::super::{assert_took, counters};
+use super::super::{assert_answered, assert_took, counters};
 use super::{assert_all_reach_all, build, mac, off, soon};
 
 fn index_and_mac(lab: &Lab, device: &str) -> String {
@@ -96,6 +96,45 @@ fn a_node_with_direct_routes_comes_from_flannel_with_no_connection_broken() {
     }
     for kept in ["10.99.0.0/24", "10.244.41.0/24"] {
         assert!(routes.contains(kept), "an operator's own route stays:\n{routes}");
+    }
+    for talk in talks {
+        let report = talk.stop().expect("a connection that has not broken");
+        assert!(report.longest < Duration::from_secs(2), "{report:?}");
+    }
+}
+
+#[test]
+fn flannels_direct_routes_stay_under_its_own_configuration_and_become_ours() {
+    let mut lab = build(&LabSpec::of(vec![Overlay::KernelVxlan, Overlay::KernelVxlan, off()]).kubernetes());
+    for (at, to) in [(1, 2), (2, 1)] {
+        let (subnet4, subnet6) = (inner4(to, 0), inner6(to, 0));
+        lab.node(at)
+            .ip(&format!(
+                "route replace {subnet4}/24 via 192.0.2.{to}\nroute replace {subnet6}/64 via 2001:db8::{to}\n"
+            ))
+            .expect("direct routes");
+    }
+    let ips = lab.pod(2, 1).ips();
+    let talks = ips.map(|ip| Talk::start(lab.pod(1, 1), lab.pod(2, 1), ip).expect("a connection"));
+    let options = AgentOptions { flannel: Some(vec![]), ..AgentOptions::default() };
+    lab.add_agent(1, &options).expect("an agent");
+    let path = lab.run_dir().join("n1/net-conf.json");
+    let text = std::fs::read_to_string(&path).expect("flannel's configuration");
+    let asked_for = text.replace(r#""Type": "vxlan""#, r#""Type": "vxlan", "DirectRouting": true"#);
+    assert_ne!(text, asked_for);
+    std::fs::write(&path, asked_for).expect("written");
+    lab.agent_mut(1).and_then(|agent| agent.start()).expect("a start");
+    let before = counters(&lab, 1);
+    for ip in ips {
+        assert_answered(lab.pod(1, 1), ip, Ping { count: 10, ..Ping::default() });
+    }
+    let counted = &counters(&lab, 1) - &before;
+    assert_took(&counted, "pod_egress", "direct_route", 20);
+    assert_eq!(counted.total("encapsulated"), 0, "{counted}");
+    let routes = ["ip route show proto 86", "ip -6 route show proto 86"];
+    let routes = routes.map(|show| lab.node(1).sh(show).expect("routes")).concat();
+    for ours in ["via 192.0.2.2 dev underlay0", "via 2001:db8::2 dev underlay0"] {
+        assert!(routes.contains(ours), "'{ours}' is not ours:\n{routes}");
     }
     for talk in talks {
         let report = talk.stop().expect("a connection that has not broken");
