@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use vxlan_tests::lab::agent::agent_binary;
+use vxlan_tests::lab::traffic::{Ping, ping};
 use vxlan_tests::lab::{Lab, UNDERLAY, wait_until};
 
-use crate::e2e::{assert_took, build, counted, pair};
+use crate::e2e::{assert_answered, assert_took, build, counted, pair};
 
 /// Runs `init` on node `n`, which is called `n<n>`.
 fn init(lab: &Lab, n: u8, args: &[&str]) -> Output {
@@ -98,10 +99,10 @@ fn runs(kind: &str, reason: &str) {
         lab.agent_mut(n).and_then(|agent| agent.spawn()).expect("a start");
     }
     let address = second.address;
-    let answers = || lab.node(1).sh(&format!("ping -c 1 -W 1 {address}")).is_ok();
+    let answers = || ping(lab.node(1), address, Ping::default()).is_ok_and(|report| report.all_answered());
     wait_until("node 2 answers", Duration::from_secs(30), answers).expect("an overlay");
     let counted = counted(&lab, || {
-        lab.node(1).sh(&format!("ping -c 5 -i 0.2 {address}")).expect("answers");
+        assert_answered(lab.node(1), address, Ping { count: 5, ..Ping::default() });
     });
     for node in &counted {
         assert_took(node, "tunnel_egress", reason, 5);
