@@ -17,6 +17,7 @@ mod linker;
 mod miri;
 mod package;
 mod pictures;
+mod release;
 mod run;
 mod sbom;
 mod suite;
@@ -63,6 +64,8 @@ enum Command {
     Ship,
     /// Build packages of it: Debian, RPM and a tarball, with bills of materials and checksums, into target/package
     Package(package::PackageArgs),
+    /// Make commit and tag of a release, or say what they would be
+    Release(release::ReleaseArgs),
 }
 
 fn main() -> std::process::ExitCode {
@@ -81,6 +84,7 @@ fn main() -> std::process::ExitCode {
         Command::Build => lab::build_agent(),
         Command::Ship => lab::ship_agent(),
         Command::Package(args) => package::build(&args),
+        Command::Release(args) => release::release(&args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
