@@ -29,8 +29,9 @@ fn direct_flows_bypass(spec: &LabSpec) {
             assert!(bypassed(&nodes[0]) > 60 * MIB, "{}", nodes[0]);
         }
         assert_took(&nodes[1], aggregates_hook(), "delivered", 100);
+        // Of more than a thousand: an initial window of TCP (RFC 6928) may leave before the answer has been seen.
         let left = nodes[0].packets("pod_egress", "unverified");
-        assert!(left <= 4, "{left} packets took the stack:\n{}", nodes[0]);
+        assert!(left <= 4 + 10, "{left} packets took the stack:\n{}", nodes[0]);
         let report = udp_echo(client, server, ip, (1..=1400).step_by(9)).expect("UDP");
         assert!(report.all_intact(), "{report:?}");
         tcp_concurrent(client, server, ip, 200, 20_000).expect("200 connections at once");
