@@ -22,6 +22,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "e2e::change::",
     "e2e::cni::",
     "e2e::connectivity::",
+    "e2e::direct::",
     "e2e::doctor::",
     "e2e::etcd::",
     "e2e::floor::",
