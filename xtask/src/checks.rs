@@ -49,43 +49,25 @@ fn test_suites(args: &TestArgs) -> Result<()> {
         host::prepare("test")?;
         host::install_tools(host::TEST_TOOLS)?;
     }
-    let programs = if wants(Suite::Unit) || rooted { Some(build(rooted)?) } else { None };
-    if let Some(programs) = &programs {
+    if wants(Suite::Unit) || rooted {
+        let programs = build(rooted)?;
         if wants(Suite::Unit) {
-            unit(programs, &args.filter)?;
+            unit(&programs, &args.filter)?;
         }
         if wants(Suite::E2e) {
-            e2e(programs, &args.filter)?;
-        }
-    }
-    let rest = || -> Result<()> {
-        let Some(programs) = &programs else { return Ok(()) };
-        if wants(Suite::E2e) {
-            real_api(programs, &args.filter)?;
+            e2e(&programs, &args.filter)?;
         }
         if wants(Suite::Xdp) {
-            xdp(programs, args)?;
+            xdp(&programs, args)?;
         }
         if machines {
-            virtual_machines(programs, &args.filter)?;
+            virtual_machines(&programs, &args.filter)?;
         }
-        Ok(())
-    };
-    if args.suite.contains(&Suite::Miri) || args.suite.is_empty() && leaves_engine_tests(&args.filter)? {
-        beside(|| miri::test(&args.filter), rest)
-    } else {
-        rest()
     }
-}
-
-/// Does `work`, and beside it what takes only the time that it leaves idle. Both end before the first error is returned.
-fn beside(idle: impl FnOnce() -> Result<()> + Send, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    thread::scope(|scope| {
-        let idle = scope.spawn(idle);
-        let worked = work();
-        let idled = idle.join().map_err(|_| anyhow!("what ran beside the tests panicked"))?;
-        worked.and(idled)
-    })
+    if args.suite.contains(&Suite::Miri) || args.suite.is_empty() && leaves_engine_tests(&args.filter)? {
+        miri::test(&args.filter)?;
+    }
+    Ok(())
 }
 
 /// Builds the tests, and beside them the agent in release that those with root run.
@@ -137,7 +119,8 @@ fn unit(programs: &Programs, filter: &[String]) -> Result<()> {
 fn e2e(programs: &Programs, filter: &[String]) -> Result<()> {
     step("packet tests on the real programs, end-to-end tests in namespaces", || {
         programs.with_root(filter).try_for_each(|mut command| run(&mut command))
-    })
+    })?;
+    real_api(programs, filter)
 }
 
 /// The Kubernetes part of the suite once more, on the API server that `cargo xtask kube-apiserver` has

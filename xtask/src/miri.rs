@@ -1,4 +1,4 @@
-//! The unit tests of the packet engine, interpreted: when nobody else wants the CPUs, for others beside it watch the clock.
+//! The unit tests of the packet engine, interpreted.
 
 use std::process::Command;
 use std::thread;
@@ -57,42 +57,17 @@ fn miri() -> Result<Command> {
         // The interpreter is some hundred times slower: fewer random cases.
         .env("PROPTEST_CASES", "8")
         .env("MIRIFLAGS", "-Zmiri-disable-isolation");
-    Ok(when_idle(&cargo))
-}
-
-/// `command` on CPUs that nobody else wants at the moment. A low priority is not enough: who wakes up waits for it.
-fn when_idle(command: &Command) -> Command {
-    let mut chrt = Command::new("chrt");
-    chrt.args(["--idle", "0"]).arg(command.get_program()).args(command.get_args());
-    for (variable, value) in command.get_envs() {
-        match value {
-            Some(value) => chrt.env(variable, value),
-            None => chrt.env_remove(variable),
-        };
-    }
-    chrt
+    Ok(cargo)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
-    use super::{deal, when_idle};
+    use super::deal;
 
     #[test]
     fn every_test_is_in_one_share() {
         let names = ["a", "b", "c", "d", "e"].map(str::to_owned);
         let shares = deal(&names, 2);
         assert_eq!(shares, [vec!["a", "c", "e"], vec!["b", "d"]]);
-    }
-
-    #[test]
-    fn a_command_is_the_same_when_it_takes_idle_time() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "chrt -p $$ | head -n 1; echo $ADDED ${HOME-none}"]);
-        command.env("ADDED", "added").env_remove("HOME");
-        let output = when_idle(&command).output().expect("a shell");
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("SCHED_IDLE") && said.ends_with("\nadded none\n"), "{said}");
     }
 }
