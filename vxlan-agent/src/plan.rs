@@ -167,29 +167,22 @@ impl Input<'_> {
         let over = |node: &&Node| node.vtep.is_ipv4() == own.vtep.is_ipv4() && !node.subnets.is_empty();
         for node in self.cluster.remotes.values().filter(over) {
             state.fdb.insert(node.mac, node.vtep);
+            let past = self.direct(node);
             for subnet in &node.subnets {
                 state.neighbours.insert(subnet.network(), node.mac);
-                state.routes.insert(*subnet, self.route(own, node, subnet));
+                state.routes.insert(*subnet, route(own, node.vtep, past, subnet));
             }
         }
         state
     }
 
-    fn route(&self, own: &Node, node: &Node, to: &IpNetwork) -> Route {
-        if to.is_ipv4() == node.vtep.is_ipv4()
-            && let Some(oif) = self.direct(node)
-        {
-            return Route { via: node.vtep, past: Some(oif), src: None };
-        }
-        let both_ipv6 = |s: &&IpNetwork| s.is_ipv6() && to.is_ipv6();
-        let src = own.subnets.iter().find(both_ipv6).map(IpNetwork::network);
-        Route { via: to.network(), past: None, src }
-    }
-
     /// The interface of the link that a node is on, too, if packets get there without a tunnel. What IPsec
     /// protects is the tunnel, so that stays where there are policies; in a VRF the main table serves nobody.
     fn direct(&self, node: &Node) -> Option<IfIndex> {
-        let side = self.side_to(node).filter(|_| self.config.network.direct_routing)?;
+        if !self.config.network.direct_routing {
+            return None;
+        }
+        let side = self.side_to(node)?;
         let hop = self.way(node).filter(|hop| hop.neighbour == node.vtep)?;
         let link = self.tables.links.get(&hop.ifindex)?;
         let same_link = hop.ifindex == side.underlay.ifindex && link.sends_ethernet;
@@ -443,6 +436,16 @@ pub fn network_ids<'n>(
     let id = |name: &str| known.get(&name_bytes(name)).copied().or_else(|| free.next());
     let mut id = id;
     names.filter_map(|name| Some((name.to_owned(), id(name)?))).collect()
+}
+
+/// The route to a node's subnet: past the tunnel, if the IP version is that of the node's address, or through it.
+fn route(own: &Node, vtep: IpAddr, past: Option<IfIndex>, to: &IpNetwork) -> Route {
+    if past.is_some() && to.is_ipv4() == vtep.is_ipv4() {
+        return Route { via: vtep, past, src: None };
+    }
+    let both_ipv6 = |s: &&IpNetwork| s.is_ipv6() && to.is_ipv6();
+    let src = own.subnets.iter().find(both_ipv6).map(IpNetwork::network);
+    Route { via: to.network(), past: None, src }
 }
 
 /// Numbers of remote VTEPs: one keeps the number it has; a new one gets one that nobody has had in `previous`,

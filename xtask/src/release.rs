@@ -106,10 +106,8 @@ fn dated(changelog: &str, version: &Version, date: &str) -> String {
 
 /// `text` with the new version behind `before`, where the old one is.
 fn replaced(text: &str, before: &str, (old, new): (&Version, &Version)) -> Result<String> {
-    let (was, is) = (
-        format!("\n{}{before}{old}", indent(text, before)),
-        format!("\n{}{before}{new}", indent(text, before)),
-    );
+    let indent = indent(text, before);
+    let [was, is] = [old, new].map(|version| format!("\n{indent}{before}{version}"));
     let mut found = text.match_indices(&was);
     let (at, _) = found.next().ok_or_else(|| anyhow!("there is no {before}{old}"))?;
     ensure!(found.next().is_none(), "there are several {before}{old}");

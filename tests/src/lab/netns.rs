@@ -107,4 +107,14 @@ impl Netns {
             })
         })
     }
+
+    /// Has nobody asked again for known neighbours on `interface` while a test counts packets.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn trust_neighbours(&self, interface: &str) -> Result<()> {
+        let names =
+            ["ipv4", "ipv6"].map(|family| format!("{family}/neigh/{interface}/delay_first_probe_time"));
+        self.sysctl(&names.each_ref().map(|name| (name.as_str(), "600")))
+    }
 }

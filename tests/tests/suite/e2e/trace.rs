@@ -81,10 +81,8 @@ fn bytes(answer: &Value, when: &str) -> Vec<u8> {
 fn lab() -> Lab {
     let overlays = vec![Overlay::agent(), Overlay::verified(), Overlay::KernelVxlan];
     let lab = LabSpec::of(overlays).pods(2).build().expect("a lab");
-    // Pods do not ask for neighbours again while packets are counted.
-    let patient = ["ipv4", "ipv6"].map(|family| format!("{family}/neigh/eth0/delay_first_probe_time"));
     for pod in lab.nodes().iter().flat_map(|node| &node.pods) {
-        pod.sysctl(&patient.each_ref().map(|name| (name.as_str(), "600"))).expect("a setting");
+        pod.trust_neighbours("eth0").expect("a setting");
     }
     warm_up(&lab);
     for from in [lab.pod(1, 2), lab.pod(2, 2)] {

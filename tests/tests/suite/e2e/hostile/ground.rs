@@ -237,25 +237,18 @@ impl Saying {
 
 /// Neighbours are not asked again while packets are counted, and every error is sent.
 pub(super) fn keep_quiet(ground: &Ground) {
-    let patient = |interface| {
-        ["ipv4", "ipv6"].map(|family| (format!("{family}/neigh/{interface}/delay_first_probe_time"), "600"))
-    };
-    let set = |ns: &Netns, settings: &[(String, &str)]| {
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        ns.sysctl(&settings).expect("settings");
-    };
+    let trust = |ns: &Netns, interface| ns.trust_neighbours(interface).expect("a setting");
     let unlimited = [("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
     for n in [1, 2] {
-        set(ground.end(n, 1), &patient("eth0"));
-        let at_node = match ground {
-            Ground::Routed(_) => [patient("cni0"), patient(UNDERLAY)].concat(),
-            Ground::Bridged(_) => patient(UNDERLAY).into(),
-        };
-        set(ground.node(n), &at_node);
+        trust(ground.end(n, 1), "eth0");
+        if let Ground::Routed(_) = ground {
+            trust(ground.node(n), "cni0");
+        }
+        trust(ground.node(n), UNDERLAY);
         ground.node(n).sysctl(&unlimited).expect("settings");
     }
     for host in ground.hosts() {
-        set(host, &patient("eth0"));
+        trust(host, "eth0");
         host.sysctl(&unlimited).expect("settings");
     }
 }
