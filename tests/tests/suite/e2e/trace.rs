@@ -83,6 +83,8 @@ fn lab() -> Lab {
     let lab = LabSpec::of(overlays).pods(2).build().expect("a lab");
     for pod in lab.nodes().iter().flat_map(|node| &node.pods) {
         pod.trust_neighbours("eth0").expect("a setting");
+        // Nor for routers: they do so for some seconds.
+        pod.sysctl(&[("ipv6/conf/eth0/router_solicitations", "0")]).expect("a setting");
     }
     warm_up(&lab);
     for from in [lab.pod(1, 2), lab.pod(2, 2)] {
