@@ -10,6 +10,7 @@ use anyhow::{Result, anyhow};
 use super::{SMALL, WARM_UP};
 use crate::bench::course::End;
 use crate::bench::cpu::{Pair, pin};
+use crate::lab::traffic::uninterrupted;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,7 +61,7 @@ pub(crate) fn tcp_connect(client: End<'_>, server: End<'_>, cpus: Pair, duration
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.write_all(&message)?;
                 stream.read_exact(&mut message)?;
-                let _closed = stream.read(&mut [0; 1])?;
+                let _closed = uninterrupted(|| stream.read(&mut [0; 1]))?;
                 Ok(())
             });
             drop(TcpStream::connect(target)?);
@@ -90,7 +91,7 @@ pub(crate) fn udp(client: End<'_>, server: End<'_>, cpus: Pair, duration: Durati
         let mut message = [0; SMALL];
         let result = time(duration, || {
             asking.send(&message)?;
-            asking.recv(&mut message)?;
+            uninterrupted(|| asking.recv(&mut message))?;
             Ok(())
         });
         asking.send(&[0])?;

@@ -12,6 +12,7 @@ use super::{SMALL, watch};
 use crate::bench::course::End;
 use crate::bench::cpu::{Pair, pin};
 use crate::lab::traffic::set_int;
+use crate::lab::traffic::uninterrupted;
 
 /// What a receiver saw of a sender's datagrams.
 pub(crate) struct OneWay {
@@ -65,7 +66,7 @@ fn receive(socket: &UdpSocket, cpu: usize, received: &AtomicU64, stop: &AtomicBo
     pin(cpu)?;
     let mut datagram = [0; SMALL];
     loop {
-        match socket.recv(&mut datagram) {
+        match uninterrupted(|| socket.recv(&mut datagram)) {
             Ok(_) => {
                 received.fetch_add(1, Ordering::Relaxed);
             }

@@ -47,6 +47,20 @@ pub(crate) fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) 
     }
 }
 
+/// Does `receive` again for as long as it is interrupted. A receive with a time limit is, unlike one
+/// without, when the process was stopped or frozen in it and goes on (`signal(7)`).
+///
+/// # Errors
+/// Any other of `receive`.
+pub fn uninterrupted<T>(mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match receive() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 /// `len` bytes that differ from place to place, so that a shifted or swapped part shows.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::any;
+use super::{any, uninterrupted};
 use crate::lab::Netns;
 
 /// How long a member waits for the next datagram.
@@ -45,7 +45,7 @@ impl Member {
         let (mut buffer, mut count) = (vec![0; 65_536], 0);
         let end = Instant::now() + Duration::from_secs(5);
         while count < enough && Instant::now() < end {
-            match self.socket.recv(&mut buffer) {
+            match uninterrupted(|| self.socket.recv(&mut buffer)) {
                 Ok(len) => count += usize::from(buffer[..len] == *data),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error).context("receiving multicast"),

@@ -9,7 +9,7 @@ use nix::libc;
 use socket2::Socket;
 
 use super::raw::open;
-use super::set_int;
+use super::{set_int, uninterrupted};
 use crate::lab::Netns;
 
 /// `struct virtio_net_hdr` (linux/virtio_net.h), which comes in front of every frame: flags, kind, and in the
@@ -62,7 +62,7 @@ impl OffloadCapture {
         let mut seen = Offloads::default();
         let mut buffer = vec![0; 1 << 17];
         loop {
-            match (&self.0).read(&mut buffer) {
+            match uninterrupted(|| (&self.0).read(&mut buffer)) {
                 Ok(len) => seen.add(&buffer[..len], mac),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(seen),
                 Err(error) => return Err(error).context("capturing"),

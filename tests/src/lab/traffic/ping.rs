@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{pattern, set_int};
+use super::{pattern, set_int, uninterrupted};
 use crate::lab::Netns;
 
 const HEADER: usize = 8;
@@ -179,7 +179,7 @@ impl Pinger {
         let mut buffer = vec![0; 65_536];
         while let Some(left) = self.options.timeout.checked_sub(start.elapsed()) {
             self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            match (&self.socket).read(&mut buffer) {
+            match uninterrupted(|| (&self.socket).read(&mut buffer)) {
                 Ok(len) => match self.judge(&buffer[..len], sequence, &request) {
                     Some(Ok(())) => return Ok(Ok(start.elapsed())),
                     Some(Err(error)) => return Ok(Err(error)),

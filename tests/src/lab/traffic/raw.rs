@@ -9,7 +9,7 @@ use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::set_int;
+use super::{set_int, uninterrupted};
 use crate::lab::Netns;
 
 /// `ETH_P_ALL` in network byte order, as packet sockets want it.
@@ -86,14 +86,13 @@ impl Capture {
         let mut buffer = vec![0; 1 << 16];
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
             self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            match self.read(&mut buffer) {
+            match uninterrupted(|| self.read(&mut buffer)) {
                 Ok(frame) => {
                     if wanted(&frame) {
                         return Ok(Some(frame));
                     }
                 }
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error).context("capturing"),
             }
         }

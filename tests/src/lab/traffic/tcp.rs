@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{any, pattern};
+use super::{any, pattern, uninterrupted};
 use crate::lab::Netns;
 
 const BLOCK: usize = 128 * 1024;
@@ -106,7 +106,7 @@ fn send(mut stream: TcpStream, bytes: u64) -> Result<()> {
     }
     stream.shutdown(Shutdown::Write)?;
     // The receiver closes when it has everything.
-    let rest = stream.read(&mut [0; 1]).context("the receiver never closed")?;
+    let rest = uninterrupted(|| stream.read(&mut [0; 1])).context("the receiver never closed")?;
     ensure!(rest == 0, "the receiver sent something");
     Ok(())
 }
@@ -117,7 +117,8 @@ fn receive(mut stream: TcpStream) -> Result<u64> {
     let mut total = 0;
     loop {
         let offset = total % BLOCK;
-        let len = stream.read(&mut buffer[..BLOCK - offset]).context("nothing arrives")?;
+        let read = uninterrupted(|| stream.read(&mut buffer[..BLOCK - offset]));
+        let len = read.context("nothing arrives")?;
         if len == 0 {
             return Ok(total as u64);
         }
@@ -130,7 +131,7 @@ fn echo(mut stream: &TcpStream) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        match stream.read(&mut buffer)? {
+        match uninterrupted(|| stream.read(&mut buffer))? {
             0 => return Ok(stream.shutdown(Shutdown::Write)?),
             len => stream.write_all(&buffer[..len])?,
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use nix::libc;
 
-use super::{any, pattern, set_int};
+use super::{any, pattern, set_int, uninterrupted};
 use crate::lab::Netns;
 
 /// What became of datagrams that were sent to an echo server.
@@ -62,7 +62,7 @@ fn exchange(socket: &UdpSocket, size: usize, report: &mut EchoReport) -> Result<
     let mut buffer = vec![0; 65_536];
     socket.send(&sent).with_context(|| format!("cannot send {size} bytes"))?;
     report.sent += 1;
-    match socket.recv(&mut buffer) {
+    match uninterrupted(|| socket.recv(&mut buffer)) {
         Ok(len) if buffer[..len] == sent[..] => report.intact += 1,
         Ok(_) => report.corrupt += 1,
         Err(_) => {}
@@ -164,7 +164,7 @@ fn receive(socket: &UdpSocket, finished: &AtomicBool) -> io::Result<StreamReport
     let mut last: Option<Instant> = None;
     let mut buffer = [0; 65_536];
     while !finished.load(Ordering::Relaxed) {
-        let len = match socket.recv(&mut buffer) {
+        let len = match uninterrupted(|| socket.recv(&mut buffer)) {
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vxlan_tests::lab::addr::{inner4, inner6};
-use vxlan_tests::lab::traffic::{Injector, Ping, StreamReport, UdpStream, mac_of, ping};
+use vxlan_tests::lab::traffic::{Injector, Ping, StreamReport, UdpStream, mac_of, ping, uninterrupted};
 use vxlan_tests::lab::{Attach, Counters, Lab, LabSpec, Netns, Overlay, Pod, wait_until};
 
 use super::{assert_nothing_dropped, assert_took, build, counters, warm_up};
@@ -180,7 +180,7 @@ fn arrives(pod: &Netns, ip: Ipv4Addr, server: &UdpSocket, to: Ipv4Addr, word: &[
     let sent = pod.run(|| UdpSocket::bind((ip, 0)).and_then(|socket| socket.send_to(word, (to, port))));
     sent.expect("sent");
     let mut buffer = [0; 64];
-    while let Ok((length, from)) = server.recv_from(&mut buffer) {
+    while let Ok((length, from)) = uninterrupted(|| server.recv_from(&mut buffer)) {
         if buffer[..length] == *word {
             return from.ip() == ip;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use vxlan_tests::lab::addr::{inner4, inner6, underlay4, underlay6};
-use vxlan_tests::lab::traffic::Ping;
+use vxlan_tests::lab::traffic::{Ping, uninterrupted};
 use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Netns, Overlay, wait_until};
 
 use super::{build, counted, warm_up};
@@ -35,7 +35,7 @@ fn source_seen(client: &Netns, server: &Netns, from: Option<IpAddr>, to: IpAddr)
         };
         socket.and_then(|socket| socket.send_to(b"who am I", (to, port))).expect("sent");
     });
-    let (_, seen) = listener.recv_from(&mut [0; 16]).expect("a datagram that arrives");
+    let (_, seen) = uninterrupted(|| listener.recv_from(&mut [0; 16])).expect("a datagram that arrives");
     seen.ip()
 }
 

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use vxlan_tests::lab::traffic::tcp_concurrent;
+use vxlan_tests::lab::traffic::{tcp_concurrent, uninterrupted};
 use vxlan_tests::lab::{AgentOptions, Lab, LabSpec, Overlay, wait_until};
 
 use super::super::{assert_nothing_dropped, assert_took, build, counted, warm_up};
@@ -80,7 +80,7 @@ fn end(near: TcpStream, mut far: TcpStream, end: &End) {
     }
     drop(near);
     far.set_read_timeout(Some(Duration::from_secs(5))).expect("an option");
-    match (end, far.read(&mut [0; 1])) {
+    match (end, uninterrupted(|| far.read(&mut [0; 1]))) {
         (End::Fin, Ok(0)) | (End::Reset, Err(_)) => {}
         (_, got) => panic!("it has not ended: {got:?}"),
     }
@@ -177,5 +177,5 @@ fn ports_used_again_meet_a_rule_against_new_connections_though_the_agent_is_dead
 /// Waits for the other side's FIN.
 fn end_of(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("an option");
-    assert_eq!(stream.read(&mut [0; 1]).expect("an end"), 0);
+    assert_eq!(uninterrupted(|| stream.read(&mut [0; 1])).expect("an end"), 0);
 }

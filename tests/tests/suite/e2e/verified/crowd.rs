@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use vxlan_tests::lab::addr::{inner4, inner6, underlay};
-use vxlan_tests::lab::traffic::Ping;
+use vxlan_tests::lab::traffic::{Ping, uninterrupted};
 use vxlan_tests::lab::{Attach, Family, Lab, Netns};
 
 use super::super::{assert_answered, assert_nothing_dropped, assert_took, counted};
@@ -157,10 +157,10 @@ impl Kind<'_> {
     fn ask(&self, client: &UdpSocket, server: &UdpSocket, words: &[u8]) {
         let mut heard = [0; 10];
         client.send(words).expect("sent");
-        let (len, from) = server.recv_from(&mut heard).expect("a question");
+        let (len, from) = uninterrupted(|| server.recv_from(&mut heard)).expect("a question");
         assert_eq!((&heard[..len], from.ip()), (words, self.source), "through {}", self.target);
         server.send_to(words, from).expect("sent");
-        let len = client.recv(&mut heard).expect("an answer");
+        let len = uninterrupted(|| client.recv(&mut heard)).expect("an answer");
         assert_eq!(&heard[..len], words, "through {}", self.target);
     }
 

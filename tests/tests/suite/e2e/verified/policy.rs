@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use vxlan_tests::lab::traffic::{Ping, UdpStream, ping, tcp_bulk, udp_echo};
+use vxlan_tests::lab::traffic::{Ping, UdpStream, ping, tcp_bulk, udp_echo, uninterrupted};
 use vxlan_tests::lab::{Lab, StateFile, wait_until};
 
 use super::super::{assert_took, counted, underlay_hook};
@@ -63,7 +63,7 @@ pub(in super::super) fn deny(lab: &Lab, port: u16) {
 pub(in super::super) fn assert_cut(near: &mut TcpStream, far: &mut TcpStream) {
     near.write_all(&[2; 100]).expect("into the socket");
     far.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
-    let got = far.read(&mut [0; 100]);
+    let got = uninterrupted(|| far.read(&mut [0; 100]));
     assert!(got.is_err(), "the rule is not met: {got:?}");
 }
 
