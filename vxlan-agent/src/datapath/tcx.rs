@@ -28,6 +28,9 @@ use crate::net::IfIndex;
 const EVERY: Duration = Duration::from_millis(100);
 /// How many times as long as it takes to ask is waited at least.
 const PAUSE: u32 = 100;
+/// The longest that is waited. It may take long to ask because others hold the kernel's lock of networks, which
+/// costs nothing, and is no reason to look away.
+const AT_MOST: Duration = Duration::from_secs(5);
 /// Programs that one edge of an interface has at most (`BPF_MPROG_MAX`).
 const MOST: usize = 64;
 /// A program's name has no more bytes (`BPF_OBJ_NAME_LEN` less the zero byte).
@@ -128,7 +131,7 @@ fn watch(told: &channel::Receiver<Revisions>, changed: &mpsc::Sender<()>) {
                     revisions.clear();
                     let _ = changed.try_send(());
                 }
-                pause = EVERY.max(begun.elapsed() * PAUSE);
+                pause = (begun.elapsed() * PAUSE).clamp(EVERY, AT_MOST);
             }
         }
     }
