@@ -255,6 +255,11 @@ pub fn key(n: u8) -> String {
     format!("{}-24&{}-64", inner4(n, 0), inner6(n, 0))
 }
 
+/// The same in a network with IPv4 alone.
+pub fn key_of_ipv4(n: u8) -> String {
+    format!("{}-24", inner4(n, 0))
+}
+
 /// What flannel says of node `n`.
 pub fn attributes(n: u8) -> Value {
     json!({

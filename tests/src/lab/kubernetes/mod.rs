@@ -119,6 +119,15 @@ impl Kubernetes {
         self.dir.join("agent.kubeconfig")
     }
 
+    /// Runs `kubectl` as somebody who may do everything.
+    ///
+    /// # Errors
+    /// It is not installed, or fails.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let kubeconfig = format!("--kubeconfig={}", self.dir.join("admin.kubeconfig").display());
+        self.ns.cmd("kubectl", &[&[kubeconfig.as_str()], args].concat())
+    }
+
     /// The node `name`.
     ///
     /// # Errors

@@ -62,6 +62,8 @@ impl Real {
             "--service-account-issuer=https://lab".into(),
             "--service-cluster-ip-range=10.96.0.0/16".into(),
             "--authorization-mode=RBAC".into(),
+            // As kubeadm and others start it.
+            "--allow-privileged=true".into(),
             "--disable-admission-plugins=ServiceAccount".into(),
         ]);
         if minor_version(&self.apiserver)? < DUAL_STACK_SINCE {

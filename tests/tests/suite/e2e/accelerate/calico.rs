@@ -2,15 +2,13 @@
 //! a route of its own.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use vxlan_tests::lab::addr::{inner4, underlay4, vtep_mac};
-use vxlan_tests::lab::traffic::{Ping, ping};
-use vxlan_tests::lab::{AgentOptions, Attach, DEVICE, Lab, LabSpec, Overlay, UNDERLAY, wait_until};
 
 use super::dump::{assert_same, dump};
-use super::{SOON, short_cuts};
-use crate::e2e::{build, counters};
+use super::{SOON, answers4, wait_fast4};
+use crate::e2e::build;
+use vxlan_tests::lab::{AgentOptions, Attach, DEVICE, Lab, LabSpec, Overlay, UNDERLAY, wait_until};
 
 const CALICO: &str = "vxlan.calico";
 const POD: &str = "cali0123456789a";
@@ -88,67 +86,41 @@ fn forget(lab: &Lab, n: u8, other: u8) {
     node.sh(&format!("bridge fdb del {mac} dev {CALICO} self dst {remote}")).expect("gone");
 }
 
-/// Whether the pod of node 1 is answered by that of node `other`.
-fn answers(lab: &Lab, other: u8) -> bool {
-    let once = Ping { timeout: Duration::from_millis(500), ..Ping::default() };
-    ping(lab.pod(1, 1), lab.pod(other, 1).ip4, once).is_ok_and(|report| report.all_answered())
-}
-
-/// Whether pings between pods of node 1 and node `other`, either way, take the short cut at node 1.
-fn is_fast(lab: &Lab, other: u8) -> bool {
-    let Ok(before) = lab.agent(1).and_then(|agent| agent.counters()) else { return false };
-    let options = Ping { count: 10, ..Ping::default() };
-    for (from, to) in [(1, other), (other, 1)] {
-        if !ping(lab.pod(from, 1), lab.pod(to, 1).ip4, options).expect("a socket").all_answered() {
-            return false;
-        }
-    }
-    let (out, arrived) = short_cuts(&(&counters(lab, 1) - &before));
-    out >= 16 && arrived >= 16
-}
-
-#[track_caller]
-fn wait_fast(lab: &Lab, other: u8) {
-    wait_until("packets take the short cut", SOON, || is_fast(lab, other))
-        .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
-        .expect("in time");
-}
-
 /// Changes what only Calico may, with the agent of node 1 behind it. Node 2 gets the MAC `new`.
 fn changes_are_followed(lab: &Lab, new: &str) {
     know(lab, 1, 3, &vtep_mac(3));
-    wait_fast(lab, 3);
+    wait_fast4(lab, 3);
     lab.node(2).ip(&format!("link set {CALICO} address {new}\n")).expect("a MAC");
     know(lab, 2, 1, &vtep_mac(1));
     know(lab, 1, 2, new);
-    wait_fast(lab, 2);
+    wait_fast4(lab, 2);
     // Felix makes its device anew.
     lab.node(1).ip(&format!("link del {CALICO}\n")).expect("gone");
     make_device(lab, 1);
     know(lab, 1, 2, new);
     know(lab, 1, 3, &vtep_mac(3));
-    [2, 3].iter().for_each(|other| wait_fast(lab, *other));
+    [2, 3].iter().for_each(|other| wait_fast4(lab, *other));
     forget(lab, 1, 3);
-    wait_until("nobody is led there", SOON, || !answers(lab, 3)).expect("in time");
-    wait_fast(lab, 2);
+    wait_until("nobody is led there", SOON, || !answers4(lab, 3)).expect("in time");
+    wait_fast4(lab, 2);
 }
 
 #[test]
 fn calicos_device_is_accelerated_and_left_as_it_is() {
     let mut lab = calico();
-    wait_until("the kernel alone delivers", SOON, || answers(&lab, 2)).expect("in time");
+    wait_until("the kernel alone delivers", SOON, || answers4(&lab, 2)).expect("in time");
     for (mode, new) in [("direct", "0e:99:00:00:00:02"), ("verified", "0e:99:00:00:00:03")] {
         let before = dump(lab.node(1));
         lab.add_agent(1, &AgentOptions::beside(mode, CALICO)).expect("an agent");
         lab.agent_mut(1).and_then(|agent| agent.spawn()).expect("started");
-        wait_fast(&lab, 2);
+        wait_fast4(&lab, 2);
         assert_same(&before, &dump(lab.node(1)), "while it runs");
         changes_are_followed(&lab, new);
         let before = dump(lab.node(1));
         lab.agent_mut(1).and_then(|agent| agent.kill9()).expect("killed");
-        wait_fast(&lab, 2);
+        wait_fast4(&lab, 2);
         lab.agent(1).and_then(|agent| agent.cli(&["detach"])).expect("detached");
         assert_same(&before, &dump(lab.node(1)), "after detach");
-        assert!(answers(&lab, 2), "the owner's overlay works");
+        assert!(answers4(&lab, 2), "the owner's overlay works");
     }
 }

@@ -6,6 +6,7 @@ mod calico;
 mod changes;
 pub(crate) mod dump;
 mod flannel;
+mod flanneld;
 mod outer;
 mod routes;
 
@@ -74,6 +75,32 @@ fn wait_fast(lab: &Lab, n: u8, other: u8) {
             eprintln!("{}", agent.cli(&["dump", "routes"]).unwrap_or_default());
             agent.print_log();
         })
+        .expect("in time");
+}
+
+/// Whether the pod of node 1 is answered by that of node `other`, over IPv4.
+fn answers4(lab: &Lab, other: u8) -> bool {
+    let once = Ping { timeout: Duration::from_millis(500), ..Ping::default() };
+    ping(lab.pod(1, 1), lab.pod(other, 1).ip4, once).is_ok_and(|report| report.all_answered())
+}
+
+/// Whether pings between pods of node 1 and node `other`, either way, take the short cut at node 1, over IPv4.
+fn is_fast4(lab: &Lab, other: u8) -> bool {
+    let Ok(before) = lab.agent(1).and_then(|agent| agent.counters()) else { return false };
+    let options = Ping { count: 10, ..Ping::default() };
+    for (from, to) in [(1, other), (other, 1)] {
+        if !ping(lab.pod(from, 1), lab.pod(to, 1).ip4, options).expect("a socket").all_answered() {
+            return false;
+        }
+    }
+    let (out, arrived) = short_cuts(&(&counters(lab, 1) - &before));
+    out >= 16 && arrived >= 16
+}
+
+#[track_caller]
+fn wait_fast4(lab: &Lab, other: u8) {
+    wait_until("packets take the short cut", SOON, || is_fast4(lab, other))
+        .inspect_err(|_| lab.agent(1).expect("an agent").print_log())
         .expect("in time");
 }
 

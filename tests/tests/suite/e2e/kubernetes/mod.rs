@@ -5,6 +5,7 @@
 //! so.
 
 mod api;
+mod manifests;
 mod migrate;
 mod nodes;
 mod pods;
