@@ -1,13 +1,16 @@
 //! The short cut beside a device of somebody else's that is the port of a bridge.
 
 use vxlan_tests::lab::addr::underlay4;
-use vxlan_tests::lab::segment::Host;
-use vxlan_tests::lab::traffic::{Ping, ping};
+use vxlan_tests::lab::segment::{Host, TenantSpec};
+use vxlan_tests::lab::traffic::{Ping, UdpStream, ping};
 use vxlan_tests::lab::{AgentOptions, SegmentSpec, UNDERLAY, wait_until};
 
 use super::fast::{SOON, taken_out};
 use super::{RED, SegmentLab, assert_all_reach_each_other, build, kernel, two_tenants};
 use crate::e2e::accelerate::dump::{assert_same, dump};
+
+/// Devices of one owner on a node.
+const MANY: u32 = 24;
 
 /// Whether frames between a tenant's hosts of the first two nodes take the short cut at node 1, both ways.
 fn is_fast(lab: &SegmentLab, tenant: &str) -> bool {
@@ -65,6 +68,34 @@ fn an_owners_bridge_is_accelerated_and_left_as_it_is() {
         assert!(!shown.contains("prog"), "{shown}");
         tenants.iter().for_each(|tenant| assert_all_reach_each_other(&lab, tenant));
     }
+}
+
+#[test]
+fn many_devices_of_an_owner_are_accelerated_and_come_and_go_one_by_one() {
+    let tenants = (0..MANY).map(|n| TenantSpec::new(&format!("t{n}"), 5_000 + n));
+    let mut lab = build(&SegmentSpec::pair(kernel(), kernel()).tenants(tenants));
+    let before = dump(lab.node(1));
+    lab.add_agent(1, &AgentOptions::beside("verified", "")).expect("an agent");
+    lab.agent_mut(1).and_then(|agent| agent.start()).expect("started");
+    wait_fast(&lab);
+    assert_same(&before, &dump(lab.node(1)), "while it runs");
+    // One of them is made anew, with nobody in it; the others do not notice.
+    let gone = "t3";
+    let (from, to) = (lab.host(1, "t4", 1), lab.host(2, "t4", 1));
+    let stream = UdpStream::start(from, to, to.ip4.into(), 1000, 100).expect("a stream");
+    remake(&lab, 1, gone, "");
+    let once = Ping { timeout: std::time::Duration::from_millis(100), ..Ping::default() };
+    let reaches = || {
+        ping(lab.host(1, gone, 1), lab.host(2, gone, 1).ip4, once).is_ok_and(|report| report.all_answered())
+    };
+    assert!(!reaches(), "nobody is in it");
+    let device = lab.tenant(gone).device();
+    let flood = format!("bridge fdb append 00:00:00:00:00:00 dev {device} dst {}", underlay4(2));
+    lab.node(1).sh(&flood).expect("an entry");
+    wait_until("the kernel reaches it", SOON, reaches).expect("in time");
+    wait_fast(&lab);
+    let report = stream.stop().expect("a report");
+    assert_eq!((report.lost, report.duplicates), (0, 0), "{report:?}");
 }
 
 #[test]
