@@ -1,6 +1,8 @@
 //! What somebody does to a running agent, and what becomes of it.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -30,6 +32,19 @@ fn wait_for_fast_path(lab: &Lab, what: &str, fast: bool) {
         .expect("in time");
 }
 
+/// Removes a directory, again while the agent puts pins into what is being removed.
+#[track_caller]
+fn remove_all(directory: &Path) {
+    let removed = || match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => false,
+        other => {
+            other.expect("removed");
+            true
+        }
+    };
+    wait_until("the directory is removed", SOON, removed).expect("in time");
+}
+
 #[test]
 fn pins_that_somebody_removes_come_back_while_the_agent_runs() {
     let lab = build(&pair());
@@ -38,7 +53,7 @@ fn pins_that_somebody_removes_come_back_while_the_agent_runs() {
     let name = pins.with_file_name(NETWORK);
     for gone in [pins.clone(), pins.join("links"), pins.join("VTEPS"), pins.join("programs"), name] {
         if gone.is_dir() && !gone.is_symlink() {
-            std::fs::remove_dir_all(&gone).expect("removed");
+            remove_all(&gone);
         } else {
             std::fs::remove_file(&gone).expect("removed");
         }
