@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::run::{output, run, step};
 use crate::suite::{self, Programs};
-use crate::{apiserver, deny, ebpf, host, kernels, lab, miri, took, toolchain};
+use crate::{apiserver, deny, ebpf, host, ifupdown2, kernels, lab, miri, took, toolchain};
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
@@ -48,6 +48,7 @@ fn test_suites(args: &TestArgs) -> Result<()> {
     if rooted {
         host::prepare("test")?;
         host::install_tools(host::TEST_TOOLS)?;
+        ifupdown2::unpack();
     }
     if wants(Suite::Unit) || rooted {
         let programs = build(rooted)?;

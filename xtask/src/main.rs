@@ -11,6 +11,7 @@ mod deny;
 mod ebpf;
 mod fuzz;
 mod host;
+mod ifupdown2;
 mod kernels;
 mod lab;
 mod linker;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::run::{output, workspace};
-use crate::{before, toolchain};
+use crate::{before, ifupdown2, toolchain};
 
 /// All host crates. Always together, because cargo builds what they depend on anew for every other set
 /// of features, which every other choice of crates wants.
@@ -57,6 +57,7 @@ pub(crate) const NOT_THE_UNDERLAYS: &[&str] = &[
     "segment::moves::a_host_that_moves_with",
     "segment::multicast::",
     "segment::neighbours::",
+    "segment::ifupdown2::",
     "segment::networkd::",
     "segment::owner::",
     "segment::ports::",
@@ -111,8 +112,11 @@ impl Programs {
     pub(crate) fn with_root<'a>(&'a self, words: &'a [String]) -> impl Iterator<Item = Command> + 'a {
         self.commands(true).map(move |mut command| {
             command.arg(format!("--test-threads={LABS_AT_ONCE}")).args(words);
-            if let (Some(agent), None) = (before::built(), std::env::var_os(before::VARIABLE)) {
-                command.env(before::VARIABLE, agent);
+            let found = [(before::VARIABLE, before::built()), (ifupdown2::VARIABLE, ifupdown2::unpacked())];
+            for (variable, file) in found {
+                if let (Some(file), None) = (file, std::env::var_os(variable)) {
+                    command.env(variable, file);
+                }
             }
             command
         })

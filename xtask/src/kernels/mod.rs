@@ -71,6 +71,7 @@ const NOT_THE_KERNELS: &[&str] = &[
     "e2e::metrics::prometheus::",
     "e2e::operate::top::",
     "segment::evpn::",
+    "segment::ifupdown2::",
     "segment::networkd::",
 ];
 

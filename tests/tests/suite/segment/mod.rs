@@ -8,6 +8,7 @@ mod dhcp;
 mod evpn;
 mod fast;
 mod frames;
+mod ifupdown2;
 mod membership;
 mod mixed;
 mod moves;
