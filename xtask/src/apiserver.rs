@@ -96,7 +96,7 @@ fn version(apt: &Apt) -> Result<String> {
 fn replace_reflect2(vendored: &Path) -> Result<()> {
     let packaged = unpack_once(&dir().join("reflect2"), |debs| {
         let apt = Apt::open(&dir().join("apt-packages"), Kind::Packages, &[SUITE])?;
-        run(apt.get().args(["download", "-q", REFLECT2]).current_dir(debs))
+        apt.download(&[REFLECT2], debs)
     })?;
     fs::remove_dir_all(vendored).with_context(|| format!("no {}", vendored.display()))?;
     let packaged = packaged.join("usr/share/gocode/src").join(REFLECT2_DIR);

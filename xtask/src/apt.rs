@@ -1,6 +1,7 @@
 //! Debian's archive, asked for more suites than this machine uses, by an apt of its own: the
 //! system's configuration and lists stay as they are.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,6 +57,14 @@ impl Apt {
     /// `apt-cache`, likewise.
     pub(crate) fn cache(&self) -> Command {
         self.command("apt-cache")
+    }
+
+    /// Downloads packages, and not those that they depend on, into the directory `debs`.
+    ///
+    /// # Errors
+    /// The archive has not all of them.
+    pub(crate) fn download<S: AsRef<OsStr>>(&self, packages: &[S], debs: &Path) -> Result<()> {
+        run(self.get().args(["download", "-q"]).args(packages).current_dir(debs))
     }
 
     fn command(&self, program: &str) -> Command {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::apt::{Apt, Kind, unpack_once};
-use crate::run::{run, step, target_dir};
+use crate::run::{step, target_dir};
 
 /// What the tests find it by.
 pub(crate) const VARIABLE: &str = "IFUPDOWN2";
@@ -28,10 +28,7 @@ pub(crate) fn unpack() {
 
 fn download() -> Result<()> {
     let apt = Apt::open(&dir().join("apt"), Kind::Packages, &[SUITE])?;
-    unpack_once(&dir().join("package"), |debs| {
-        run(apt.get().args(["download", "-q", "ifupdown2"]).current_dir(debs))
-    })
-    .map(drop)
+    unpack_once(&dir().join("package"), |debs| apt.download(&["ifupdown2"], debs)).map(drop)
 }
 
 fn dir() -> PathBuf {

@@ -1,13 +1,31 @@
 //! What agents of a lab read: the parts of their configuration, and where it lies.
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 
+use super::cmd::wait_until;
 use super::site::Site;
 use super::{AgentOptions, Etcd, UNDERLAY, cleanup, etcd, xdp};
+
+const REMOVED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Removes a directory of pins, again while an agent that runs puts some back into it.
+///
+/// # Errors
+/// It is not there, or cannot be removed.
+pub fn remove_pins(directory: &Path) -> Result<()> {
+    let mut removed = Ok(());
+    wait_until("the pins are removed", REMOVED_WITHIN, || {
+        removed = std::fs::remove_dir_all(directory);
+        !removed.as_ref().is_err_and(|error| error.kind() == ErrorKind::DirectoryNotEmpty)
+    })?;
+    Ok(removed?)
+}
 
 /// Where a node's agent keeps its files and pins.
 pub(super) struct Place {

@@ -13,16 +13,14 @@ pub const IFUPDOWN2: &str = "IFUPDOWN2";
 
 /// What its scripts are for.
 const PYTHON: &str = "/usr/bin/python3";
-/// From the package's `usr/share`.
-const SCRIPT: &str = "ifupdown2/__main__.py";
-
-/// Puts `etc` of the directory that is its argument in front of `/etc`, and `state` in the place of the machine's. That
-/// directory may be below `/run`, where nothing is found by its path once `/run` is another. The script does what it is
-/// called.
+/// Puts `etc` of the directory that is its first argument, then that of the package, in front of `/etc`, and `state` in
+/// the place of the machine's. That directory may be below `/run`, where nothing is found by its path once `/run` is
+/// another. The script does what it is called.
 const START: &str = "set -e; cd \"$0\"; mount --make-rprivate /; mount -t sysfs sysfs /sys; \
-                     mount -t overlay -o lowerdir=/etc,upperdir=\"$0/etc\",workdir=\"$0/work\" overlay /etc; \
+                     mount -t overlay -o lowerdir=\"$1/etc:/etc\",upperdir=\"$0/etc\",workdir=\"$0/work\" overlay /etc; \
                      mount -t tmpfs tmpfs /var/tmp; mount -t tmpfs tmpfs /run; mkdir /run/network; \
-                     mount --bind state /run/network; ln -s \"$2\" /run/ifreload; exec \"$1\" /run/ifreload --all";
+                     mount --bind state /run/network; ln -s \"$1/usr/share/ifupdown2/__main__.py\" /run/ifreload; \
+                     exec \"$2\" /run/ifreload --all";
 
 /// ifupdown2 on a node. It ends once it has done what it is told, and leaves its devices.
 pub struct Ifupdown2 {
@@ -44,10 +42,9 @@ impl Ifupdown2 {
     pub fn open(node: &Netns, dir: PathBuf) -> Result<Self> {
         let package = std::env::var_os(IFUPDOWN2).with_context(|| format!("{IFUPDOWN2} names none"))?;
         let package = PathBuf::from(package);
-        for part in ["state", "etc", "work"] {
+        for part in ["state", "etc/network", "work"] {
             std::fs::create_dir_all(dir.join(part))?;
         }
-        run(Command::new("cp").arg("-r").arg(package.join("etc/network")).arg(dir.join("etc")))?;
         Ok(Self { ns: Netns::open(node.namespace())?, dir, package })
     }
 
@@ -57,14 +54,8 @@ impl Ifupdown2 {
     /// It refuses something.
     pub fn reload(&self, interfaces: &str) -> Result<()> {
         std::fs::write(self.dir.join("etc/network/interfaces"), interfaces)?;
-        let share = self.package.join("usr/share");
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", START]).args([
-            self.dir.as_path(),
-            Path::new(PYTHON),
-            &share.join(SCRIPT),
-        ]);
-        self.ns.run(|| run(command.env("PYTHONPATH", &share)))?;
-        Ok(())
+        command.args(["--mount", "sh", "-c", START]).args([&self.dir, &self.package]).arg(PYTHON);
+        self.ns.run(|| run(command.env("PYTHONPATH", self.package.join("usr/share")))).map(drop)
     }
 }

@@ -52,6 +52,7 @@ use anyhow::{Result, anyhow};
 
 pub use addr::Family;
 pub use agent::{Agent, AgentOptions, Beside, NETWORK, XDP, agent_binary, xdp};
+pub use agent_files::remove_pins;
 pub use cmd::{run, wait_until};
 pub use cni::Cni;
 pub use counters::{Count, Counters};

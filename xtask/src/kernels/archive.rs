@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::apt::{Apt, Kind, unpack_once};
 use crate::host::KERNEL_FLOOR;
-use crate::run::{output, run};
+use crate::run::output;
 
 /// Each adds kernels that the others lack.
 const SUITES: &[&str] = &["bullseye", "bookworm", "trixie", "trixie-backports", "sid"];
@@ -95,9 +95,7 @@ impl Archive {
     pub(super) fn unpacked(&self, release: &Release) -> Result<PathBuf> {
         let wanted = PARTS.iter().map(|part| format!("{part}{release}"));
         let packages: Vec<String> = wanted.filter(|name| self.packages.contains(name)).collect();
-        unpack_once(&self.dir.join(release.to_string()), |debs| {
-            run(self.apt.get().args(["download", "-q"]).args(&packages).current_dir(debs))
-        })
+        unpack_once(&self.dir.join(release.to_string()), |debs| self.apt.download(&packages, debs))
     }
 }
 

@@ -1,14 +1,12 @@
 //! What somebody does to a running agent, and what becomes of it.
 
-use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use vxlan_tests::lab::agent::NETWORK;
 use vxlan_tests::lab::traffic::{Ping, ping};
-use vxlan_tests::lab::{Lab, StateNode, UNDERLAY, agent, wait_until, xdp};
+use vxlan_tests::lab::{Lab, StateNode, UNDERLAY, agent, remove_pins, wait_until, xdp};
 
 use super::{assert_answered, assert_took, build, counted, filters_on, pair, tcx_programs_on, warm_up};
 
@@ -32,19 +30,6 @@ fn wait_for_fast_path(lab: &Lab, what: &str, fast: bool) {
         .expect("in time");
 }
 
-/// Removes a directory, again while the agent puts pins into what is being removed.
-#[track_caller]
-fn remove_all(directory: &Path) {
-    let removed = || match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => false,
-        other => {
-            other.expect("removed");
-            true
-        }
-    };
-    wait_until("the directory is removed", SOON, removed).expect("in time");
-}
-
 #[test]
 fn pins_that_somebody_removes_come_back_while_the_agent_runs() {
     let lab = build(&pair());
@@ -53,7 +38,7 @@ fn pins_that_somebody_removes_come_back_while_the_agent_runs() {
     let name = pins.with_file_name(NETWORK);
     for gone in [pins.clone(), pins.join("links"), pins.join("VTEPS"), pins.join("programs"), name] {
         if gone.is_dir() && !gone.is_symlink() {
-            remove_all(&gone);
+            remove_pins(&gone).expect("removed");
         } else {
             std::fs::remove_file(&gone).expect("removed");
         }

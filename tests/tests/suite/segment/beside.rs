@@ -12,11 +12,6 @@ use crate::e2e::accelerate::dump::{assert_same, dump};
 /// Devices of one owner on a node.
 const MANY: u32 = 24;
 
-/// Whether frames between a tenant's hosts of the first two nodes take the short cut at node 1, both ways.
-fn is_fast(lab: &SegmentLab, tenant: &str) -> bool {
-    takes_the_short_cut(lab, lab.host(1, tenant, 1), lab.host(2, tenant, 1))
-}
-
 /// Whether frames between hosts take the short cut at the node of the first one, both ways: a kernel node on a veth
 /// leaves outer checksums to the device, which then takes the frame out of the tunnel.
 pub(super) fn takes_the_short_cut(lab: &SegmentLab, from: &Host, to: &Host) -> bool {
@@ -31,16 +26,50 @@ pub(super) fn takes_the_short_cut(lab: &SegmentLab, from: &Host, to: &Host) -> b
     answered && during.packets("port_ingress", "encapsulated") >= 8 && arrived >= 8
 }
 
+#[track_caller]
 fn wait_fast(lab: &SegmentLab) {
     for tenant in &lab.spec().tenants {
-        wait_until("frames take the short cut", SOON, || is_fast(lab, &tenant.name))
-            .inspect_err(|_| {
-                let agent = lab.agent(1).expect("an agent");
-                eprintln!("{}", agent.cli(&["status"]).unwrap_or_default());
-                eprintln!("{}", agent.counters().expect("counters"));
-            })
-            .expect("in time");
+        wait_fast_between(lab, lab.host(1, &tenant.name, 1), lab.host(2, &tenant.name, 1));
     }
+}
+
+/// Waits until frames between hosts take the short cut at the node of the first one.
+#[track_caller]
+fn wait_fast_between(lab: &SegmentLab, from: &Host, to: &Host) {
+    wait_until("frames take the short cut", SOON, || takes_the_short_cut(lab, from, to))
+        .inspect_err(|_| {
+            let agent = lab.agent(from.node).expect("an agent");
+            eprintln!("{}", agent.cli(&["status"]).unwrap_or_default());
+            agent.print_log();
+            eprintln!("{}", agent.counters().expect("counters"));
+        })
+        .expect("in time");
+}
+
+/// Three nodes, of which the first has an agent, and no device until its owner makes one.
+pub(super) fn without_device() -> SegmentLab {
+    let mut lab = build(&SegmentSpec::of(vec![kernel(); 3]));
+    lab.node(1).ip(&format!("link del {}\n", lab.tenant(RED).device())).expect("gone");
+    lab.add_agent(1, &AgentOptions::beside("verified", "")).expect("an agent");
+    lab.agent_mut(1).and_then(|agent| agent.spawn()).expect("started");
+    lab
+}
+
+/// Asserts that the device of node 1, which floods to node 2, is accelerated and stays so under traffic while `tell` tells
+/// its owner the same again, which changes nothing, and then that node 3 is there, too.
+pub(super) fn assert_an_owner_is_followed(lab: &SegmentLab, mut tell: impl FnMut(&[u8])) {
+    let (one, two, three) = (lab.host(1, RED, 1), lab.host(2, RED, 1), lab.host(3, RED, 1));
+    wait_fast_between(lab, one, two);
+    let before = dump(lab.node(1));
+    let stream = UdpStream::start(one, two, two.ip4.into(), 1000, 100).expect("a stream");
+    tell(&[2]);
+    wait_fast_between(lab, one, two);
+    assert_same(&before, &dump(lab.node(1)), "after its owner was told the same again");
+    tell(&[2, 3]);
+    wait_fast_between(lab, one, three);
+    wait_fast_between(lab, one, two);
+    let report = stream.stop().expect("a report");
+    assert_eq!((report.lost, report.duplicates), (0, 0), "{report:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use vxlan_tests::lab::addr::{underlay4, vtep_mac};
 use vxlan_tests::lab::traffic::{Ping, ping};
-use vxlan_tests::lab::{Agent, DEVICE, UNDERLAY, wait_until};
+use vxlan_tests::lab::{Agent, DEVICE, UNDERLAY, remove_pins, wait_until};
 
 use super::{NODES, SOON, Soak};
 
@@ -128,10 +128,10 @@ impl Soak {
                 let name = links.split([' ', ':', '@']).find(|word| word.starts_with("vxr"));
                 link(&format!("del {}", name.context("no head-room port")?))
             }
-            Sabotage::Pins => Ok(std::fs::remove_dir_all(pins)?),
+            Sabotage::Pins => remove_pins(&pins),
             Sabotage::Map => Ok(std::fs::remove_file(pins.join("VTEPS"))?),
-            Sabotage::Programs => Ok(std::fs::remove_dir_all(pins.join("programs"))?),
-            Sabotage::Links => Ok(std::fs::remove_dir_all(pins.join("links"))?),
+            Sabotage::Programs => remove_pins(&pins.join("programs")),
+            Sabotage::Links => remove_pins(&pins.join("links")),
             Sabotage::PodsLink => self.detach(n, &pins, &self.lab.pod(n, 1).host_veth),
             Sabotage::Table => self.delete_table(n),
             Sabotage::AllButPins => {
